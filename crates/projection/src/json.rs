@@ -1,0 +1,62 @@
+//! Any JSON value, kept as its text: binary formats that do not describe themselves cannot carry a free-form value.
+
+use serde::de::{Deserializer, Error as _};
+use serde::ser::{Error as _, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// A JSON value as compact text. Textual formats see the value itself, binary ones the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(Box<str>);
+
+impl JsonText {
+    /// The text of a value.
+    pub fn of(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+
+    /// The text of an object.
+    pub fn of_map(map: &Map<String, Value>) -> Self {
+        Self(serde_json::to_string(map).expect("an object with text keys is always JSON").into())
+    }
+
+    /// The empty object, `{}`.
+    pub fn empty_object() -> Self {
+        Self("{}".into())
+    }
+
+    /// The value again.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for JsonText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            let raw: &RawValue = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
+            raw.serialize(serializer)
+        } else {
+            serializer.serialize_str(&self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            Value::deserialize(deserializer).map(|value| Self::of(&value))
+        } else {
+            let text = String::deserialize(deserializer)?;
+            // Bytes from a damaged store must not become a record that later fails to be written as JSON.
+            serde_json::from_str::<&RawValue>(&text).map_err(D::Error::custom)?;
+            Ok(Self(text.into()))
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The fold of Forebay: the events of one job in, its record out.
+//!
+//! Pure: no I/O, no clock, no randomness. The record is a function of the *set* of the job's events; the order in
+//! which they arrived, how they were batched and how often each came must not matter, because they are noise.
+//!
+//! # Layout
+//! - [`Record`]: what the API answers and the views keep ([`record`])
+//! - [`Evidence`]: the distinct events of one job, bounded ([`evidence`])
+//! - [`fold`]: evidence to record
+//! - [`Row`]: both together, as the views store them
+
+mod evidence;
+mod fold;
+mod json;
+mod record;
+
+pub use evidence::{Added, Evidence};
+pub use fold::fold;
+pub use json::JsonText;
+pub use record::{Execution, Outcome, Record, Transition};
+
+use proto_events::{Event, Position};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The version of the fold. Views written by another one are rebuilt from the log.
+pub const FOLD_VERSION: u32 = 1;
+
+/// A job as the views store it: its record, and the evidence that the record was folded from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What is shown.
+    pub record: Record,
+    /// What it was folded from.
+    pub evidence: Evidence,
+}
+
+impl Row {
+    /// Adds events of this job to what is known of it (`None`: nothing yet) and folds again. `None` when no event is a
+    /// job event of that external id.
+    pub fn apply<'a>(
+        known: Option<&Row>,
+        connection: Uuid,
+        external_id: &str,
+        events: impl IntoIterator<Item = (Position, &'a Event)>,
+    ) -> Option<Row> {
+        let mut evidence = known.map_or_else(Evidence::default, |row| row.evidence.clone());
+        for (position, event) in events {
+            evidence.add(position, event);
+        }
+        let record = fold(connection, external_id, &evidence)?;
+        Some(Row { record, evidence })
+    }
+
+    /// The lowest log position of any event of the job.
+    pub fn first_position(&self) -> Position {
+        self.evidence.first_position()
+    }
+}
