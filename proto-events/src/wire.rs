@@ -1,7 +1,6 @@
 //! Messages: one event or an array of events as JSON, each element decoded on its own.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::event::Event;
 
@@ -52,43 +51,69 @@ pub fn encoded_len(value: &impl Serialize) -> usize {
 
 /// Decodes a message. The outer error says that there are no elements to speak of; the inner ones speak of one each.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Result<Event, DecodeError>>, DecodeError> {
-    let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
-    let array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    if !array {
-        let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-        return Ok(vec![decode_one(text)]);
+    if bytes.trim_ascii_start().first() != Some(&b'[') {
+        return Ok(vec![decode_one(bytes)]);
     }
     // The usual case, all well, in one pass; only a message with a bad element is taken apart.
     if let Ok(events) = serde_json::from_slice::<Vec<Event>>(bytes) {
-        return Ok(events.into_iter().map(|event| checked(event, u64::from(VERSION))).collect());
+        return Ok(events.into_iter().map(checked).collect());
     }
-    let elements: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(malformed)?;
-    Ok(elements.into_iter().map(|element| decode_one(element.get())).collect())
+    match elements(bytes) {
+        Some(elements) => Ok(elements.into_iter().map(decode_one).collect()),
+        None => Err(DecodeError::Malformed("an array that does not end where the message ends".to_owned())),
+    }
 }
 
-fn decode_one(text: &str) -> Result<Event, DecodeError> {
-    match serde_json::from_str::<Event>(text) {
-        Ok(event) => checked(event, u64::from(VERSION)),
-        Err(error) => Err(newer(text).unwrap_or_else(|| DecodeError::Malformed(error.to_string()))),
+/// The elements of a JSON array, each as the bytes that it was written in; `None` where the bytes are not an array from
+/// end to end. Only the array is looked at: an element may be anything, even bytes that are no JSON, so that a bad one
+/// can be refused alone.
+pub fn elements(bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let inside = bytes.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let (mut elements, mut begin, mut depth, mut text, mut escaped) = (Vec::new(), 0, 0_usize, false, false);
+    for (at, byte) in inside.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            _ if text => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => {
+                elements.push(&inside[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    let last = &inside[begin..];
+    if !elements.is_empty() || !last.trim_ascii().is_empty() {
+        elements.push(last);
+    }
+    (depth == 0 && !text).then_some(elements)
+}
+
+fn decode_one(bytes: &[u8]) -> Result<Event, DecodeError> {
+    match serde_json::from_slice::<Event>(bytes) {
+        Ok(event) => checked(event),
+        Err(error) => Err(newer(bytes).unwrap_or_else(|| DecodeError::Malformed(error.to_string()))),
     }
 }
 
 /// The version check comes after the shape, since a newer version may well have the shape of ours.
-fn checked(event: Event, newest: u64) -> Result<Event, DecodeError> {
-    let version = u64::from(event.v);
-    if version > newest {
-        return Err(DecodeError::Newer(version));
+fn checked(event: Event) -> Result<Event, DecodeError> {
+    if event.v > VERSION {
+        return Err(DecodeError::Newer(event.v.into()));
     }
     event.check().map_err(|cause| DecodeError::Malformed(cause.to_owned()))?;
     Ok(event)
 }
 
 /// An event that does not have our shape may still say that it is newer.
-fn newer(text: &str) -> Option<DecodeError> {
+fn newer(bytes: &[u8]) -> Option<DecodeError> {
     #[derive(serde::Deserialize)]
     struct Version {
         v: u64,
     }
-    let version = serde_json::from_str::<Version>(text).ok()?.v;
+    let version = serde_json::from_slice::<Version>(bytes).ok()?.v;
     (version > u64::from(VERSION)).then_some(DecodeError::Newer(version))
 }

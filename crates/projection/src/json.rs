@@ -1,9 +1,8 @@
 //! Any JSON value, kept as its text: binary formats that do not describe themselves cannot carry a free-form value.
 
-use serde::de::{Deserializer, Error as _};
+use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// A JSON value as compact text. Textual formats see the value itself, binary ones the text.
@@ -40,8 +39,8 @@ impl JsonText {
 impl Serialize for JsonText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            let raw: &RawValue = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
-            raw.serialize(serializer)
+            let value: Value = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
+            value.serialize(serializer)
         } else {
             serializer.serialize_str(&self.0)
         }
@@ -55,7 +54,7 @@ impl<'de> Deserialize<'de> for JsonText {
         } else {
             let text = String::deserialize(deserializer)?;
             // Bytes from a damaged store must not become a record that later fails to be written as JSON.
-            serde_json::from_str::<&RawValue>(&text).map_err(D::Error::custom)?;
+            serde_json::from_str::<IgnoredAny>(&text).map_err(D::Error::custom)?;
             Ok(Self(text.into()))
         }
     }
