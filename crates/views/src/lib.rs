@@ -1,1 +1,36 @@
-//! views
+//! The materialized views of Forebay, on sled: what the API answers from.
+//!
+//! The log is the truth and the views are disposable: whatever is wrong with them, they are set aside and filled again
+//! from the log. They are written by one [`Writer`] and read by any number of [`Reader`]s, which see staged rows at
+//! once, long before sled has them.
+//!
+//! # Layout
+//! - [`open`]: generations, set aside what cannot be used ([`open`], [`generation`])
+//! - [`Writer`]: stage rows, flush them in small atomic chunks, the checkpoint last ([`writer`])
+//! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
+//! - [`index`]: the list of all jobs in memory; [`recent`]: pages of recent executions
+//! - [`store`]: sled and its keys; [`codec`]: values as bytes; [`digest`]: the sum of all records
+//!
+//! It is not a database: there is one table, and its only writer is the projector.
+
+mod codec;
+mod digest;
+mod error;
+mod generation;
+mod index;
+mod open;
+mod query;
+mod reader;
+mod recent;
+mod shared;
+mod store;
+mod writer;
+
+pub use codec::{Checkpoint, Landmark, Past};
+pub use digest::Digest;
+pub use error::{OpenError, ViewError};
+pub use generation::Reason;
+pub use open::{Opened, Options, Outcome, open};
+pub use query::{Counts, Cursor, NotACursor, Page, Query};
+pub use reader::Reader;
+pub use writer::{Applied, LANDMARK_EVERY, Writer};

@@ -1,0 +1,215 @@
+//! Everything that is stored, as bytes: the only place that knows bincode.
+//!
+//! Every value starts with a format byte of its type, since bincode does not describe itself: a value of another
+//! format is refused, never guessed, and the views are filled anew from the log. Whoever changes the bytes of a type
+//! changes its format byte; the golden tests see to it.
+
+use bincode::config;
+use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
+use projection::{Evidence, Record, Row};
+use proto_events::{JobState, Position, Timestamp};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::error::ViewError;
+use crate::recent::RecentPage;
+
+/// No value is near this; a damaged length must not make us allocate what it says.
+const LIMIT: usize = 64 << 20;
+const CONFIG: config::Configuration<config::LittleEndian, config::Varint, config::Limit<LIMIT>> =
+    config::standard().with_limit::<LIMIT>();
+
+/// A type with one format.
+pub(crate) trait Stored: Serialize + DeserializeOwned {
+    /// Changes whenever the bytes of the type do; never reused.
+    const FORMAT: u8;
+    /// For messages.
+    const NAME: &'static str;
+}
+
+/// Which generation this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// The layout of keys.
+    pub(crate) layout: u32,
+    /// The fold that made the records.
+    pub(crate) fold_version: u32,
+}
+
+impl Stored for Meta {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "meta";
+}
+
+/// Up to where the views hold the log, and what they are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// How many checkpoints were written before.
+    pub number: u64,
+    /// When the log's stream was created.
+    pub created: Timestamp,
+    /// The last message of the log that is in the views.
+    pub sequence: u64,
+    /// Its fingerprint.
+    pub fingerprint: [u8; 16],
+    /// The digest of all records at that message.
+    pub digest: Digest,
+    /// The fold that made them.
+    pub fold_version: u32,
+}
+
+impl Stored for Checkpoint {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "checkpoint";
+}
+
+/// What the rows on disk sum up to, written together with each chunk of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    /// How many there are.
+    pub(crate) rows: u64,
+    /// The digest of their records.
+    pub(crate) digest: Digest,
+    /// Some of them may hold events up to this message, though the checkpoint is behind it.
+    pub(crate) ahead: u64,
+}
+
+impl Stored for Tally {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "tally";
+}
+
+/// A checkpoint of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its message.
+    pub sequence: u64,
+    /// The digest of all records there.
+    pub digest: Digest,
+}
+
+impl Stored for Past {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "past checkpoint";
+}
+
+/// The fingerprint of some message of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landmark {
+    /// The message.
+    pub sequence: u64,
+    /// Its fingerprint.
+    pub fingerprint: [u8; 16],
+}
+
+impl Stored for Landmark {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "landmark";
+}
+
+impl Stored for RecentPage {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "recent executions";
+}
+
+/// The format of a row, head and all.
+const ROW_FORMAT: u8 = 1;
+
+/// What the index needs of a row, before the row itself so that a scan decodes nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head<'a> {
+    pub(crate) first: Position,
+    pub(crate) created_at: Timestamp,
+    pub(crate) state: JobState,
+    pub(crate) connection: Uuid,
+    pub(crate) name: &'a str,
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn of(row: &'a Row) -> Self {
+        let record = &row.record;
+        Self {
+            first: row.first_position(),
+            created_at: record.created_at,
+            state: record.state,
+            connection: record.connection_id,
+            name: &record.name,
+        }
+    }
+}
+
+/// A stored row, not yet decoded but for its head: format byte, head, length of the record, record, evidence.
+pub(crate) struct StoredRow<'a> {
+    pub(crate) head: Head<'a>,
+    pub(crate) record: &'a [u8],
+    evidence: &'a [u8],
+}
+
+impl<'a> StoredRow<'a> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, ViewError> {
+        let body = body(ROW_FORMAT, "row", bytes)?;
+        let ((head, length), used) =
+            borrow_decode_from_slice::<(Head<'a>, u32), _>(body, CONFIG).map_err(|error| corrupt("row", error))?;
+        let rest = &body[used..];
+        let (record, evidence) =
+            rest.split_at_checked(length as usize).ok_or_else(|| corrupt("row", "it is too short"))?;
+        Ok(Self { head, record, evidence })
+    }
+
+    pub(crate) fn record(&self) -> Result<Record, ViewError> {
+        whole("record", self.record)
+    }
+
+    pub(crate) fn row(&self) -> Result<Row, ViewError> {
+        let evidence: Evidence = whole("evidence", self.evidence)?;
+        Ok(Row { record: self.record()?, evidence })
+    }
+}
+
+/// Encodes a row; gives the bytes and the digest of its record.
+pub(crate) fn encode_row(row: &Row) -> (Vec<u8>, Digest) {
+    let mut record = Vec::with_capacity(512);
+    append(&mut record, &row.record);
+    let mut bytes = Vec::with_capacity(record.len() + 512);
+    bytes.push(ROW_FORMAT);
+    append(&mut bytes, &(Head::of(row), record.len() as u32));
+    bytes.extend_from_slice(&record);
+    append(&mut bytes, &row.evidence);
+    (bytes, Digest::of(row.record.id, &record))
+}
+
+/// Encodes a value of a type with one format.
+pub(crate) fn encode<T: Stored>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![T::FORMAT];
+    append(&mut bytes, value);
+    bytes
+}
+
+/// Decodes a value of a type with one format.
+pub(crate) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, ViewError> {
+    whole(T::NAME, body(T::FORMAT, T::NAME, bytes)?)
+}
+
+fn append(bytes: &mut Vec<u8>, value: &impl Serialize) {
+    encode_into_std_write(value, bytes, CONFIG)
+        .expect("a vector always accepts, and our types hold sequences of known length and nothing that refuses");
+}
+
+fn body<'a>(format: u8, what: &str, bytes: &'a [u8]) -> Result<&'a [u8], ViewError> {
+    match bytes.split_first() {
+        Some((&found, body)) if found == format => Ok(body),
+        Some((found, _)) => Err(corrupt(what, format_args!("its format is {found}, not {format}"))),
+        None => Err(corrupt(what, "it is empty")),
+    }
+}
+
+fn whole<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ViewError> {
+    let (value, used) = decode_from_slice(bytes, CONFIG).map_err(|error| corrupt(what, error))?;
+    if used == bytes.len() { Ok(value) } else { Err(corrupt(what, "bytes follow its end")) }
+}
+
+fn corrupt(what: &str, cause: impl std::fmt::Display) -> ViewError {
+    ViewError::Corrupt(format!("cannot decode a stored {what}: {cause}"))
+}

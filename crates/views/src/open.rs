@@ -1,0 +1,196 @@
+//! Opening: the generation that serves, checked from end to end, or a new and empty one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::codec::{self, Checkpoint, Landmark, Meta, Past, StoredRow, Tally};
+use crate::digest::Digest;
+use crate::error::{OpenError, ViewError};
+use crate::generation::{Directory, Reason};
+use crate::index::Index;
+use crate::reader::Reader;
+use crate::recent::RecentPage;
+use crate::shared::{Shared, State};
+use crate::store::{Store, prefix};
+use crate::writer::Writer;
+
+/// The layout of keys that this code writes, and the only one that it reads.
+const LAYOUT: u32 = 1;
+
+/// How to open.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The version of the fold; views of another version are set aside.
+    pub fold_version: u32,
+    /// How much memory sled may use for its cache, roughly.
+    pub cache_bytes: u64,
+}
+
+/// The open views.
+pub struct Opened {
+    /// The only writer.
+    pub writer: Writer,
+    /// For any number of readers.
+    pub reader: Reader,
+    /// What was found.
+    pub outcome: Outcome,
+}
+
+/// What was found on opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Views that go on from their checkpoint.
+    Existing,
+    /// Nothing: the views are empty, to be filled from the log.
+    Fresh,
+    /// Views that could not be used. The new ones are empty, to be filled from the log.
+    SetAside {
+        /// Why.
+        reason: Reason,
+        /// Where they are now.
+        kept: PathBuf,
+    },
+}
+
+/// Opens the views in this directory, which is created where it is missing.
+///
+/// Views that are damaged, of another format or of another fold are set aside, since the log can fill new ones. An
+/// error means that this would not help.
+pub fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
+    let failed = |cause| OpenError::of(dir, cause);
+    let directory = Directory::lock(dir).map_err(failed)?.ok_or_else(|| OpenError::Locked { path: dir.to_owned() })?;
+    let mut aside = None;
+    if let Some(generation) = directory.current().map_err(failed)? {
+        match load(&generation, options)? {
+            Ok(loaded) => return Ok(opened(directory, loaded, options, Outcome::Existing)),
+            Err(reason) => aside = Some(set_aside(&directory, &generation, reason).map_err(failed)?),
+        }
+    }
+    for orphan in directory.generations(false).map_err(failed)? {
+        let outcome = set_aside(&directory, &orphan, Reason::NotCurrent).map_err(failed)?;
+        aside.get_or_insert(outcome);
+    }
+    let generation = directory.next().map_err(failed)?;
+    let store = create(&generation, options)
+        .map_err(|error| error.at_open(dir).map_or_else(|error| error, |cause| failed(std::io::Error::other(cause))))?;
+    directory.promote(&generation).map_err(failed)?;
+    Ok(opened(directory, Loaded::empty(store), options, aside.unwrap_or(Outcome::Fresh)))
+}
+
+fn set_aside(directory: &Directory, generation: &Path, reason: Reason) -> std::io::Result<Outcome> {
+    let kept = directory.set_aside(generation, &reason)?;
+    tracing::warn!(%reason, kept = %kept.display(), "views set aside: new ones are filled from the log");
+    Ok(Outcome::SetAside { reason, kept })
+}
+
+fn opened(directory: Directory, loaded: Loaded, options: &Options, outcome: Outcome) -> Opened {
+    let state = State {
+        rows: std::collections::HashMap::default(),
+        pages: std::collections::HashMap::default(),
+        applied: loaded.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
+        checkpoint: loaded.checkpoint,
+        index: loaded.index,
+    };
+    let shared = Arc::new(Shared {
+        store: loaded.store,
+        fold_version: options.fold_version,
+        state: RwLock::new(state),
+        _directory: directory,
+    });
+    Opened { writer: Writer::new(Arc::clone(&shared), loaded.tally), reader: Reader { shared }, outcome }
+}
+
+/// A new generation.
+fn create(generation: &Path, options: &Options) -> Result<Store, ViewError> {
+    let store = Store::open(generation, options.cache_bytes)?;
+    let mut batch = sled::Batch::default();
+    let meta = Meta { layout: LAYOUT, fold_version: options.fold_version };
+    batch.insert(&[prefix::META], codec::encode(&meta));
+    store.apply(batch)?;
+    store.flush()?;
+    Ok(store)
+}
+
+/// A generation that was read.
+struct Loaded {
+    store: Store,
+    index: Index,
+    checkpoint: Option<Checkpoint>,
+    tally: Tally,
+}
+
+impl Loaded {
+    fn empty(store: Store) -> Self {
+        Self { store, index: Index::default(), checkpoint: None, tally: Tally::default() }
+    }
+}
+
+/// Opens a generation. The inner error says why it is to be set aside.
+fn load(generation: &Path, options: &Options) -> Result<Result<Loaded, Reason>, OpenError> {
+    let began = Instant::now();
+    if let Some(cause) = Directory::condemned(generation).map_err(|cause| OpenError::of(generation, cause))? {
+        return Ok(Err(Reason::Damaged(cause)));
+    }
+    let loaded = Store::open(generation, options.cache_bytes).and_then(|store| read(store, options));
+    match loaded {
+        Ok(Ok(loaded)) => {
+            let (milliseconds, jobs) = (began.elapsed().as_millis(), loaded.tally.rows);
+            tracing::info!(jobs, milliseconds, "views opened");
+            Ok(Ok(loaded))
+        }
+        Ok(Err(reason)) => Ok(Err(reason)),
+        Err(error) => error.at_open(generation).map(|cause| Err(Reason::Damaged(cause))),
+    }
+}
+
+fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewError> {
+    // The meta value comes first and alone: the values of another layout or fold need not make sense to us.
+    let Some(bytes) = store.get(&[prefix::META])? else { return Ok(Err(Reason::OtherFormat)) };
+    let Ok(meta) = codec::decode::<Meta>(&bytes) else { return Ok(Err(Reason::OtherFormat)) };
+    if meta.layout != LAYOUT {
+        return Ok(Err(Reason::OtherFormat));
+    }
+    if meta.fold_version != options.fold_version {
+        return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
+    }
+    let mut loaded = Loaded::empty(store);
+    let Loaded { store, index, checkpoint, tally } = &mut loaded;
+    let mut sum = Tally::default();
+    store.scan(&[], |key, value| {
+        match key.first().copied().unwrap_or_default() {
+            prefix::META => {}
+            prefix::CHECKPOINT => *checkpoint = Some(codec::decode(value)?),
+            prefix::TALLY => *tally = codec::decode(value)?,
+            prefix::PAST => drop(codec::decode::<Past>(value)?),
+            prefix::LANDMARK => drop(codec::decode::<Landmark>(value)?),
+            prefix::RECENT => drop(codec::decode::<RecentPage>(value)?),
+            prefix::ROW => add(&mut sum, index, key, value)?,
+            other => return Err(ViewError::Corrupt(format!("a key begins with the byte {other}"))),
+        }
+        Ok(())
+    })?;
+    // sled finds most damage itself, not all of it: the digest tells whether any row is missing, doubled or older.
+    let end = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
+    if (sum.rows, sum.digest) != (tally.rows, tally.digest) {
+        return Err(ViewError::Corrupt("the rows do not add up to what was written".to_owned()));
+    }
+    if checkpoint.is_some_and(|checkpoint| tally.ahead <= end && checkpoint.digest != tally.digest) {
+        return Err(ViewError::Corrupt("the rows are not those of the checkpoint".to_owned()));
+    }
+    Ok(Ok(loaded))
+}
+
+fn add(sum: &mut Tally, index: &mut Index, key: &[u8], value: &[u8]) -> Result<(), ViewError> {
+    let row = StoredRow::parse(value)?;
+    let id = key.get(1..).and_then(|id| Uuid::from_slice(id).ok());
+    let id = id.ok_or_else(|| ViewError::Corrupt("the key of a row is no job id".to_owned()))?;
+    index.put(id, &row.head);
+    sum.rows += 1;
+    sum.digest.add(Digest::of(id, row.record));
+    Ok(())
+}

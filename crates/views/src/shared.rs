@@ -1,0 +1,60 @@
+//! What the writer and the readers share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use projection::Row;
+use uuid::Uuid;
+
+use crate::codec::{Checkpoint, StoredRow};
+use crate::error::ViewError;
+use crate::generation::Directory;
+use crate::index::Index;
+use crate::recent::RecentPage;
+use crate::store::{RecentKey, Store, row_key};
+
+/// The name of a job whose name nobody told; such jobs are no executions of one task.
+pub(crate) const UNKNOWN_NAME: &str = "unknown";
+
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) fold_version: u32,
+    pub(crate) state: RwLock<State>,
+    /// Holds the lock; let go last.
+    pub(crate) _directory: Directory,
+}
+
+/// What is newer than the disk, and the list of all jobs. Never locked while sled writes.
+///
+/// A job that is in the index and not in `rows` is on disk for sure: rows leave the overlay only after they were
+/// written, so what a reader saw in the index under the lock, it can fetch after it.
+pub(crate) struct State {
+    /// The overlay: rows that are staged.
+    pub(crate) rows: HashMap<Uuid, Arc<Row>>,
+    /// Pages of recent executions that are staged.
+    pub(crate) pages: HashMap<RecentKey, RecentPage>,
+    pub(crate) index: Index,
+    /// The last message that readers see the effect of.
+    pub(crate) applied: u64,
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+impl Shared {
+    pub(crate) fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
+        if let Some(row) = self.state.read().rows.get(&id) {
+            return Ok(Some(Arc::clone(row)));
+        }
+        self.stored(id, |row| row.row().map(Arc::new))
+    }
+
+    /// Something of a row on disk.
+    pub(crate) fn stored<T>(
+        &self,
+        id: Uuid,
+        decode: impl FnOnce(&StoredRow<'_>) -> Result<T, ViewError>,
+    ) -> Result<Option<T>, ViewError> {
+        let Some(bytes) = self.store.get(&row_key(id))? else { return Ok(None) };
+        StoredRow::parse(&bytes).and_then(|row| decode(&row)).map(Some).map_err(|error| self.store.condemn(error))
+    }
+}

@@ -1,0 +1,154 @@
+//! One generation on disk: a sled tree, its keys, and the guard around sled's ways of failing.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sled::IVec;
+use uuid::Uuid;
+
+use crate::codec::{self, Stored};
+use crate::error::ViewError;
+
+/// The first byte of each key.
+pub(crate) mod prefix {
+    pub(crate) const META: u8 = b'm';
+    pub(crate) const CHECKPOINT: u8 = b'c';
+    pub(crate) const TALLY: u8 = b't';
+    pub(crate) const PAST: u8 = b'h';
+    pub(crate) const LANDMARK: u8 = b'l';
+    pub(crate) const ROW: u8 = b'r';
+    pub(crate) const RECENT: u8 = b'n';
+}
+
+/// The key of a job's row.
+pub(crate) fn row_key(id: Uuid) -> [u8; 17] {
+    let mut key = [prefix::ROW; 17];
+    key[1..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// The key of the recent executions of a task name.
+pub(crate) type RecentKey = [u8; 33];
+
+/// Names may be long, so the key holds a hash.
+pub(crate) fn recent_key(connection: Uuid, name: &str) -> RecentKey {
+    let mut key = [prefix::RECENT; 33];
+    key[1..17].copy_from_slice(connection.as_bytes());
+    key[17..].copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+    key
+}
+
+/// The key of a numbered thing.
+pub(crate) fn numbered_key(prefix: u8, number: u64) -> [u8; 9] {
+    let mut key = [prefix; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// A sled database, one tree with a prefix per kind of value.
+///
+/// sled panics on some damage that it does not expect. Every call is therefore made under `catch_unwind`, and after
+/// the first panic or finding of damage the store answers nothing any more: whatever state sled was left in is never
+/// used again, which is what makes catching sound here.
+pub(crate) struct Store {
+    tree: sled::Db,
+    directory: PathBuf,
+    broken: AtomicBool,
+}
+
+/// In the directory of a generation: why it must not be opened again.
+pub(crate) const CONDEMNED: &str = "CONDEMNED";
+
+impl Store {
+    /// Opens or creates the database in this directory, of which the caller holds the lock.
+    pub(crate) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewError> {
+        // A database of this process that was just closed keeps its lock until sled's own threads have ended.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let config = sled::Config::new()
+                .path(directory)
+                .cache_capacity(cache_bytes)
+                .mode(sled::Mode::HighThroughput)
+                .flush_every_ms(Some(500));
+            match guarded(|| config.open()) {
+                Ok(tree) => {
+                    return Ok(Self { tree, directory: directory.to_owned(), broken: AtomicBool::new(false) });
+                }
+                Err(ViewError::Io(cause)) if cause.contains("could not acquire lock") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<IVec>, ViewError> {
+        self.run(|tree| tree.get(key))
+    }
+
+    /// The value of a type with one format.
+    pub(crate) fn read<T: Stored>(&self, key: &[u8]) -> Result<Option<T>, ViewError> {
+        let bytes = self.get(key)?;
+        bytes.map(|bytes| codec::decode(&bytes)).transpose().map_err(|error| self.condemn(error))
+    }
+
+    /// Writes all or nothing.
+    pub(crate) fn apply(&self, batch: sled::Batch) -> Result<(), ViewError> {
+        self.run(|tree| tree.apply_batch(batch))
+    }
+
+    /// All values whose keys start so, one at a time. Stops at the first error, the visitor's included.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), ViewError>,
+    ) -> Result<(), ViewError> {
+        let mut values = self.run(|tree| Ok(tree.scan_prefix(prefix)))?;
+        while let Some((key, value)) = self.run(|_| values.next().transpose())? {
+            visit(&key, &value).map_err(|error| self.condemn(error))?;
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the operating system.
+    pub(crate) fn flush(&self) -> Result<(), ViewError> {
+        self.run(|tree| tree.flush().map(drop))
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, ViewError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(ViewError::Corrupt("damage was found before".to_owned()));
+        }
+        guarded(|| work(&self.tree)).map_err(|error| self.condemn(error))
+    }
+
+    /// On damage, sees to it that the next start does not open this generation, which might not find the damage again
+    /// until it is too late. Returns the error.
+    pub(crate) fn condemn(&self, error: ViewError) -> ViewError {
+        if let ViewError::Corrupt(cause) = &error
+            && !self.broken.swap(true, Ordering::AcqRel)
+            && let Err(cause) = std::fs::write(self.directory.join(CONDEMNED), cause)
+        {
+            tracing::error!(%cause, "cannot mark the damaged views: remove their directory by hand");
+        }
+        error
+    }
+}
+
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, ViewError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(ViewError::from),
+        Err(panic) => {
+            let cause = panic.downcast_ref::<String>().map(String::as_str);
+            let cause = cause.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            // A panic because the disk is full is no damage.
+            if cause.contains("StorageFull") || cause.contains("No space left") {
+                return Err(ViewError::of(&io::Error::new(io::ErrorKind::StorageFull, cause.to_owned())));
+            }
+            Err(ViewError::Corrupt(format!("sled panicked: {cause}")))
+        }
+    }
+}

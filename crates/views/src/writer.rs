@@ -1,0 +1,227 @@
+//! The writing side: rows staged in memory, then written in small atomic chunks.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use projection::Row;
+use proto_events::Timestamp;
+use uuid::Uuid;
+
+use crate::codec::{self, Checkpoint, Head, Landmark, Past, StoredRow, Tally};
+use crate::error::ViewError;
+use crate::recent::RecentPage;
+use crate::shared::{Shared, State, UNKNOWN_NAME};
+use crate::store::{RecentKey, numbered_key, prefix, recent_key, row_key};
+
+/// Rows in one atomic write. sled stalls all readers for as long as one takes, and large ones balloon its memory.
+const CHUNK: usize = 32;
+/// So many checkpoints of the past are kept.
+const PAST: u64 = 1_000;
+/// A fingerprint is kept of one message in so many.
+pub const LANDMARK_EVERY: u64 = 1_000;
+
+/// Up to where the log is in the rows that are staged.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// When the log's stream was created.
+    pub created: Timestamp,
+    /// The last message.
+    pub sequence: u64,
+    /// Its fingerprint.
+    pub fingerprint: [u8; 16],
+    /// Of the messages since the last time, those worth remembering: one for each [`LANDMARK_EVERY`] sequences.
+    pub landmarks: Vec<Landmark>,
+}
+
+/// The only writer of the views.
+///
+/// All calls block on sled, so they belong on a thread of their own.
+pub struct Writer {
+    shared: Arc<Shared>,
+    tally: Tally,
+    checkpoint: Option<Checkpoint>,
+    applied: Option<Applied>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, tally: Tally) -> Self {
+        let checkpoint = shared.state.read().checkpoint;
+        Self { shared, tally, checkpoint, applied: None }
+    }
+
+    /// What is known of a job, staged or stored.
+    pub fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
+        self.shared.row(id)
+    }
+
+    /// The last checkpoint that was written.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint
+    }
+
+    /// How many rows are staged and not yet written.
+    pub fn dirty(&self) -> usize {
+        self.shared.state.read().rows.len()
+    }
+
+    /// Shows rows to readers at once, all together. They and the position are written by the next
+    /// [`flush`](Self::flush).
+    pub fn stage(&mut self, rows: Vec<Row>, applied: Applied) -> Result<(), ViewError> {
+        let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
+        let mut pages = self.load_pages(&rows)?;
+        let mut state = self.shared.state.write();
+        for row in rows {
+            state.put(row, &mut pages);
+        }
+        state.pages.extend(pages);
+        state.applied = applied.sequence;
+        drop(state);
+        let mut landmarks = self.applied.take().map_or_else(Vec::new, |before| before.landmarks);
+        landmarks.extend(applied.landmarks);
+        self.applied = Some(Applied { landmarks, ..applied });
+        Ok(())
+    }
+
+    /// Copies of the pages of recent executions that these rows are about to change.
+    fn load_pages(&self, rows: &[Arc<Row>]) -> Result<HashMap<RecentKey, RecentPage>, ViewError> {
+        let mut pages = HashMap::new();
+        let state = self.shared.state.read();
+        for row in rows {
+            let after = Head::of(row);
+            let before = state.index.get(row.record.id);
+            if before.is_some_and(|before| before.name == after.name && before.first == after.first) {
+                continue;
+            }
+            for head in before.iter().chain([&after]).filter(|head| head.name != UNKNOWN_NAME) {
+                let key = recent_key(head.connection, head.name);
+                if let Entry::Vacant(place) = pages.entry(key) {
+                    place.insert(match state.pages.get(&key) {
+                        Some(page) => page.clone(),
+                        None => self.shared.store.read(&key)?.unwrap_or_default(),
+                    });
+                }
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Writes what is staged: the pages of recent executions, the rows in chunks, the checkpoint last.
+    ///
+    /// A crash in between leaves rows ahead of the checkpoint. Since the fold is idempotent, replaying the log from the
+    /// checkpoint changes nothing in them, and neither the digest. Pages come before the rows they list: a row on disk
+    /// is in its page for sure, and a page may list jobs whose rows are still to come again from the log.
+    pub fn flush(&mut self) -> Result<(), ViewError> {
+        let Some(applied) = self.applied.take() else { return Ok(()) };
+        let (mut rows, pages) = {
+            let state = self.shared.state.read();
+            let rows: Vec<Arc<Row>> = state.rows.values().cloned().collect();
+            let pages: Vec<_> = state.pages.iter().map(|(key, page)| (*key, codec::encode(page))).collect();
+            (rows, pages)
+        };
+        rows.sort_unstable_by_key(|row| row.record.id);
+        self.tally.ahead = self.tally.ahead.max(applied.sequence);
+        for chunk in pages.chunks(CHUNK) {
+            let mut batch = sled::Batch::default();
+            for (key, page) in chunk {
+                batch.insert(key.as_slice(), page.as_slice());
+            }
+            self.shared.store.apply(batch)?;
+        }
+        for chunk in rows.chunks(CHUNK) {
+            self.write_chunk(chunk)?;
+        }
+        // No checkpoint while rows are ahead of it from before a crash: its digest would not be that of the log up to
+        // there. Replay soon catches up with them.
+        if applied.sequence < self.tally.ahead {
+            self.applied = Some(applied);
+        } else {
+            self.write_checkpoint(&applied)?;
+        }
+        let mut state = self.shared.state.write();
+        state.checkpoint = self.checkpoint;
+        let written = (std::mem::take(&mut state.rows), std::mem::take(&mut state.pages));
+        drop(state);
+        // Freeing thousands of rows takes a while: not under the lock.
+        drop(written);
+        Ok(())
+    }
+
+    fn write_chunk(&mut self, rows: &[Arc<Row>]) -> Result<(), ViewError> {
+        let mut batch = sled::Batch::default();
+        let mut tally = self.tally;
+        for row in rows {
+            let key = row_key(row.record.id);
+            let (bytes, digest) = codec::encode_row(row);
+            match self.shared.store.get(&key)? {
+                Some(old) => tally.digest.subtract(self.shared.digest_of(row.record.id, &old)?),
+                None => tally.rows += 1,
+            }
+            tally.digest.add(digest);
+            batch.insert(&key, bytes);
+        }
+        batch.insert(&[prefix::TALLY], codec::encode(&tally));
+        self.shared.store.apply(batch)?;
+        self.tally = tally;
+        Ok(())
+    }
+
+    fn write_checkpoint(&mut self, applied: &Applied) -> Result<(), ViewError> {
+        let checkpoint = Checkpoint {
+            number: self.checkpoint.map_or(0, |checkpoint| checkpoint.number + 1),
+            created: applied.created,
+            sequence: applied.sequence,
+            fingerprint: applied.fingerprint,
+            digest: self.tally.digest,
+            fold_version: self.shared.fold_version,
+        };
+        let past = Past { sequence: checkpoint.sequence, digest: checkpoint.digest };
+        let mut batch = sled::Batch::default();
+        batch.insert(&[prefix::CHECKPOINT], codec::encode(&checkpoint));
+        batch.insert(&numbered_key(prefix::PAST, checkpoint.number % PAST), codec::encode(&past));
+        for landmark in &applied.landmarks {
+            batch.insert(&numbered_key(prefix::LANDMARK, landmark.sequence / LANDMARK_EVERY), codec::encode(landmark));
+        }
+        self.shared.store.apply(batch)?;
+        self.checkpoint = Some(checkpoint);
+        Ok(())
+    }
+
+    /// Writes what is staged and hands it to the disk.
+    pub fn close(mut self) -> Result<(), ViewError> {
+        self.flush()?;
+        self.shared.store.flush()
+    }
+}
+
+impl State {
+    /// Puts a row into the overlay and the index, and moves the job between pages of recent executions.
+    fn put(&mut self, row: Arc<Row>, pages: &mut HashMap<RecentKey, RecentPage>) {
+        let id = row.record.id;
+        let after = Head::of(&row);
+        let before = self.index.get(id).map(|head| (head.first, head.connection, head.name.to_owned()));
+        self.index.put(id, &after);
+        let moved = before.as_ref().is_none_or(|(first, _, name)| *first != after.first || name != after.name);
+        if moved {
+            if let Some((first, connection, name)) = &before
+                && let Some(page) = pages.get_mut(&recent_key(*connection, name))
+            {
+                page.remove(*first, id);
+                if page.is_short() {
+                    page.refill(|count| self.index.latest(*connection, name, count));
+                }
+            }
+            if let Some(page) = pages.get_mut(&recent_key(after.connection, after.name)) {
+                page.insert(after.first, id);
+            }
+        }
+        self.rows.insert(id, row);
+    }
+}
+
+impl Shared {
+    fn digest_of(&self, id: Uuid, stored: &[u8]) -> Result<crate::Digest, ViewError> {
+        let row = StoredRow::parse(stored).map_err(|error| self.store.condemn(error))?;
+        Ok(crate::Digest::of(id, row.record))
+    }
+}
