@@ -6,7 +6,7 @@ use projection::{Record, Row};
 use proto_events::Timestamp;
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Landmark, Past, StoredRow};
+use crate::codec::{self, Checkpoint, Landmark, Past};
 use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Counts, Page, Query};
@@ -115,10 +115,11 @@ impl Reader {
         jobs.into_iter().filter_map(|(id, staged)| self.record(id, staged.as_deref()).transpose()).collect()
     }
 
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the bare method has too narrow a lifetime")]
     fn record(&self, id: Uuid, staged: Option<&Row>) -> Result<Option<Record>, ViewError> {
         match staged {
             Some(row) => Ok(Some(row.record.clone())),
-            None => self.shared.stored(id, StoredRow::record),
+            None => self.shared.stored(id, |row| row.record()),
         }
     }
 }
