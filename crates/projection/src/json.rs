@@ -1,5 +1,6 @@
 //! Any JSON value, kept as its text: binary formats that do not describe themselves cannot carry a free-form value.
 
+use proto_events::limits;
 use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,16 @@ impl JsonText {
     /// The value again.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.0).unwrap_or(Value::Null)
+    }
+
+    /// The beginning of a long value, as a JSON text with the mark of a cut.
+    pub(crate) fn shortened(&self, characters: usize) -> Self {
+        let mut text = match self.value() {
+            Value::String(text) => text,
+            _ => self.0.to_string(),
+        };
+        limits::cut(&mut text, characters);
+        Self::of(&Value::String(text))
     }
 
     /// The text itself.

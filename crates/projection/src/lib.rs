@@ -6,13 +6,18 @@
 //! # Layout
 //! - [`Record`]: what the API answers and the views keep ([`record`])
 //! - [`Evidence`]: the distinct events of one job, bounded ([`evidence`])
-//! - [`fold`]: evidence to record
+//! - [`fold`]: evidence to record, in four steps: what Celery's own events testify to (`stream`), one order for all of
+//!   it (`order`), the walk through the states (`timeline`), the fields (`fold`)
 //! - [`Row`]: both together, as the views store them
 
 mod evidence;
 mod fold;
 mod json;
+mod order;
 mod record;
+mod seen;
+mod stream;
+mod timeline;
 
 pub use evidence::{Added, Evidence};
 pub use fold::fold;

@@ -131,6 +131,8 @@ pub enum Outcome {
     Cancelled,
     /// Its process is gone and never said how it ended.
     Lost,
+    /// It handed the job over to another task under the same id (`self.replace()`).
+    Replaced,
 }
 
 pub(crate) mod millis {
