@@ -1,0 +1,214 @@
+//! The thread that only drains the socket: connects, subscribes, and moves messages into the queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::redis::{Connection, ErrorKind, PubSub, RedisError, ServerError, Value, cmd};
+use proto_events::{Event, EventType, Framework, Source, SourceState, Timestamp};
+
+use super::queue::Queue;
+use crate::spec::BrokerUrl;
+use crate::status::{Figures, Lost, now};
+
+/// How long a read waits at most, and so how soon a stop is noticed.
+const TURN: Duration = Duration::from_millis(500);
+/// The waits between attempts to connect.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A connection that held for so long was a good one: the waits begin anew.
+const GOOD: Duration = Duration::from_secs(10);
+
+pub(super) struct Drain {
+    pub(super) name: String,
+    pub(super) url: BrokerUrl,
+    pub(super) channels: String,
+    /// After so long without a word Redis is asked whether it is there, and has as long to answer.
+    pub(super) patience: Duration,
+    pub(super) queue: Arc<Queue>,
+    pub(super) figures: Arc<Figures>,
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// Why a connection ended, or did not begin.
+struct Failure {
+    reason: String,
+    /// Somebody must change something before it can work.
+    refused: bool,
+    /// When the broker was certainly heard last.
+    heard: Instant,
+}
+
+impl Drain {
+    /// Until it is told to stop.
+    pub(super) fn run(&self) {
+        let mut wait = FIRST_WAIT;
+        while !self.stopped() {
+            let began = Instant::now();
+            if let Err(failure) = self.session() {
+                self.lost(&failure);
+                if failure.refused {
+                    wait = wait.max(FIRST_WAIT * 8);
+                }
+            }
+            if began.elapsed() >= GOOD {
+                wait = FIRST_WAIT;
+            }
+            // Jitter, so that many readers do not come back to a restarted broker in step.
+            self.pause(wait.mul_f64(rand::random_range(0.5..=1.0)));
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn pause(&self, length: Duration) {
+        let end = Instant::now() + length;
+        while !self.stopped()
+            && let Some(left) = end.checked_duration_since(Instant::now())
+        {
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// One connection, from its making to its end. `Ok` when it was told to stop.
+    fn session(&self) -> Result<(), Failure> {
+        let failed = |error: RedisError| self.failure(&error, Instant::now());
+        let client = self.url.client().map_err(failed)?;
+        let mut connection = client.get_connection_with_timeout(self.patience).map_err(failed)?;
+        self.subscribe(&mut connection)?;
+        self.figures.connected();
+        tracing::info!(source = self.name, broker = %self.url, channels = self.channels, "listening to Celery's events");
+        self.queue.push_change(self.change(SourceState::Connected, now(), None));
+        self.listen(&mut connection.as_pubsub())
+    }
+
+    /// Subscribes, and reads the answer itself: [`PubSub::psubscribe`] does not look at it, so that a user without the
+    /// permission would listen to nothing for ever.
+    fn subscribe(&self, connection: &mut Connection) -> Result<(), Failure> {
+        let answer = (|| {
+            connection.set_read_timeout(Some(self.patience))?;
+            connection.set_write_timeout(Some(self.patience))?;
+            connection.send_packed_command(&cmd("PSUBSCRIBE").arg(&self.channels).get_packed_command())?;
+            connection.recv_response()
+        })();
+        match answer {
+            Ok(Value::Array(_)) => Ok(()),
+            Ok(Value::ServerError(error)) => Err(self.refusal(&error)),
+            Ok(_) => {
+                Err(Failure { reason: "this is no Redis server".to_owned(), refused: true, heard: Instant::now() })
+            }
+            Err(error) => Err(self.failure(&error, Instant::now())),
+        }
+    }
+
+    fn listen(&self, messages: &mut PubSub<'_>) -> Result<(), Failure> {
+        let mut heard = Instant::now();
+        let turn = TURN.min(self.patience);
+        let patience = |messages: &PubSub<'_>, length| {
+            messages.set_read_timeout(Some(length)).map_err(|error| self.failure(&error, Instant::now()))
+        };
+        patience(messages, turn)?;
+        while !self.stopped() {
+            match messages.get_message() {
+                Ok(message) => {
+                    heard = Instant::now();
+                    let about_workers = is_about_workers(message.get_channel_name());
+                    self.queue.push_message(message.get_payload_bytes().to_vec(), about_workers);
+                }
+                Err(error) if error.is_timeout() && heard.elapsed() < self.patience => {}
+                Err(error) if error.is_timeout() => {
+                    patience(messages, self.patience)?;
+                    self.ping(messages, heard)?;
+                    heard = Instant::now();
+                    patience(messages, turn)?;
+                }
+                Err(error) => return Err(self.failure(&error, Instant::now())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing was heard for a while: either nothing was said, or the peer is gone and nobody told us.
+    fn ping(&self, messages: &mut PubSub<'_>, heard: Instant) -> Result<(), Failure> {
+        match messages.ping::<Value>() {
+            Err(error) if error.is_timeout() => {
+                let reason = format!("Redis has not answered for {:.0?}", heard.elapsed());
+                Err(Failure { reason, refused: false, heard })
+            }
+            Err(error) if error.is_io_error() => Err(self.failure(&error, Instant::now())),
+            // Even a refusal is an answer.
+            _ => Ok(()),
+        }
+    }
+
+    fn lost(&self, failure: &Failure) {
+        let Failure { reason, refused, heard } = failure;
+        let Lost { was_connected, news } = self.figures.lost(*heard, *refused, reason);
+        if was_connected {
+            let ago = i64::try_from(heard.elapsed().as_micros()).unwrap_or(0);
+            let at = Timestamp(now().micros() - ago);
+            self.queue.push_change(self.change(SourceState::Disconnected, at, Some(reason.clone())));
+        }
+        if was_connected || news {
+            tracing::warn!(
+                source = self.name, broker = %self.url, reason,
+                "not listening to Celery's events; what is published meanwhile is missed"
+            );
+        }
+    }
+
+    pub(super) fn change(&self, state: SourceState, at: Timestamp, reason: Option<String>) -> Event {
+        change(&self.name, state, at, reason)
+    }
+
+    fn failure(&self, error: &RedisError, heard: Instant) -> Failure {
+        let (refused, reason) = match error.kind() {
+            ErrorKind::AuthenticationFailed => {
+                (true, format!("Redis refused the user ({}) or password: correct the broker URL", self.url.user()))
+            }
+            ErrorKind::InvalidClientConfig => (true, format!("the broker URL cannot be used: {error}")),
+            _ if error.is_timeout() => (false, "Redis does not answer".to_owned()),
+            _ if error.is_connection_dropped() => (false, "Redis closed the connection".to_owned()),
+            _ => {
+                let reason = error.to_string();
+                if reason.contains("certificate") {
+                    (true, format!("{reason}: for a private authority add ?ssl_ca_certs=FILE to the broker URL"))
+                } else {
+                    (false, reason)
+                }
+            }
+        };
+        Failure { reason, refused, heard }
+    }
+
+    /// What Redis says when it does not let us listen, and what to do about it.
+    fn refusal(&self, error: &ServerError) -> Failure {
+        let (user, channels) = (self.url.user(), &self.channels);
+        let (refused, reason) = match error.code() {
+            "NOAUTH" => (true, "Redis wants a password: write redis://[USER]:PASSWORD@HOST/DB".to_owned()),
+            "NOPERM" => (
+                true,
+                format!(
+                    "the Redis user {user} may not listen to Celery's events: \
+                     allow it with  ACL SETUSER {user} +psubscribe +ping &{channels}"
+                ),
+            ),
+            code => (code == "DENIED", format!("{code} {}", error.details().unwrap_or_default())),
+        };
+        Failure { reason, refused, heard: Instant::now() }
+    }
+}
+
+/// An event about the source itself.
+pub(super) fn change(name: &str, state: SourceState, at: Timestamp, reason: Option<String>) -> Event {
+    let source = Source { name: name.to_owned(), state, reason };
+    Event { source: Some(Box::new(source)), ..Event::bare(EventType::SourceStateChange, at, Framework::Celery) }
+}
+
+/// By the routing key at the end of the channel, `/0.celeryev/worker.heartbeat`.
+fn is_about_workers(channel: &str) -> bool {
+    channel.rsplit('/').next().is_some_and(|key| key.starts_with("worker."))
+}
