@@ -1,6 +1,6 @@
 //! The events: one fact each, with its time, its framework and exactly one payload.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::limits;
@@ -18,6 +18,7 @@ use crate::wire::VERSION;
 pub struct Event {
     /// The version of the contract, 1.
     #[serde(default = "version")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1)))]
     pub v: u16,
     /// What kind of fact; it says which payload is there.
     #[serde(rename = "type")]
@@ -47,6 +48,11 @@ const fn version() -> u16 {
     VERSION
 }
 
+/// Many a sender writes null where it has nothing to say.
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 impl Event {
     /// A job event with nothing but what every job event has.
     pub fn job(timestamp: Timestamp, framework: Framework, job: Job) -> Self {
@@ -68,16 +74,24 @@ impl Event {
         }
     }
 
-    /// Checks what the types alone cannot say: the payload that the kind promises, and a usable external id.
+    /// Checks what the types alone cannot say: a version that exists, the payload that the kind promises, and a usable
+    /// external id.
     pub fn check(&self) -> Result<(), &'static str> {
+        if self.v == 0 {
+            return Err("there is no version 0");
+        }
         match self.kind {
             EventType::JobStateChange => {
                 let job = self.job.as_deref().ok_or("job.state_change without a job")?;
                 check_external_id(&job.external_id)
             }
-            EventType::WorkerStateChange => self.worker.is_some().then_some(()).ok_or("worker.state_change without a worker"),
+            EventType::WorkerStateChange => {
+                self.worker.is_some().then_some(()).ok_or("worker.state_change without a worker")
+            }
             EventType::QueueSnapshot => self.queue.is_some().then_some(()).ok_or("queue.snapshot without a queue"),
-            EventType::SourceStateChange => self.source.is_some().then_some(()).ok_or("source.state_change without a source"),
+            EventType::SourceStateChange => {
+                self.source.is_some().then_some(()).ok_or("source.state_change without a source")
+            }
             EventType::ClockTick => Ok(()),
         }
     }
@@ -216,6 +230,7 @@ pub struct Producer {
 #[serde(rename_all = "camelCase")]
 pub struct Job {
     /// The framework's own id of the job, 1 to 512 characters.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 512)))]
     pub external_id: String,
     /// The task name, at most 1,024 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,10 +292,10 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_id: Option<String>,
     /// Labels of the user.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub tags: Map<String, Value>,
     /// Whatever else the framework said.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub extensions: Map<String, Value>,
 }
 
@@ -412,10 +427,10 @@ pub struct Worker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_freq: Option<f64>,
     /// Software and load, as it announced them.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
     /// Whatever else it said.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub extensions: Map<String, Value>,
 }
 
@@ -452,7 +467,7 @@ pub struct Queue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumers: Option<u64>,
     /// Whatever else was said.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub extensions: Map<String, Value>,
 }
 

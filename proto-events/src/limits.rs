@@ -4,9 +4,9 @@
 //! sender that does not cut its tracebacks must not lose the event. The one exception is the external id, since two
 //! ids cut to the same text would merge two jobs.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::event::{Event, Job};
+use crate::event::{Event, EventType, Job, check_external_id};
 use crate::wire;
 
 /// Characters of a job's external id; a longer one is refused.
@@ -25,6 +25,12 @@ pub const STACKTRACE: usize = 50_000;
 pub const EVENT_BYTES: usize = 128 * 1_024;
 /// Entries of `tags` and of `extensions`.
 pub const MAP_ENTRIES: usize = 256;
+/// Levels of nesting in a free-form value. A parser stops at 128 for the whole message, and what could be read from one
+/// place of a body must be readable from another place of a message.
+pub const DEPTH: usize = 64;
+
+/// Characters of Celery's `signum`.
+const SIGNUM: usize = 64;
 
 /// What stands where a text was cut.
 pub const CUT: &str = "… [cut]";
@@ -49,8 +55,34 @@ pub fn cut(text: &mut String, characters: usize) -> bool {
     true
 }
 
-/// Brings every text of the event within its limit, and the event within [`EVENT_BYTES`].
+/// The same, but what is left out is the middle: the last line of a traceback tells the most.
+///
+/// ```
+/// let mut text = "a".repeat(20) + &"z".repeat(20);
+/// assert!(proto_events::limits::cut_middle(&mut text, 20));
+/// assert_eq!(text, "aaaaaa… [cut]zzzzzzz");
+/// ```
+pub fn cut_middle(text: &mut String, characters: usize) -> bool {
+    if text.len() <= characters {
+        return false;
+    }
+    let length = text.chars().count();
+    if length <= characters {
+        return false;
+    }
+    let kept = characters.saturating_sub(CUT.chars().count());
+    let place = |nth: usize| text.char_indices().nth(nth).map_or(text.len(), |(at, _)| at);
+    let (head, tail) = (place(kept / 2), place(length - (kept - kept / 2)));
+    text.replace_range(head..tail, CUT);
+    true
+}
+
+/// Brings the event within every limit: each text within its own, the whole within [`EVENT_BYTES`] once encoded, and
+/// only the payload that its kind promises. What the limits allow stays as it is, so doing it twice changes nothing.
+///
+/// The external id of a job is left alone: [`Event::check`] refuses one that is too long.
 pub fn enforce(event: &mut Event) {
+    keep_own_payload(event);
     if let Some(producer) = &mut event.producer {
         cut(&mut producer.hostname, WORKER_ID);
     }
@@ -60,6 +92,7 @@ pub fn enforce(event: &mut Event) {
     if let Some(worker) = &mut event.worker {
         cut(&mut worker.external_id, WORKER_ID);
         cut(&mut worker.hostname, WORKER_ID);
+        worker.heartbeat_freq = worker.heartbeat_freq.filter(|number| number.is_finite());
         bound_map(&mut worker.metadata);
         bound_map(&mut worker.extensions);
     }
@@ -74,42 +107,66 @@ pub fn enforce(event: &mut Event) {
     shrink(event);
 }
 
+fn keep_own_payload(event: &mut Event) {
+    let kind = event.kind;
+    event.job.take_if(|_| kind != EventType::JobStateChange);
+    event.worker.take_if(|_| kind != EventType::WorkerStateChange);
+    event.queue.take_if(|_| kind != EventType::QueueSnapshot);
+    event.source.take_if(|_| kind != EventType::SourceStateChange);
+}
+
 fn enforce_job(job: &mut Job) {
-    let texts = [
-        (&mut job.name, NAME),
-        (&mut job.queue, QUEUE),
-        (&mut job.worker_id, WORKER_ID),
-        (&mut job.error, ERROR),
-        (&mut job.stacktrace, STACKTRACE),
-        (&mut job.parent_id, EXTERNAL_ID),
-        (&mut job.root_id, EXTERNAL_ID),
-    ];
+    let texts =
+        [(&mut job.name, NAME), (&mut job.queue, QUEUE), (&mut job.worker_id, WORKER_ID), (&mut job.error, ERROR)];
     for (text, limit) in texts {
         if let Some(text) = text {
             cut(text, limit);
         }
     }
+    job.stacktrace.as_mut().map(|text| cut_middle(text, STACKTRACE));
+    // A job of such an id is refused, so nothing can be the parent that it names; cut, it could name another job.
+    job.parent_id.take_if(|id| check_external_id(id).is_err());
+    job.root_id.take_if(|id| check_external_id(id).is_err());
+    job.progress = job.progress.filter(|number| number.is_finite()).map(|number| number.clamp(0.0, 1.0));
+    if let Some(celery) = &mut job.celery {
+        celery.runtime = celery.runtime.filter(|number| number.is_finite());
+        celery.signum.as_mut().map(|text| cut(text, SIGNUM));
+    }
+    for value in [&mut job.args, &mut job.kwargs, &mut job.result].into_iter().flatten() {
+        bound_depth(value, DEPTH);
+    }
     bound_map(&mut job.tags);
     bound_map(&mut job.extensions);
 }
 
-fn bound_map(map: &mut serde_json::Map<String, Value>) {
+fn bound_map(map: &mut Map<String, Value>) {
     while map.len() > MAP_ENTRIES {
         let Some(last) = map.keys().next_back().cloned() else { break };
         map.remove(&last);
     }
+    map.values_mut().for_each(|value| bound_depth(value, DEPTH));
 }
 
-/// Cuts the free-form parts, the least telling first, until the encoded event fits.
+fn bound_depth(value: &mut Value, levels: usize) {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => *value = Value::String(CUT.to_owned()),
+        Value::Array(values) => values.iter_mut().for_each(|value| bound_depth(value, levels - 1)),
+        Value::Object(map) => map.values_mut().for_each(|value| bound_depth(value, levels - 1)),
+        _ => {}
+    }
+}
+
+/// Cuts the free-form parts, the least telling first, until the encoded event fits. After the last step it does: each
+/// map holds at most an eighth of the limit, a character takes at most six bytes, and the sum is below the limit.
 fn shrink(event: &mut Event) {
     let steps: [fn(&mut Job); 6] = [
-        |job| replace_map(&mut job.extensions),
-        |job| replace_value(&mut job.args),
-        |job| replace_value(&mut job.kwargs),
-        |job| replace_value(&mut job.result),
-        |job| replace_map(&mut job.tags),
+        |job| shrink_map(&mut job.extensions),
+        |job| shrink_value(&mut job.args),
+        |job| shrink_value(&mut job.kwargs),
+        |job| shrink_value(&mut job.result),
+        |job| shrink_map(&mut job.tags),
         |job| {
-            job.stacktrace.as_mut().map(|text| cut(text, STACKTRACE / 8));
+            job.stacktrace.as_mut().map(|text| cut_middle(text, STACKTRACE / 8));
             job.error.as_mut().map(|text| cut(text, ERROR / 8));
         },
     ];
@@ -117,32 +174,33 @@ fn shrink(event: &mut Event) {
         if wire::encoded_len(event) <= EVENT_BYTES {
             return;
         }
-        match (&mut event.job, &mut event.worker, &mut event.queue) {
-            (Some(job), _, _) => step(job),
-            (_, Some(worker), _) => {
-                replace_map(&mut worker.metadata);
-                replace_map(&mut worker.extensions);
-            }
-            (_, _, Some(queue)) => replace_map(&mut queue.extensions),
-            _ => return,
+        if let Some(job) = &mut event.job {
+            step(job);
+        }
+        if let Some(worker) = &mut event.worker {
+            shrink_map(&mut worker.metadata);
+            shrink_map(&mut worker.extensions);
+        }
+        if let Some(queue) = &mut event.queue {
+            shrink_map(&mut queue.extensions);
         }
     }
 }
 
-fn replace_map(map: &mut serde_json::Map<String, Value>) {
+fn shrink_map(map: &mut Map<String, Value>) {
     // Short values (Celery's own state names among them) stay: it is the long ones that do not fit.
     for value in map.values_mut() {
         if wire::encoded_len(value) > 256 {
             *value = Value::String(CUT.to_owned());
         }
     }
-    if wire::encoded_len(map) > EVENT_BYTES / 4 {
+    if wire::encoded_len(map) > EVENT_BYTES / 8 {
         map.clear();
         map.insert("cut".to_owned(), Value::Bool(true));
     }
 }
 
-fn replace_value(value: &mut Option<Value>) {
+fn shrink_value(value: &mut Option<Value>) {
     match value {
         Some(Value::String(text)) => {
             cut(text, 1_024);
@@ -160,13 +218,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_cut_text_is_within_its_limit_and_stays_as_it_is(text in "\\PC{0,80}", limit in 8_usize..60) {
-            let mut cut_text = text.clone();
-            let was_cut = cut(&mut cut_text, limit);
-            prop_assert!(cut_text.chars().count() <= limit);
-            prop_assert_eq!(was_cut, text.chars().count() > limit);
-            let once = cut_text.clone();
-            prop_assert!(!cut(&mut cut_text, limit));
-            prop_assert_eq!(once, cut_text);
+            for cut in [cut, cut_middle] {
+                let mut cut_text = text.clone();
+                let was_cut = cut(&mut cut_text, limit);
+                prop_assert!(cut_text.chars().count() <= limit);
+                prop_assert_eq!(was_cut, text.chars().count() > limit);
+                let once = cut_text.clone();
+                prop_assert!(!cut(&mut cut_text, limit));
+                prop_assert_eq!(once, cut_text);
+            }
         }
     }
 }

@@ -25,9 +25,11 @@ impl Timestamp {
 
     /// The time of Celery's float epoch seconds, rounded to the microsecond; `None` when it is not a time.
     pub fn from_epoch_seconds(seconds: f64) -> Option<Self> {
-        let micros = (seconds * 1e6).round();
-        // The cast saturates, and a saturated value is outside the range that `from_micros` accepts.
-        if micros.is_finite() { Self::from_micros(micros as i64) } else { None }
+        // Apart, since their product has no bits left for the half microsecond. The casts saturate (NaN becomes 0, hence
+        // the check), and a saturated value is outside the range that `from_micros` accepts.
+        let fraction = (seconds.fract() * 1e6).round() as i64;
+        let micros = (seconds.trunc() as i64).saturating_mul(1_000_000).saturating_add(fraction);
+        if seconds.is_finite() { Self::from_micros(micros) } else { None }
     }
 
     /// Parses RFC 3339 with any offset. A time without an offset is taken as UTC, as Python's `isoformat` of a naive
