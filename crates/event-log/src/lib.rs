@@ -1,1 +1,38 @@
-//! event-log
+//! The durable log of Forebay, on NATS `JetStream`: the truth that every view is a fold of.
+//!
+//! # Layout
+//! - [`EventLog`]: opened once, cloned freely; appends, point reads, facts about the log ([`log`])
+//! - [`Batcher`]: many events of a broker into few messages, never dropped while the log is away ([`batcher`])
+//! - [`Reader`]: the messages in order from a position, for ever ([`reader`])
+//! - [`Known`], [`Fence`]: whether the log is still the one that was read before ([`fence`])
+//! - [`Kv`]: the bucket of connections and settings ([`kv`])
+//! - [`run_nats_helper`] and [`ServerConfig::Embedded`]: the nats-server that lives and dies with us ([`embedded`])
+//!
+//! # Invariants
+//! - What was acknowledged is in the log; what was not may be, and may be sent again.
+//! - A reader delivers each position at most once, in order, and never one at or below where it was told to start.
+//! - A log that was deleted, restored or rewound is never followed in silence: every interruption of a reader is
+//!   reported, and the fence tells which log it is now.
+
+pub mod batcher;
+mod connect;
+pub mod embedded;
+pub mod error;
+pub mod fence;
+pub mod kv;
+pub mod log;
+pub mod message;
+pub mod reader;
+mod streams;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod version;
+
+pub use batcher::{Batcher, BatcherStats};
+pub use embedded::run_nats_helper;
+pub use error::{Anomaly, AppendError, KvError, LogError, OpenError, ReadError};
+pub use fence::{Fence, Known};
+pub use kv::{Kv, KvChange, KvWatch};
+pub use log::{Appended, EventLog, LogInfo, ServerConfig};
+pub use message::LogMessage;
+pub use reader::{ReadBatch, Reader};

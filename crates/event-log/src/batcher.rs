@@ -1,0 +1,257 @@
+//! Many events of a broker into few messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proto_events::Event;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::AppendError;
+use crate::log::{Appended, EventLog};
+
+/// An array is closed so long after its first event.
+const LINGER: Duration = Duration::from_millis(25);
+/// An array is closed when it has grown to this.
+const ARRAY_BYTES: usize = 256 * 1_024;
+/// What may wait in memory, unsent or unacknowledged; beyond it, [`Batcher::push`] waits.
+const PENDING_BYTES: usize = 32 << 20;
+/// Arrays under way at a time.
+const IN_FLIGHT: usize = 16;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Gathers events into arrays of up to 25 ms or 256 KB and brings each into the log, however long that takes.
+///
+/// Nothing is dropped while the log is away: what waits is bounded, and a full batcher makes [`push`](Self::push)
+/// wait. The events of a batcher that is dropped are still delivered. Cheap to clone.
+#[derive(Clone)]
+pub struct Batcher {
+    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// What a batcher has done so far, in events; and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatcherStats {
+    /// Events that were pushed.
+    pub pushed: u64,
+    /// Events that the log has acknowledged.
+    pub acked: u64,
+    /// Events that can never be stored and were dropped: a single one larger than the server's limit.
+    pub failed: u64,
+    /// Arrays that were acknowledged.
+    pub arrays: u64,
+    /// Attempts that were repeated because the log was away or full.
+    pub retries: u64,
+    /// Bytes that are not acknowledged yet.
+    pub pending_bytes: u64,
+}
+
+struct Shared {
+    room: Arc<Semaphore>,
+    pushed: AtomicU64,
+    acked: AtomicU64,
+    failed: AtomicU64,
+    arrays: AtomicU64,
+    retries: AtomicU64,
+}
+
+enum Command {
+    Event(Vec<u8>),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Batcher {
+    pub(crate) fn start(log: EventLog, connection: Uuid) -> Self {
+        let (commands, received) = mpsc::unbounded_channel();
+        let counters = || AtomicU64::new(0);
+        let shared = Arc::new(Shared {
+            room: Arc::new(Semaphore::new(PENDING_BYTES)),
+            pushed: counters(),
+            acked: counters(),
+            failed: counters(),
+            arrays: counters(),
+            retries: counters(),
+        });
+        let largest = ARRAY_BYTES.min(log.max_payload() / 2);
+        let sender = Sender { log, connection, shared: Arc::clone(&shared) };
+        tokio::spawn(Worker { commands: received, sender, largest, array: Array::default() }.run());
+        Self { commands, shared }
+    }
+
+    /// Takes one event; waits while too much is waiting already.
+    pub async fn push(&self, event: Event) {
+        let bytes = proto_events::encode(std::slice::from_ref(&event));
+        // A semaphore that nobody closes gives its permits, and an event beyond all bounds may take the whole room.
+        if let Ok(room) = self.shared.room.acquire_many(bytes.len().min(PENDING_BYTES) as u32).await {
+            room.forget();
+        }
+        self.shared.pushed.fetch_add(1, Ordering::Relaxed);
+        // The worker lives as long as any batcher does.
+        let _ = self.commands.send(Command::Event(bytes));
+    }
+
+    /// Sends what waits and returns when the log has acknowledged it all; waits for as long as the log is away.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        let _ = self.commands.send(Command::Flush(done));
+        let _ = flushed.await;
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> BatcherStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        BatcherStats {
+            pushed: read(&shared.pushed),
+            acked: read(&shared.acked),
+            failed: read(&shared.failed),
+            arrays: read(&shared.arrays),
+            retries: read(&shared.retries),
+            pending_bytes: (PENDING_BYTES - shared.room.available_permits().min(PENDING_BYTES)) as u64,
+        }
+    }
+}
+
+/// The array that is being filled.
+#[derive(Default)]
+struct Array {
+    bytes: Vec<u8>,
+    events: u64,
+    /// What its events took of the room.
+    room: usize,
+    closes: Option<Instant>,
+}
+
+impl Array {
+    fn fits(&self, event: &[u8], largest: usize) -> bool {
+        self.events == 0 || self.bytes.len() + event.len() + 2 <= largest
+    }
+
+    fn add(&mut self, event: &[u8]) {
+        self.bytes.push(if self.events == 0 { b'[' } else { b',' });
+        self.bytes.extend_from_slice(event);
+        self.events += 1;
+        self.room += event.len().min(PENDING_BYTES);
+        self.closes.get_or_insert_with(|| Instant::now() + LINGER);
+    }
+
+    /// One event stands alone, as [`proto_events::encode`] has it.
+    fn finish(mut self) -> (Bytes, u64, usize) {
+        if self.events == 1 {
+            return (Bytes::from(self.bytes).slice(1..), 1, self.room);
+        }
+        self.bytes.push(b']');
+        (Bytes::from(self.bytes), self.events, self.room)
+    }
+}
+
+struct Worker {
+    commands: mpsc::UnboundedReceiver<Command>,
+    sender: Sender,
+    largest: usize,
+    array: Array,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut under_way = FuturesUnordered::new();
+        let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
+        loop {
+            let command = tokio::select! {
+                Some(()) = under_way.next() => {
+                    if under_way.is_empty() {
+                        answer(&mut flushes);
+                    }
+                    continue;
+                }
+                () = closing(self.array.closes) => None,
+                command = self.commands.recv(), if under_way.len() < IN_FLIGHT && flushes.is_empty() => match command {
+                    Some(command) => Some(command),
+                    None => break,
+                },
+            };
+            let closed = match command {
+                Some(Command::Event(event)) if self.array.fits(&event, self.largest) => {
+                    self.array.add(&event);
+                    None
+                }
+                Some(Command::Event(event)) => {
+                    let full = std::mem::take(&mut self.array);
+                    self.array.add(&event);
+                    Some(full)
+                }
+                Some(Command::Flush(done)) => {
+                    flushes.push(done);
+                    Some(std::mem::take(&mut self.array))
+                }
+                None => Some(std::mem::take(&mut self.array)),
+            };
+            if let Some(array) = closed.filter(|array| array.events > 0) {
+                under_way.push(self.sender.clone().deliver(array));
+            }
+            if under_way.is_empty() {
+                answer(&mut flushes);
+            }
+        }
+        if self.array.events > 0 {
+            under_way.push(self.sender.clone().deliver(self.array));
+        }
+        while under_way.next().await.is_some() {}
+    }
+}
+
+fn answer(flushes: &mut Vec<oneshot::Sender<()>>) {
+    for done in flushes.drain(..) {
+        // Whoever asked may have given up waiting.
+        let _ = done.send(());
+    }
+}
+
+async fn closing(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[derive(Clone)]
+struct Sender {
+    log: EventLog,
+    connection: Uuid,
+    shared: Arc<Shared>,
+}
+
+impl Sender {
+    /// Tries until the log has the array, or says that it never will.
+    async fn deliver(self, array: Array) {
+        let (payload, events, room) = array.finish();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.log.append(self.connection, payload.clone()).await {
+                Ok(Appended { .. }) => {
+                    self.shared.acked.fetch_add(events, Ordering::Relaxed);
+                    self.shared.arrays.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Err(error @ AppendError::TooLarge { .. }) => {
+                    tracing::error!(connection = %self.connection, events, %error, "events were dropped");
+                    self.shared.failed.fetch_add(events, Ordering::Relaxed);
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(connection = %self.connection, events, %error, "the log does not take events; trying again");
+                    self.shared.retries.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        self.shared.room.add_permits(room);
+    }
+}

@@ -1,0 +1,118 @@
+//! The configuration file of the embedded server.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Credentials;
+
+/// Twice the largest array that we send.
+const MAX_PAYLOAD: usize = 8 << 20;
+
+/// The places inside the directory.
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn lock(&self) -> PathBuf {
+        self.dir.join("LOCK")
+    }
+
+    pub(super) fn config(&self) -> PathBuf {
+        self.dir.join("nats-server.conf")
+    }
+
+    /// Where the server says which port it was given.
+    pub(super) fn ports(&self) -> PathBuf {
+        self.dir.join("ports")
+    }
+
+    /// Makes the directories, open to nobody else.
+    pub(super) fn make(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&self.dir)?;
+        builder.create(self.ports())
+    }
+
+    /// Writes the configuration, readable by its owner only, since it holds the password.
+    pub(super) fn write_config(
+        &self,
+        credentials: &Credentials,
+        port: Option<u16>,
+        fsync_always: bool,
+    ) -> io::Result<()> {
+        let path = self.config();
+        // A file that is there already would keep its mode.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(self.text(credentials, port, fsync_always)?.as_bytes())
+    }
+
+    fn text(&self, credentials: &Credentials, port: Option<u16>, fsync_always: bool) -> io::Result<String> {
+        let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
+        let sync = if fsync_always { "always" } else { "100ms" };
+        Ok(format!(
+            r#"# Written by Forebay at each start.
+host: "127.0.0.1"
+port: {port}
+server_name: "forebay"
+ports_file_dir: {ports}
+logtime: false
+max_payload: {MAX_PAYLOAD}
+authorization {{ user: {user}, password: {password} }}
+jetstream {{
+  store_dir: {store}
+  sync_interval: "{sync}"
+  max_file_store: {room}
+}}
+"#,
+            ports = quoted(&self.ports())?,
+            store = quoted(&self.dir)?,
+            user = credentials.user,
+            password = credentials.password,
+            room = room(&self.dir)?,
+        ))
+    }
+}
+
+fn quoted(path: &Path) -> io::Result<String> {
+    let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n']));
+    let text = text.ok_or_else(|| io::Error::other("the path has characters that nats-server cannot read"))?;
+    Ok(format!("\"{text}\""))
+}
+
+/// How much the log may take: what it has, and most of what is free. Left to itself, the server would allow three
+/// quarters of what is free at its start without counting what it holds already, and after a restart refuse events on
+/// a disk with room.
+fn room(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok(used(&dir.join("jetstream")).saturating_add(free / 10 * 9))
+}
+
+fn used(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => used(&entry.path()),
+            Ok(data) => data.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// The port of the server with this process id, once it takes connections: it writes its addresses into a file.
+pub(crate) fn read_port(ports: &Path, pid: u32) -> Option<u16> {
+    let suffix = format!("_{pid}.ports");
+    let ours = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.ends_with(&suffix));
+    let entry = fs::read_dir(ports).ok()?.flatten().find(ours)?;
+    let ports: serde_json::Value = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}

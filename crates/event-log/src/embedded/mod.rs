@@ -1,0 +1,91 @@
+//! The nats-server that lives and dies with us.
+//!
+//! It is a child of ours, held by a thread that lives as long as the process: our own executable is run once more as
+//! a helper, asks the kernel to be killed when that thread ends, and becomes nats-server. So a `kill -9` of Forebay
+//! takes it along. Its directory is locked for as long as either of the two lives, and the next start waits for the
+//! lock: there are never two servers on one directory.
+
+mod binary;
+mod config;
+mod helper;
+mod keeper;
+
+use std::path::PathBuf;
+
+use tokio::sync::oneshot;
+
+pub use helper::run_nats_helper;
+
+use crate::connect::Target;
+use crate::error::OpenError;
+use keeper::{Command, Keeper};
+
+#[cfg(feature = "testing")]
+pub(crate) use {binary::find as find_binary, config::read_port};
+
+/// The fields of [`ServerConfig::Embedded`](crate::ServerConfig).
+pub(crate) struct Settings {
+    pub(crate) dir: PathBuf,
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) fsync_always: bool,
+    pub(crate) helper: PathBuf,
+}
+
+/// Who may connect: made anew at each start, known to nobody else.
+#[derive(Clone)]
+struct Credentials {
+    user: String,
+    password: String,
+}
+
+impl Credentials {
+    fn generate() -> Self {
+        Self {
+            user: "forebay".to_owned(),
+            password: format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()),
+        }
+    }
+}
+
+/// A running nats-server. Dropping it stops the server, in the background.
+pub(crate) struct Embedded {
+    port: u16,
+    credentials: Credentials,
+    commands: std::sync::mpsc::Sender<Command>,
+}
+
+impl Embedded {
+    /// Waits for the directory, starts the server and returns when it takes connections.
+    pub(crate) async fn start(settings: Settings) -> Result<Self, OpenError> {
+        let credentials = Credentials::generate();
+        let (started, starting) = oneshot::channel();
+        let (commands, received) = std::sync::mpsc::channel();
+        let keeper = Keeper::new(settings, credentials.clone(), commands.clone(), received);
+        std::thread::Builder::new()
+            .name("nats-server".to_owned())
+            .spawn(move || keeper.run(started))
+            .map_err(|error| OpenError::Start { reason: error.to_string() })?;
+        let gone = || OpenError::Start { reason: "the thread that keeps it ended".to_owned() };
+        let port = starting.await.map_err(|_| gone())??;
+        Ok(Self { port, credentials, commands })
+    }
+
+    /// How to connect to it.
+    pub(crate) fn target(&self) -> Result<Target, OpenError> {
+        Target::embedded(self.port, &self.credentials.user, &self.credentials.password)
+    }
+
+    /// Stops the server and returns when it is gone.
+    pub(crate) async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::Stop(Some(done))).is_ok() {
+            let _ = stopped.await;
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop(None));
+    }
+}

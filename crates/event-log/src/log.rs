@@ -1,0 +1,363 @@
+//! The log itself: opening, appending, point reads.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind, RequestErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use bytes::Bytes;
+use proto_events::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::batcher::Batcher;
+use crate::connect::{External, Link, Target};
+use crate::embedded::{Embedded, Settings};
+use crate::error::{AppendError, LogError, OpenError};
+use crate::fence::{self, Fence, Known};
+use crate::kv::Kv;
+use crate::message::{self, LogMessage};
+use crate::reader::Reader;
+use crate::streams::{self, Stores};
+
+/// How long an append may take, and any question to `JetStream`.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+/// How many messages may be on their way unacknowledged; many more would starve the readers of the same server.
+const IN_FLIGHT: usize = 1_000;
+/// What headers and subject may add to a payload.
+const ENVELOPE: usize = 1_024;
+
+/// Which server keeps the log.
+#[derive(Clone)]
+pub enum ServerConfig {
+    /// Our own nats-server, under our own directory.
+    Embedded {
+        /// Where it keeps everything; made if missing. One server per directory, ever.
+        dir: PathBuf,
+        /// The nats-server to run; otherwise one beside our own executable, else one in the `PATH`.
+        binary: Option<PathBuf>,
+        /// Sync every write to the disk before it is acknowledged, at some 4,600 messages a second, instead of every
+        /// 100 ms.
+        fsync_always: bool,
+        /// The executable that calls [`run_nats_helper`](crate::run_nats_helper) when run as `HELPER nats-helper …`.
+        helper: PathBuf,
+    },
+    /// A server or cluster that somebody else runs.
+    External {
+        /// `nats://HOST:PORT` or `tls://HOST:PORT`, several separated by commas; may carry user and password.
+        url: String,
+        /// The user, with `password`.
+        user: Option<String>,
+        /// The password of `user`.
+        password: Option<String>,
+        /// A token.
+        token: Option<String>,
+        /// A creds file, as `nsc` writes it.
+        creds: Option<PathBuf>,
+        /// The certificate authority to trust, PEM; asks for TLS.
+        ca: Option<PathBuf>,
+        /// In how many places each stream is kept: 1, or 3 or 5 in a cluster.
+        replicas: usize,
+    },
+}
+
+impl fmt::Debug for ServerConfig {
+    /// Leaves out the secrets, and the URL because it may hold one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded { dir, .. } => f.debug_struct("Embedded").field("dir", dir).finish_non_exhaustive(),
+            Self::External { replicas, .. } => {
+                f.debug_struct("External").field("replicas", replicas).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// What the log said to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Where it stands.
+    pub sequence: u64,
+    /// Whether it had been there already, from an earlier sending of the same content.
+    pub duplicate: bool,
+}
+
+/// What the log is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogInfo {
+    /// When the stream was created; another time is another log.
+    pub created: Timestamp,
+    /// The first position it still holds.
+    pub first_sequence: u64,
+    /// The last position it ever gave out.
+    pub last_sequence: u64,
+    /// How many messages it holds.
+    pub messages: u64,
+    /// How many bytes they take, before compression.
+    pub bytes: u64,
+}
+
+/// The durable log. Cheap to clone; all clones share one connection, each reader has its own.
+#[derive(Clone)]
+pub struct EventLog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    target: Target,
+    link: Link,
+    context: Context,
+    stores: Stores,
+    closed: watch::Sender<bool>,
+    embedded: Option<Embedded>,
+}
+
+impl EventLog {
+    /// Starts or finds the server, checks that it will do, and makes the streams and the bucket where they are missing.
+    pub async fn open(config: ServerConfig) -> Result<Self, OpenError> {
+        let (target, embedded, replicas) = match config {
+            ServerConfig::Embedded { dir, binary, fsync_always, helper } => {
+                let embedded = Embedded::start(Settings { dir, binary, fsync_always, helper }).await?;
+                (embedded.target()?, Some(embedded), 1)
+            }
+            ServerConfig::External { url, user, password, token, creds, ca, replicas } => {
+                (Target::external(External { url, user, password, token, creds, ca })?, None, replicas.max(1))
+            }
+        };
+        let link = target.connect("forebay", 65_536).await?;
+        link.check_server(target.url())?;
+        let context = context(&link);
+        let stores = streams::ensure(&context, &link, target.url(), replicas).await?;
+        let (closed, _) = watch::channel(false);
+        Ok(Self { inner: Arc::new(Inner { target, link, context, stores, closed, embedded }) })
+    }
+
+    /// Stores one message and waits until the log has it. Sending the same content again within two minutes is
+    /// recognised.
+    pub async fn append(&self, connection: Uuid, payload: Bytes) -> Result<Appended, AppendError> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let generation = self.inner.link.generation();
+            let attempt = async {
+                let ack = self.send(connection, payload.clone()).await?;
+                tokio::select! {
+                    answer = ack.into_future() => answer.map_err(|error| append_error(&error)),
+                    // A lost connection never brings this answer, so there is no point in waiting for it.
+                    () = self.inner.link.wait_lost(generation) => Err(unavailable("the connection was lost")),
+                }
+            };
+            match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(ack)) => return Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Ok(Err(AppendError::Unavailable { .. })) if Instant::now() + RETRY_PAUSE < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(unavailable(format!("no acknowledgement within {} s", TIMEOUT.as_secs()))),
+            }
+        }
+    }
+
+    /// Sends one message now and returns the wait for its acknowledgement, so that many can be on their way at once.
+    pub async fn append_pipelined(
+        &self,
+        connection: Uuid,
+        payload: Bytes,
+    ) -> Result<impl Future<Output = Result<Appended, AppendError>> + Send + 'static, AppendError> {
+        let link = self.inner.link.clone();
+        let generation = link.generation();
+        let sent = tokio::time::timeout(TIMEOUT, self.send(connection, payload)).await;
+        let ack = sent.unwrap_or_else(|_| Err(unavailable("not connected")))?;
+        Ok(async move {
+            let ack = tokio::select! {
+                answer = ack.into_future() => answer.map_err(|error| append_error(&error))?,
+                () = link.wait_lost(generation) => return Err(unavailable("the connection was lost")),
+            };
+            Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate })
+        })
+    }
+
+    async fn send(&self, connection: Uuid, payload: Bytes) -> Result<PublishAckFuture, AppendError> {
+        let limit = self.max_payload();
+        if payload.len() + ENVELOPE > limit {
+            return Err(AppendError::TooLarge { bytes: payload.len(), limit: limit.saturating_sub(ENVELOPE) });
+        }
+        // Without a connection the client would queue the message and send it long after the caller gave up.
+        self.inner.link.wait_connected().await;
+        let id = message::message_id(connection, &payload);
+        let publish = PublishMessage::build().payload(payload).message_id(id);
+        let sent = self.inner.context.send_publish(message::jobs_subject(connection), publish).await;
+        sent.map_err(|error| append_error(&error))
+    }
+
+    /// Gathers the events of a broker source into messages. See [`Batcher`].
+    pub fn batcher(&self, connection: Uuid) -> Batcher {
+        Batcher::start(self.clone(), connection)
+    }
+
+    /// Replaces the latest status of one named thing: a worker's heartbeat, a queue's depth. It is no part of the log.
+    /// The kind is one lower-case word.
+    pub async fn publish_status(
+        &self,
+        connection: Uuid,
+        kind: &str,
+        name: &str,
+        payload: Bytes,
+    ) -> Result<(), AppendError> {
+        debug_assert!(!kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_lowercase()), "a kind is one word");
+        let subject = message::status_subject(connection, kind, name);
+        let publish = async {
+            self.inner.link.wait_connected().await;
+            let ack = self.inner.context.publish(subject, payload).await.map_err(|error| append_error(&error))?;
+            ack.await.map_err(|error| append_error(&error))
+        };
+        let stored = tokio::time::timeout(TIMEOUT, publish).await;
+        stored.unwrap_or_else(|_| Err(unavailable("no acknowledgement in time"))).map(|_| ())
+    }
+
+    /// What the log is now.
+    pub async fn info(&self) -> Result<LogInfo, LogError> {
+        let info = self.inner.stores.jobs.get_info().await.map_err(|error| self.log_error(&error))?;
+        Ok(LogInfo {
+            created: message::timestamp(info.created.unix_timestamp_nanos()),
+            first_sequence: info.state.first_sequence,
+            last_sequence: info.state.last_sequence,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+        })
+    }
+
+    /// Reads the messages after this position, for ever. See [`Reader`].
+    pub fn reader(&self, after: u64) -> Reader {
+        Reader::new(self.clone(), after)
+    }
+
+    /// The message at this position, if the log holds it.
+    pub async fn message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
+        match self.inner.stores.jobs.direct_get(sequence).await {
+            Ok(message) => Ok(Some(LogMessage::stored(message))),
+            // In a cluster any copy may answer, also one that is behind; the leader knows for certain.
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => self.certain_message(sequence).await,
+            Err(error) => Err(LogError::Unavailable { reason: error.to_string() }),
+        }
+    }
+
+    /// The message at this position as the leader of the stream has it.
+    pub(crate) async fn certain_message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
+        match self.inner.stores.jobs.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(LogMessage::stored(message))),
+            Err(error) => match error.kind() {
+                RawMessageErrorKind::NoMessageFound => Ok(None),
+                RawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Err(LogError::Missing)
+                }
+                _ => Err(LogError::Unavailable { reason: error.to_string() }),
+            },
+        }
+    }
+
+    /// Whether the log is still the one that was read up to `known`. To be asked at start and after each
+    /// [`ReadError::Reconnected`](crate::ReadError::Reconnected).
+    pub async fn fence(&self, known: &Known) -> Result<Fence, LogError> {
+        fence::check(self, known).await
+    }
+
+    /// The bucket of connections and settings.
+    pub fn kv(&self) -> Kv {
+        Kv::new(self.inner.stores.bucket.clone(), self.inner.link.clone())
+    }
+
+    /// Whether the connection to the server stands.
+    pub fn connected(&self) -> bool {
+        self.inner.link.connected()
+    }
+
+    /// The most bytes that the server takes in one message.
+    pub fn max_payload(&self) -> usize {
+        self.inner.link.client.max_payload()
+    }
+
+    /// The version of the server.
+    pub fn server_version(&self) -> String {
+        self.inner.link.client.server_info().version
+    }
+
+    /// The address of the server, without secrets.
+    pub fn url(&self) -> &str {
+        self.inner.target.url()
+    }
+
+    /// Ends all readers, sends what is on its way, and stops the embedded server cleanly.
+    pub async fn close(self) {
+        self.inner.closed.send_replace(true);
+        if self.connected() {
+            let _ = tokio::time::timeout(TIMEOUT, self.inner.link.client.flush()).await;
+        }
+        if let Some(embedded) = &self.inner.embedded {
+            embedded.stop().await;
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.inner.target
+    }
+
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.inner.closed.subscribe()
+    }
+
+    /// The handle of the jobs stream on the shared connection.
+    #[cfg(feature = "testing")]
+    pub fn jobs_stream(&self) -> jetstream::stream::Stream {
+        self.inner.stores.jobs.clone()
+    }
+
+    fn log_error(&self, error: &async_nats::jetstream::context::RequestError) -> LogError {
+        let missing = std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
+            .is_some_and(|error| error.error_code() == ErrorCode::STREAM_NOT_FOUND);
+        match error.kind() {
+            _ if missing => LogError::Missing,
+            RequestErrorKind::TimedOut if !self.connected() => LogError::Unavailable { reason: "not connected".into() },
+            _ => LogError::Unavailable { reason: error.to_string() },
+        }
+    }
+}
+
+/// Between two attempts of one append.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// A `JetStream` context whose every question ends in time.
+pub(crate) fn context(link: &Link) -> Context {
+    jetstream::ContextBuilder::new()
+        .timeout(TIMEOUT)
+        .ack_timeout(TIMEOUT)
+        .max_ack_inflight(IN_FLIGHT)
+        .build(link.client.clone())
+}
+
+fn unavailable(reason: impl Into<String>) -> AppendError {
+    AppendError::Unavailable { reason: reason.into() }
+}
+
+fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
+    let told = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    match (error.kind(), told.map(jetstream::Error::error_code)) {
+        (PublishErrorKind::StreamNotFound, _) => unavailable("no stream takes the message"),
+        (
+            _,
+            Some(
+                ErrorCode::STREAM_STORE_FAILED
+                | ErrorCode::INSUFFICIENT_RESOURCES
+                | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+                | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+            ),
+        ) => AppendError::Full { reason: told.map(ToString::to_string).unwrap_or_default() },
+        _ => unavailable(error.to_string()),
+    }
+}
