@@ -1,0 +1,180 @@
+//! The blocking half: it decodes, folds job by job, stages and flushes, on a thread of its own since sled blocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::LogMessage;
+use projection::Row;
+use proto_events::{Event, EventType, Position};
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+use views::{Applied, LANDMARK_EVERY, Landmark, Writer};
+
+use crate::follow::Batch;
+use crate::handle::Shared;
+use crate::status::{FatalReason, Quarantined};
+
+/// A row that changes again within this time is written once. A crash costs the replay of as much.
+const FLUSH_AFTER: Duration = Duration::from_millis(200);
+/// So many rows are written without waiting for that.
+const FLUSH_ROWS: usize = 4_096;
+/// Or so many bytes of messages since the last time: rows are about as large as the events in them.
+const FLUSH_BYTES: usize = 16 << 20;
+/// So many of the events that could not be read are remembered.
+const QUARANTINE: usize = 100;
+
+/// The fold, as the loop calls it: what is known, connection, external id, new events.
+pub(crate) type Fold = fn(Option<&Row>, Uuid, &str, &[JobEvent]) -> Option<Row>;
+
+/// A job event and where it is.
+pub(crate) struct JobEvent {
+    connection: Uuid,
+    pub(crate) position: Position,
+    pub(crate) event: Event,
+}
+
+impl JobEvent {
+    fn external_id(&self) -> &str {
+        // Decoding has checked that a job event has a job.
+        self.event.job.as_ref().map_or("", |job| &job.external_id)
+    }
+
+    fn key(&self) -> (Uuid, &str) {
+        (self.connection, self.external_id())
+    }
+}
+
+pub(crate) struct Applier {
+    writer: Writer,
+    shared: Arc<Shared>,
+    fold: Fold,
+    /// The last message that was applied.
+    last: u64,
+    unflushed_bytes: usize,
+    flush_at: Option<Instant>,
+}
+
+impl Applier {
+    pub(crate) fn new(writer: Writer, shared: Arc<Shared>, fold: Fold) -> Self {
+        let last = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
+        Self { writer, shared, fold, last, unflushed_bytes: 0, flush_at: None }
+    }
+
+    /// Applies batches until there are no more, then writes everything.
+    pub(crate) fn run(
+        mut self,
+        runtime: &runtime::Handle,
+        mut batches: mpsc::Receiver<Batch>,
+    ) -> Result<(), FatalReason> {
+        loop {
+            let next = match self.flush_at {
+                None => Ok(batches.blocking_recv()),
+                Some(at) => runtime.block_on(tokio::time::timeout_at(at, batches.recv())),
+            };
+            match next {
+                Ok(Some(batch)) => self.apply(&batch)?,
+                Ok(None) => return Ok(self.writer.close()?),
+                Err(_) => self.flush()?,
+            }
+            if self.is_flush_due() {
+                self.flush()?;
+            }
+        }
+    }
+
+    fn is_flush_due(&self) -> bool {
+        self.writer.dirty() >= FLUSH_ROWS
+            || self.unflushed_bytes >= FLUSH_BYTES
+            || self.flush_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    fn flush(&mut self) -> Result<(), FatalReason> {
+        self.writer.flush()?;
+        self.flush_at = None;
+        self.unflushed_bytes = 0;
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<(), FatalReason> {
+        // The reader hands out nothing twice; this is what the views rely on, so it is made certain here.
+        let fresh = batch.messages.partition_point(|message| message.sequence <= self.last);
+        let messages = &batch.messages[fresh..];
+        let Some(end) = messages.last() else { return Ok(()) };
+        let mut events = Vec::with_capacity(messages.len());
+        for message in messages {
+            self.decode(message, &mut events);
+        }
+        let rows = self.rows(&mut events)?;
+        let landmarks = self.landmarks(messages);
+        self.writer.stage(
+            rows,
+            Applied { created: batch.created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks },
+        )?;
+        self.last = end.sequence;
+        self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
+        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        self.shared.progress.send_modify(|progress| progress.applied(end.sequence, end.published));
+        Ok(())
+    }
+
+    /// Takes the job events out of a message. What cannot be read is noted and passed over.
+    fn decode(&self, message: &LogMessage, events: &mut Vec<JobEvent>) {
+        let position = |index: usize| Position::new(message.sequence, index as u32);
+        if message.connection.is_nil() {
+            return self.quarantine(position(0), "its subject names no connection".to_owned());
+        }
+        let elements = match proto_events::decode(&message.payload) {
+            Ok(elements) => elements,
+            Err(cause) => return self.quarantine(position(0), cause.to_string()),
+        };
+        for (index, element) in elements.into_iter().enumerate() {
+            match element {
+                Ok(event) if event.kind == EventType::JobStateChange => {
+                    events.push(JobEvent { connection: message.connection, position: position(index), event });
+                }
+                Ok(_) => {}
+                Err(cause) => self.quarantine(position(index), cause.to_string()),
+            }
+        }
+    }
+
+    fn quarantine(&self, position: Position, cause: String) {
+        tracing::warn!(%position, cause, "an event in the log cannot be read and is passed over");
+        let mut quarantine = self.shared.quarantine.lock();
+        if quarantine.len() == QUARANTINE {
+            quarantine.remove(0);
+        }
+        quarantine.push(Quarantined { position, cause });
+        drop(quarantine);
+        self.shared.progress.send_modify(|progress| progress.quarantined += 1);
+    }
+
+    /// Folds the events into what is known of their jobs; gives the rows that changed.
+    fn rows(&self, events: &mut [JobEvent]) -> Result<Vec<Row>, FatalReason> {
+        // Stable, so that the events of a job stay in the order of the log.
+        events.sort_by(|a, b| a.key().cmp(&b.key()));
+        let mut rows = Vec::new();
+        for group in events.chunk_by(|a, b| a.key() == b.key()) {
+            let (connection, external_id) = group[0].key();
+            let known = self.writer.row(proto_events::job_id(connection, external_id))?;
+            let row = (self.fold)(known.as_deref(), connection, external_id, group);
+            rows.extend(row.filter(|row| known.as_deref() != Some(row)));
+        }
+        Ok(rows)
+    }
+
+    /// The first message of each thousand, by its fingerprint.
+    fn landmarks(&self, messages: &[LogMessage]) -> Vec<Landmark> {
+        let mut thousand = self.last / LANDMARK_EVERY;
+        let mut landmarks = Vec::new();
+        for message in messages {
+            if message.sequence / LANDMARK_EVERY > thousand {
+                thousand = message.sequence / LANDMARK_EVERY;
+                landmarks.push(Landmark { sequence: message.sequence, fingerprint: message.fingerprint() });
+            }
+        }
+        landmarks
+    }
+}

@@ -1,0 +1,149 @@
+//! The asynchronous half: it reads the log, hands batches to the half that applies them, and makes sure at the start
+//! and after every interruption that the log is still the one that the views were made from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::{EventLog, Fence, Known, LogError, LogInfo, LogMessage, ReadError};
+use proto_events::Timestamp;
+use tokio::sync::mpsc;
+use views::Checkpoint;
+
+use crate::handle::Shared;
+use crate::status::{Fenced, Phase};
+
+/// How often the end of the log is asked for, which tells how far behind the views are.
+const POLL: Duration = Duration::from_secs(1);
+/// Between two questions that the log did not answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Messages to apply.
+pub(crate) struct Batch {
+    /// When the log that they are from was created.
+    pub(crate) created: Timestamp,
+    /// In the order of the log, never none.
+    pub(crate) messages: Vec<LogMessage>,
+}
+
+pub(crate) struct Follower {
+    log: EventLog,
+    shared: Arc<Shared>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Follower {
+    pub(crate) fn new(log: EventLog, shared: Arc<Shared>, checkpoint: Option<Checkpoint>) -> Self {
+        Self { log, shared, checkpoint }
+    }
+
+    /// Runs until it is told to stop or the log turns out to be another one. Dropping the sender is what ends the
+    /// other half.
+    pub(crate) async fn run(self, batches: mpsc::Sender<Batch>) {
+        let mut stop = self.shared.stop.subscribe();
+        let result = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            result = self.follow(batches) => result,
+            () = self.poll() => Ok(()),
+        };
+        if let Err(fenced) = result {
+            tracing::error!(reason = %fenced, "events are no longer applied: the views answer as they are");
+            self.shared.progress.send_modify(|progress| progress.enter(Phase::Fenced(fenced)));
+        }
+    }
+
+    async fn follow(&self, batches: mpsc::Sender<Batch>) -> Result<(), Fenced> {
+        let mut known = self.begin().await?;
+        let mut reader = self.log.reader(known.sequence);
+        loop {
+            match reader.next().await {
+                Ok(batch) => {
+                    if let Some(last) = batch.messages.last() {
+                        known = Known { sequence: last.sequence, fingerprint: last.fingerprint(), ..known };
+                    }
+                    let batch = Batch { created: known.created, messages: batch.messages };
+                    if batches.send(batch).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(ReadError::Reconnected { cause }) => {
+                    tracing::info!(%cause, after = known.sequence, "reading the log goes on");
+                    self.check(&known).await?;
+                }
+                Err(ReadError::Missing) => return Err(Fenced::Missing),
+                // Closed, or something later that we do not know: the end of reading in any case.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Where to read from, once it is certain that this is the log of the views.
+    async fn begin(&self) -> Result<Known, Fenced> {
+        let info = loop {
+            if let Some(info) = answer(self.log.info().await).await? {
+                break info;
+            }
+        };
+        let known = self.checkpoint.map_or(
+            Known { created: info.created, sequence: 0, fingerprint: [0; 16] },
+            |Checkpoint { created, sequence, fingerprint, .. }| Known { created, sequence, fingerprint },
+        );
+        self.check(&known).await?;
+        let target = last(&info);
+        self.shared.progress.send_modify(|progress| {
+            progress.target = Some(target);
+            progress.saw_end(target);
+            progress.catch_up();
+        });
+        tracing::info!(after = known.sequence, target, "following the log");
+        Ok(known)
+    }
+
+    async fn check(&self, known: &Known) -> Result<(), Fenced> {
+        let fence = loop {
+            if let Some(fence) = answer(self.log.fence(known).await).await? {
+                break fence;
+            }
+        };
+        match fence {
+            Fence::Same => Ok(()),
+            Fence::Recreated => Err(Fenced::Recreated),
+            Fence::RolledBack { last } => Err(Fenced::RolledBack { last }),
+            // Where the log begins right after what is known, nothing was missed.
+            Fence::Trimmed { first } if first <= known.sequence + 1 => Ok(()),
+            Fence::Trimmed { first } => {
+                let after = known.sequence;
+                tracing::warn!(after, first, "the log dropped messages before they were applied: the views lack them");
+                self.shared.progress.send_modify(|progress| progress.trimmed = Some(first));
+                Ok(())
+            }
+        }
+    }
+
+    async fn poll(&self) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            if let Ok(info) = self.log.info().await {
+                self.shared.progress.send_modify(|progress| progress.saw_end(last(&info)));
+            }
+        }
+    }
+}
+
+/// The answer of the log; `None`, after a pause, when it has to be asked again.
+async fn answer<T>(result: Result<T, LogError>) -> Result<Option<T>, Fenced> {
+    match result {
+        Ok(answer) => Ok(Some(answer)),
+        Err(LogError::Missing) => Err(Fenced::Missing),
+        Err(error) => {
+            tracing::debug!(%error, "the log does not answer yet");
+            tokio::time::sleep(RETRY).await;
+            Ok(None)
+        }
+    }
+}
+
+/// The last message there is to read.
+fn last(info: &LogInfo) -> u64 {
+    if info.messages == 0 { 0 } else { info.last_sequence }
+}

@@ -1,0 +1,139 @@
+//! Starting, watching and stopping the projector.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::EventLog;
+use parking_lot::Mutex;
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use views::{Reader, Writer};
+
+use crate::apply::{Applier, Fold};
+use crate::follow::Follower;
+use crate::status::{FatalReason, Phase, Progress, Quarantined, Status};
+
+/// Batches that may wait for the thread that applies them; while it writes, the next one is read.
+const WAITING: usize = 2;
+
+/// The running projector. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// What the halves of the loop and the handles share.
+pub(crate) struct Shared {
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) quarantine: Mutex<Vec<Quarantined>>,
+    pub(crate) stop: watch::Sender<bool>,
+    /// Whether the thread has ended, its last write done.
+    ended: watch::Sender<bool>,
+}
+
+/// Starts the projector on the current tokio runtime. It goes on from the checkpoint of the views.
+///
+/// # Panics
+/// Outside of a tokio runtime, and when the system refuses a thread.
+pub fn start(log: EventLog, writer: Writer, reader: &Reader) -> Handle {
+    start_with(log, writer, reader, |known, connection, external_id, events| {
+        projection::Row::apply(
+            known,
+            connection,
+            external_id,
+            events.iter().map(|event| (event.position, &event.event)),
+        )
+    })
+}
+
+pub(crate) fn start_with(log: EventLog, writer: Writer, reader: &Reader, fold: Fold) -> Handle {
+    let shared = Arc::new(Shared {
+        progress: watch::Sender::new(Progress::new(reader.applied())),
+        quarantine: Mutex::default(),
+        stop: watch::Sender::new(false),
+        ended: watch::Sender::new(false),
+    });
+    let (batches, waiting) = mpsc::channel(WAITING);
+    let follower = Follower::new(log, Arc::clone(&shared), writer.checkpoint());
+    let applier = Applier::new(writer, Arc::clone(&shared), fold);
+    tokio::spawn(follower.run(batches));
+    let (runtime, for_thread) = (runtime::Handle::current(), Arc::clone(&shared));
+    std::thread::Builder::new()
+        .name("projector".to_owned())
+        .spawn(move || {
+            // Nothing of the applier is used after a panic, so no broken state can be seen.
+            let result = catch_unwind(AssertUnwindSafe(|| applier.run(&runtime, waiting)));
+            let result = result.unwrap_or_else(|panic| Err(FatalReason::Panicked(message(&*panic))));
+            for_thread.end(result);
+        })
+        .expect("the system gives a thread at start, or nothing would run");
+    Handle { shared }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}
+
+impl Shared {
+    fn end(&self, result: Result<(), FatalReason>) {
+        if let Err(reason) = result {
+            tracing::error!(%reason, "the projector failed: no event is applied any more");
+            self.progress.send_modify(|progress| progress.enter(Phase::Failed(reason)));
+        }
+        self.stop.send_replace(true);
+        self.ended.send_replace(true);
+    }
+}
+
+impl Handle {
+    /// Where the projector is now.
+    pub fn status(&self) -> Status {
+        self.shared.progress.borrow().status()
+    }
+
+    /// The events that could not be read, the latest hundred of them.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.shared.quarantine.lock().clone()
+    }
+
+    /// Waits until readers see the effect of this message of the log; `false` when they do not in time, or never will.
+    pub async fn wait_applied(&self, sequence: u64, timeout: Duration) -> bool {
+        let mut progress = self.shared.progress.subscribe();
+        let done = progress.wait_for(|progress| {
+            progress.applied >= sequence || matches!(progress.phase, Phase::Fenced(_) | Phase::Failed(_))
+        });
+        match tokio::time::timeout(timeout, done).await {
+            Ok(Ok(progress)) => progress.applied >= sequence,
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// Waits until the projector has died, and says why. For the process to end loudly: a projector that stopped or
+    /// is fenced has not died, and then this waits for ever.
+    pub async fn failed(&self) -> FatalReason {
+        let mut progress = self.shared.progress.subscribe();
+        loop {
+            if let Phase::Failed(reason) = &progress.borrow_and_update().phase {
+                return reason.clone();
+            }
+            if progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops reading, writes what is staged and the checkpoint, and waits for that.
+    pub async fn stop(&self) -> Result<(), FatalReason> {
+        self.shared.stop.send_replace(true);
+        let mut ended = self.shared.ended.subscribe();
+        // The sender lives as long as this handle, so this is not an error.
+        let _ = ended.wait_for(|ended| *ended).await;
+        match &self.shared.progress.borrow().phase {
+            Phase::Failed(reason) => Err(reason.clone()),
+            _ => Ok(()),
+        }
+    }
+}

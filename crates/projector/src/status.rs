@@ -1,0 +1,172 @@
+//! How far the projector is, and what is the matter with it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use proto_events::{Position, Timestamp};
+
+/// What the projector does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// It applies what the log held when it started; the views are older than that.
+    CatchingUp,
+    /// It has applied all that the log held at the start and follows.
+    Following,
+    /// The log is not the one that the views were made from. Nothing is applied any more; the views answer as they
+    /// are, stale.
+    Fenced(Fenced),
+    /// It died. The process should end, and say why.
+    Failed(FatalReason),
+}
+
+/// How the log differs from the one that the views were made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fenced {
+    /// It is another log.
+    #[error(
+        "the log was deleted and made anew, so the views are of another one: restore it, or remove the directory of \
+         the views and restart to fill new ones from what there is"
+    )]
+    Recreated,
+    /// It lost its end.
+    #[error(
+        "the log was rolled back to {last} at most, behind what the views hold: restore it, or remove the directory of \
+         the views and restart to fill new ones from what there is"
+    )]
+    RolledBack {
+        /// Up to where it may still agree with the views.
+        last: u64,
+    },
+    /// It is gone.
+    #[error("the log was deleted while it was being followed: restore it and restart")]
+    Missing,
+}
+
+/// Why the projector died.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FatalReason {
+    /// The views cannot be read or written.
+    #[error(transparent)]
+    Views(#[from] views::ViewError),
+    /// A bug.
+    #[error("the projector panicked: {0}")]
+    Panicked(String),
+}
+
+impl PartialEq for FatalReason {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+/// Where the projector is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// What it does.
+    pub phase: Phase,
+    /// The last message of the log whose effect readers see.
+    pub applied: u64,
+    /// The last message of the log, as far as is known.
+    pub log_last: u64,
+    /// The last message of the log when the projector started.
+    pub target: u64,
+    /// Messages of the log that are not applied yet.
+    pub lag_events: u64,
+    /// Age of the oldest of them in seconds, 0 when there is none.
+    pub lag_seconds: f64,
+    /// Events that could not be read and were passed over, since the start.
+    pub quarantined: u64,
+    /// The log had dropped messages before they were applied: it began here when that was noticed.
+    pub trimmed: Option<u64>,
+}
+
+/// An event that could not be read, by reference: the log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Where it is.
+    pub position: Position,
+    /// Why it could not be read.
+    pub cause: String,
+}
+
+/// What the two halves of the loop report.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) phase: Phase,
+    pub(crate) applied: u64,
+    pub(crate) log_last: u64,
+    /// `None` until the log was asked.
+    pub(crate) target: Option<u64>,
+    pub(crate) quarantined: u64,
+    pub(crate) trimmed: Option<u64>,
+    /// When the oldest message that is not applied was published, or a little before; `None` when all are applied.
+    pub(crate) behind_since: Option<Timestamp>,
+}
+
+impl Progress {
+    pub(crate) fn new(applied: u64) -> Self {
+        Self {
+            phase: Phase::CatchingUp,
+            applied,
+            log_last: applied,
+            target: None,
+            quarantined: 0,
+            trimmed: None,
+            behind_since: None,
+        }
+    }
+
+    /// The messages up to this one are applied; it was published then.
+    pub(crate) fn applied(&mut self, sequence: u64, published: Timestamp) {
+        self.applied = sequence;
+        self.log_last = self.log_last.max(sequence);
+        self.behind_since = (sequence < self.log_last).then_some(published);
+        self.catch_up();
+    }
+
+    /// Follows from now on, if all that the log held at the start is applied.
+    pub(crate) fn catch_up(&mut self) {
+        if self.target.is_some_and(|target| self.applied >= target) {
+            self.enter(Phase::Following);
+        }
+    }
+
+    /// Goes forward only: what is fenced follows no more, and what is dead stays so.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        let rank = |phase: &Phase| match phase {
+            Phase::CatchingUp => 0,
+            Phase::Following => 1,
+            Phase::Fenced(_) => 2,
+            Phase::Failed(_) => 3,
+        };
+        if rank(&phase) > rank(&self.phase) {
+            self.phase = phase;
+        }
+    }
+
+    /// The log ends here.
+    pub(crate) fn saw_end(&mut self, last: u64) {
+        self.log_last = self.log_last.max(last);
+        if self.applied < self.log_last {
+            self.behind_since.get_or_insert_with(now);
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let age = self.behind_since.map_or(0, |since| now().micros().saturating_sub(since.micros()).max(0));
+        Status {
+            phase: self.phase.clone(),
+            applied: self.applied,
+            log_last: self.log_last,
+            target: self.target.unwrap_or(0),
+            lag_events: self.log_last.saturating_sub(self.applied),
+            lag_seconds: age as f64 / 1e6,
+            quarantined: self.quarantined,
+            trimmed: self.trimmed,
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since_epoch.as_micros() as i64)
+}
