@@ -1,1 +1,36 @@
-//! api
+//! The HTTP API of Forebay: reads from the views, ingest into the log, sessions, connections, health.
+//!
+//! # Layout
+//! - [`serve`]: the server around warp's service ([`server`]); which path leads where ([`routes`])
+//! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open ([`app`])
+//! - [`jobs`], [`params`]: `GET /api/jobs`, `GET /api/jobs/{id}`
+//! - [`ingest`]: `POST /api/ingest`
+//! - [`Auth`], [`session`]: who may read
+//! - [`Connections`], [`manage`]: senders and their API keys
+//! - [`health`]: how everything is
+//! - [`ApiError`]: the one error, and the documented envelope ([`errors`])
+//!
+//! # Invariants
+//! - Ingest answers only after the log has acknowledged; reads answer only from the views, and only after all that the
+//!   log held at the start is applied.
+//! - The key of a request decides its connection, never its body.
+
+mod app;
+mod auth;
+pub mod connections;
+mod errors;
+mod health;
+mod http;
+mod ingest;
+mod jobs;
+mod manage;
+mod params;
+mod routes;
+mod server;
+mod session;
+
+pub use app::{App, Parts, Sources};
+pub use auth::{Auth, PasswordError};
+pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
+pub use errors::ApiError;
+pub use server::serve;

@@ -1,2 +1,99 @@
-//! The binary.
-fn main() {}
+//! The `forebay` program: command line, configuration, wiring.
+//!
+//! # Layout
+//! - [`cli`], [`config`]: what can be said, and what then holds
+//! - [`serve`]: the server; [`stack`]: its parts put together
+//! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
+//! - [`data_dir`], [`credentials`]: the small files of the data directory
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod credentials;
+mod data_dir;
+mod logging;
+mod offline;
+mod serve;
+mod stack;
+mod text;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs};
+use crate::client::segment;
+use crate::commands::{connection, fold, job};
+use crate::offline::{Missing, with_server};
+use crate::text::Paint;
+
+fn main() -> ExitCode {
+    // Before any thread is started: the helper becomes another program.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "nats-helper") {
+        event_log::run_nats_helper(arguments);
+    }
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        // Whoever read our output has had enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forebay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Job(args) => show_job(args),
+        Command::Connection(args) => manage_connections(args),
+        Command::Fold(args) => {
+            let all_good = fold::run(&args)?;
+            Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
+    let config = args.stack.resolve()?;
+    logging::for_command(config.json_logs);
+    let path = format!("/api/jobs/{}", segment(&args.id));
+    let answer = with_server(&config, Missing::Refuse, move |client| client.get(&path))?;
+    if answer.status == 404 {
+        anyhow::bail!("no job has the id {}", text::short(&args.id, 200));
+    }
+    let record = answer.good()?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&record)? + "\n"
+    } else {
+        job::describe(&record, Paint::for_stdout())?
+    };
+    print(&text)
+}
+
+fn manage_connections(args: ConnectionArgs) -> anyhow::Result<ExitCode> {
+    let (output, missing) = match &args.action {
+        ConnectionAction::Create { output, .. } => (output, Missing::Create),
+        ConnectionAction::List { output } | ConnectionAction::Delete { output, .. } => (output, Missing::Refuse),
+    };
+    let config = output.stack.clone().resolve()?;
+    logging::for_command(config.json_logs);
+    let paint = Paint::for_stdout();
+    print(&with_server(&config, missing, move |client| connection::run(client, &args.action, paint))?)
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<std::io::Error>().is_some_and(broken)
+}

@@ -1,0 +1,89 @@
+//! What the handlers share: how to tell the operator, and the parts that answer, once they are there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use event_log::EventLog;
+use projector::{Handle, Phase};
+use sources::SourceStatus;
+use tokio::sync::Semaphore;
+use views::Reader;
+
+use crate::auth::Auth;
+use crate::connections::Connections;
+use crate::errors::ApiError;
+
+/// The state of every source now.
+pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
+
+/// The parts that the API stands on.
+pub struct Parts {
+    /// For ingest.
+    pub log: EventLog,
+    /// For reads.
+    pub reader: Reader,
+    /// For readiness.
+    pub projector: Handle,
+    /// For keys.
+    pub connections: Arc<Connections>,
+    /// For health.
+    pub sources: Sources,
+    /// Whether arguments and results are dropped from what is sent over HTTP, too.
+    pub redact_args: bool,
+}
+
+/// The API's state.
+pub struct App {
+    pub(crate) auth: Auth,
+    pub(crate) version: &'static str,
+    parts: OnceLock<Parts>,
+    /// Set once all that the log held at the start is applied. It stays set: later, what is shown may lag, but never
+    /// goes back behind what a client has seen.
+    caught_up: AtomicBool,
+    /// One large body at a time and processor is unpacked and read.
+    pub(crate) heavy: Arc<Semaphore>,
+}
+
+const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
+const CATCHING_UP: ApiError = ApiError::Unavailable("The server is reading its log and not ready yet.");
+
+impl App {
+    /// An API that answers with `UNAVAILABLE` until its parts are attached.
+    pub fn new(auth: Auth, version: &'static str) -> Arc<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self {
+            auth,
+            version,
+            parts: OnceLock::new(),
+            caught_up: AtomicBool::new(false),
+            heavy: Arc::new(Semaphore::new(processors)),
+        })
+    }
+
+    /// Gives the API its parts; a second call changes nothing.
+    pub fn attach(&self, parts: Parts) {
+        let _ = self.parts.set(parts);
+    }
+
+    pub(crate) fn parts(&self) -> Result<&Parts, ApiError> {
+        self.parts.get().ok_or(STARTING)
+    }
+
+    /// The parts, if reads may be answered.
+    pub(crate) fn readable(&self) -> Result<&Parts, ApiError> {
+        let parts = self.parts()?;
+        if self.is_caught_up(parts) { Ok(parts) } else { Err(CATCHING_UP) }
+    }
+
+    pub(crate) fn is_caught_up(&self, parts: &Parts) -> bool {
+        if self.caught_up.load(Ordering::Acquire) {
+            return true;
+        }
+        // Views that the log has left behind answer as they are: they are what there is.
+        let caught_up = matches!(parts.projector.status().phase, Phase::Following | Phase::Fenced(_));
+        if caught_up {
+            self.caught_up.store(true, Ordering::Release);
+        }
+        caught_up
+    }
+}

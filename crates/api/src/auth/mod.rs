@@ -1,0 +1,119 @@
+//! Who may read: the holder of the session cookie, or of the admin token that `serve` makes at each start.
+
+mod cookie;
+mod origin;
+mod throttle;
+
+use std::net::IpAddr;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Mutex;
+use warp::http::{HeaderMap, header};
+
+use self::cookie::Signer;
+pub(crate) use self::origin::{over_tls, refuse_foreign};
+use self::throttle::Throttle;
+use crate::errors::ApiError;
+
+/// Passwords beyond this many bytes are wrong without being hashed.
+const PASSWORD_BYTES: usize = 1_024;
+
+/// What is needed to tell the operator from everybody else.
+pub struct Auth {
+    salt: [u8; 16],
+    password: [u8; 32],
+    signer: Signer,
+    admin_token: blake3::Hash,
+    /// Held while a password is checked, so that no burst of parallel guesses slips past the count, and so that the
+    /// memory argon2 takes is taken once.
+    throttle: Mutex<Throttle>,
+}
+
+/// The password cannot be hashed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot hash the admin password: {0}")]
+pub struct PasswordError(String);
+
+impl Auth {
+    /// `secret` is the installation's; sessions are good as long as it and the password stay the same. Takes some tens
+    /// of milliseconds, as every check of the password does.
+    pub fn new(password: &str, secret: &[u8; 32], admin_token: &str) -> Result<Self, PasswordError> {
+        let salt = rand::random();
+        Ok(Self {
+            salt,
+            password: argon2id(password.as_bytes(), &salt)?,
+            signer: Signer::new(secret, password),
+            admin_token: blake3::hash(admin_token.as_bytes()),
+            throttle: Mutex::default(),
+        })
+    }
+
+    /// Lets the operator through, by bearer token or by cookie.
+    pub(crate) fn require(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let by_token = bearer(headers).is_some_and(|token| blake3::hash(token.as_bytes()) == self.admin_token);
+        if by_token || self.has_session(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+    }
+
+    fn has_session(&self, headers: &HeaderMap) -> bool {
+        let now = seconds_since_epoch();
+        session_cookies(headers).any(|value| self.signer.accepts(value, now))
+    }
+
+    /// Checks the password; the answer is the `Set-Cookie` header's value.
+    pub(crate) async fn log_in(&self, peer: IpAddr, password: String, secure: bool) -> Result<String, ApiError> {
+        let mut throttle = self.throttle.lock().await;
+        if let Some(retry_after) = throttle.blocked(peer, Instant::now()) {
+            return Err(ApiError::RateLimited { retry_after });
+        }
+        if !self.is_password(password).await? {
+            throttle.wrong(peer, Instant::now());
+            return Err(ApiError::WrongPassword);
+        }
+        throttle.right(peer);
+        Ok(cookie::set(Some(&self.signer.issue(seconds_since_epoch())), secure))
+    }
+
+    /// The `Set-Cookie` header's value that takes the session away.
+    pub(crate) fn log_out(secure: bool) -> String {
+        cookie::set(None, secure)
+    }
+
+    async fn is_password(&self, password: String) -> Result<bool, ApiError> {
+        if password.len() > PASSWORD_BYTES {
+            return Ok(false);
+        }
+        let (salt, expected) = (self.salt, self.password);
+        let hash = tokio::task::spawn_blocking(move || argon2id(password.as_bytes(), &salt)).await;
+        let hash = hash.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+        // The comparison of BLAKE3's type takes the same time wherever the two differ.
+        Ok(blake3::Hash::from_bytes(hash) == blake3::Hash::from_bytes(expected))
+    }
+}
+
+fn argon2id(password: &[u8], salt: &[u8; 16]) -> Result<[u8; 32], PasswordError> {
+    let mut hash = [0; 32];
+    argon2::Argon2::default()
+        .hash_password_into(password, salt, &mut hash)
+        .map_err(|error| PasswordError(error.to_string()))?;
+    Ok(hash)
+}
+
+/// The credential of `Authorization: Bearer …`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, credential) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter_map(|(name, value)| (name == cookie::NAME).then_some(value))
+}
+
+fn seconds_since_epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,133 @@
+//! What every handler gets and gives: a request taken apart, a JSON answer, a body read within limits.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use warp::Filter;
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use warp::reject::Rejection;
+use warp::reply::Response;
+
+use crate::errors::ApiError;
+
+/// A sender that is silent for so long in the middle of its body is given up.
+const BODY_SILENCE: Duration = Duration::from_secs(20);
+/// A refused body is still read up to so much and so long: a client in the middle of sending would otherwise see a
+/// reset connection instead of our answer.
+const REFUSED_BODY_BYTES: usize = 64 * 1_024 * 1_024;
+const REFUSED_BODY_TIME: Duration = Duration::from_secs(10);
+
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+/// Where a connection comes from; the server puts it into each request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// A request, taken apart.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    /// Without the question mark; empty where there is none.
+    pub(crate) query: String,
+    pub(crate) peer: IpAddr,
+    body: Body,
+}
+
+/// Takes any request apart, whatever its method.
+pub(crate) fn call() -> impl Filter<Extract = (Call,), Error = Rejection> + Clone {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::filters::method::method()
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::ext::optional::<Peer>())
+        .and(warp::body::stream())
+        .map(|method, headers, query, peer: Option<Peer>, body| {
+            let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+            Call { method, headers, query, peer, body: boxed(body) }
+        })
+}
+
+fn boxed<B: bytes::Buf>(body: impl Stream<Item = Result<B, warp::Error>> + Send + 'static) -> Body {
+    Box::pin(body.map(|chunk| chunk.map(|mut buffer| buffer.copy_to_bytes(buffer.remaining()))))
+}
+
+impl Call {
+    /// The whole body, which may come with or without its length announced.
+    pub(crate) async fn body(&mut self, limit: usize) -> Result<Bytes, ApiError> {
+        let announced = self.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length: u64| length > limit as u64) {
+            self.drain().await;
+            return Err(ApiError::PayloadTooLarge { limit });
+        }
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if whole.len() + chunk.len() > limit {
+                self.drain().await;
+                return Err(ApiError::PayloadTooLarge { limit });
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// The body as JSON of one shape.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self, limit: usize, shape: &str) -> Result<T, ApiError> {
+        let body = self.body(limit).await?;
+        serde_json::from_slice(&body)
+            .map_err(|_| ApiError::Validation { message: format!("The body must be {shape}, as JSON."), details: None })
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+        match tokio::time::timeout(BODY_SILENCE, self.body.next()).await {
+            Err(_) => Err(ApiError::RequestTimeout),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "a request body broke off");
+                Err(ApiError::Validation { message: "The request body broke off.".to_owned(), details: None })
+            }
+        }
+    }
+
+    /// Reads on without keeping anything, so that the refusal is heard.
+    pub(crate) async fn drain(&mut self) {
+        // Who asks first whether to send at all has not begun, and asking for the body would be the consent.
+        if self.headers.contains_key(header::EXPECT) {
+            return;
+        }
+        let mut seen = 0;
+        let reading = async {
+            while let Some(Ok(chunk)) = self.body.next().await {
+                seen += chunk.len();
+                if seen > REFUSED_BODY_BYTES {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(REFUSED_BODY_TIME, reading).await;
+    }
+}
+
+/// An answer with a JSON body.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut response = Response::new(bytes.into());
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        // The bodies of errors are plain texts, so this goes one step deep at most.
+        Err(error) => ApiError::internal(error).response(),
+    }
+}
+
+/// Whatever a handler came to, as an answer.
+pub(crate) fn answer(result: Result<Response, ApiError>) -> Response {
+    result.unwrap_or_else(|error| error.response())
+}

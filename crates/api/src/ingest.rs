@@ -1,0 +1,200 @@
+//! `POST /api/ingest`: a batch of events into the log. The answer comes after the log's acknowledgement.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use event_log::{AppendError, EventLog};
+use flate2::read::MultiGzDecoder;
+use proto_events::{Event, EventType, WorkerState};
+use serde::Serialize;
+use sources::sdk::{self, Batch, Options, Rejected};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use warp::http::{HeaderMap, Method, StatusCode, header};
+use warp::reply::Response;
+
+use crate::app::{App, Parts};
+use crate::auth::bearer;
+use crate::errors::{ApiError, wrong_method};
+use crate::http::{Call, json};
+
+/// Bytes of a body, as sent and as unpacked.
+const BODY_BYTES: usize = 32 * 1_024 * 1_024;
+/// Bodies beyond this are read on a thread of their own, so that other requests do not wait.
+const LIGHT_BYTES: usize = 64 * 1_024;
+
+#[derive(Serialize)]
+struct Answer {
+    accepted: usize,
+    duplicates: usize,
+    rejected: Vec<Refusal>,
+    sequence: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    index: usize,
+    code: &'static str,
+    message: String,
+}
+
+pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
+    if call.method != Method::POST {
+        return Err(wrong_method(&call.method, "POST"));
+    }
+    let parts = app.parts()?;
+    let Some(connection) = bearer(&call.headers).and_then(|key| parts.connections.by_key(key)) else {
+        call.drain().await;
+        return Err(ApiError::InvalidKey);
+    };
+    let gzipped = is_gzipped(&call.headers)?;
+    let body = call.body(BODY_BYTES).await?;
+    let work = Work {
+        connection,
+        gzipped,
+        options: Options { redact_args: parts.redact_args },
+        message_bytes: parts.log.max_payload() / 2,
+    };
+    let batch = if gzipped || body.len() > LIGHT_BYTES {
+        let _one_of_few = Arc::clone(&app.heavy).acquire_owned().await.map_err(ApiError::internal)?;
+        tokio::task::spawn_blocking(move || work.read(body)).await.map_err(ApiError::internal)?
+    } else {
+        work.read(body)
+    }?;
+    store(parts, connection, batch).await
+}
+
+fn is_gzipped(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(false) };
+    let is = |name: &str| encoding.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+    if is("gzip") || is("x-gzip") {
+        return Ok(true);
+    }
+    if is("identity") || is("") { Ok(false) } else { Err(ApiError::UnsupportedEncoding) }
+}
+
+/// What turns a body into messages.
+struct Work {
+    connection: Uuid,
+    gzipped: bool,
+    options: Options,
+    message_bytes: usize,
+}
+
+/// What is to be stored of a batch.
+struct Prepared {
+    accepted: usize,
+    rejected: Vec<Rejected>,
+    /// For the log, with the number of events in each.
+    messages: Vec<(Bytes, usize)>,
+    /// The latest of each named thing.
+    statuses: HashMap<(&'static str, String), Bytes>,
+}
+
+impl Work {
+    fn read(&self, body: Bytes) -> Result<Prepared, ApiError> {
+        let body = if self.gzipped { unpacked(&body)? } else { body };
+        let batch = sdk::batch(&body, self.connection, self.options)
+            .map_err(|error| ApiError::Validation { message: error.to_string(), details: None })?;
+        Ok(self.prepare(batch))
+    }
+
+    fn prepare(&self, batch: Batch) -> Prepared {
+        let accepted = batch.events.len();
+        let (statuses, events): (Vec<_>, Vec<_>) = batch.events.into_iter().partition(is_status);
+        let mut prepared =
+            Prepared { accepted, rejected: batch.rejected, messages: Vec::new(), statuses: HashMap::new() };
+        for event in statuses {
+            let name = match (&event.worker, &event.queue) {
+                (Some(worker), _) => ("worker", worker.external_id.clone()),
+                (_, Some(queue)) => ("queue", queue.name.clone()),
+                _ => continue,
+            };
+            prepared.statuses.insert(name, proto_events::encode(&[event]).into());
+        }
+        self.cut(&events, &mut prepared.messages);
+        prepared
+    }
+
+    /// One message, or where that is too large as many halves as need be.
+    fn cut(&self, events: &[Event], messages: &mut Vec<(Bytes, usize)>) {
+        if events.is_empty() {
+            return;
+        }
+        let message = proto_events::encode(events);
+        if message.len() <= self.message_bytes || events.len() == 1 {
+            messages.push((message.into(), events.len()));
+            return;
+        }
+        let (first, second) = events.split_at(events.len() / 2);
+        self.cut(first, messages);
+        self.cut(second, messages);
+    }
+}
+
+/// Heartbeats and depths are a live view and no part of the log.
+fn is_status(event: &Event) -> bool {
+    let heartbeat = || event.worker.as_ref().is_some_and(|worker| worker.state == WorkerState::Heartbeat);
+    match event.kind {
+        EventType::QueueSnapshot => true,
+        EventType::WorkerStateChange => heartbeat(),
+        _ => false,
+    }
+}
+
+fn unpacked(body: &[u8]) -> Result<Bytes, ApiError> {
+    let mut whole = Vec::new();
+    // One byte past the limit tells that there is more; what a bomb would unpack to is never made.
+    let mut reader = MultiGzDecoder::new(body).take(BODY_BYTES as u64 + 1);
+    if let Err(error) = reader.read_to_end(&mut whole) {
+        let message = format!("The body is not valid gzip: {error}.");
+        return Err(ApiError::Validation { message, details: None });
+    }
+    if whole.len() > BODY_BYTES { Err(ApiError::PayloadTooLarge { limit: BODY_BYTES }) } else { Ok(whole.into()) }
+}
+
+async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Response, ApiError> {
+    let log = &parts.log;
+    // The statuses first: were they refused after the events were stored, the whole would be sent again.
+    let mut statuses = JoinSet::new();
+    for ((kind, name), payload) in batch.statuses {
+        let log = log.clone();
+        statuses.spawn(async move { log.publish_status(connection, kind, &name, payload).await });
+    }
+    while let Some(published) = statuses.join_next().await {
+        published.map_err(ApiError::internal)?.map_err(|error| not_stored(&error))?;
+    }
+    let (sequence, duplicates) = append(log, connection, batch.messages).await.map_err(|error| not_stored(&error))?;
+    let refusal = |it: Rejected| Refusal { index: it.index, code: it.code, message: it.message };
+    let rejected = batch.rejected.into_iter().map(refusal).collect();
+    Ok(json(StatusCode::ACCEPTED, &Answer { accepted: batch.accepted, duplicates, rejected, sequence }))
+}
+
+/// Stores the messages in their order: the position of the last, and how many events had been there already.
+async fn append(
+    log: &EventLog,
+    connection: Uuid,
+    messages: Vec<(Bytes, usize)>,
+) -> Result<(Option<u64>, usize), AppendError> {
+    let mut sequence = None;
+    let mut duplicates = 0;
+    for (message, events) in messages {
+        let appended = log.append(connection, message).await?;
+        sequence = sequence.max(Some(appended.sequence));
+        if appended.duplicate {
+            duplicates += events;
+        }
+    }
+    Ok((sequence, duplicates))
+}
+
+fn not_stored(error: &AppendError) -> ApiError {
+    tracing::warn!(%error, "a batch was not stored");
+    match error {
+        AppendError::TooLarge { .. } => ApiError::PayloadTooLarge { limit: BODY_BYTES },
+        AppendError::Full { .. } => ApiError::Unavailable("The log is full."),
+        _ => ApiError::Unavailable("The log is not reachable."),
+    }
+}

@@ -1,0 +1,232 @@
+//! `GET /api/jobs` and `GET /api/jobs/{id}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use projection::Record;
+use proto_events::event::check_external_id;
+use proto_events::{Framework, JobState, Timestamp, job_id};
+use serde::Serialize;
+use serde_json::json;
+use uuid::Uuid;
+use views::{Reader, ViewError};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use crate::app::{App, Parts};
+use crate::errors::{ApiError, wrong_method};
+use crate::http::{Call, json as answer};
+use crate::params::{self, ListParams};
+
+/// Other runs of the same task name shown with a job.
+const RECENT: usize = 10;
+/// How long the answer about an unknown job waits for the log.
+const LOG_TIME: Duration = Duration::from_millis(200);
+/// How long a read waits for the position that it asks for.
+const AFTER_TIME: Duration = Duration::from_secs(5);
+
+/// A job in full.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    recent_executions: Vec<Recent<'a>>,
+}
+
+/// Another run of the same task name.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Recent<'a> {
+    id: Uuid,
+    external_id: &'a str,
+    state: JobState,
+    created_at: Millis,
+    started_at: Option<Millis>,
+    completed_at: Option<Millis>,
+    duration_ms: Option<u64>,
+    error: Option<&'a str>,
+}
+
+/// A job in the list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item<'a> {
+    id: Uuid,
+    external_id: &'a str,
+    framework: Framework,
+    connection_id: Uuid,
+    name: &'a str,
+    queue: Option<&'a str>,
+    state: JobState,
+    state_changed_at: Millis,
+    scheduled_for: Option<Millis>,
+    created_at: Millis,
+    started_at: Option<Millis>,
+    completed_at: Option<Millis>,
+    duration_ms: Option<u64>,
+    worker_id: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    data: Vec<Item<'a>>,
+    pagination: Pagination,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pagination {
+    next_cursor: Option<String>,
+    limit: usize,
+    total: u64,
+}
+
+/// A time as the API writes it, with milliseconds.
+#[derive(Clone, Copy)]
+struct Millis(Timestamp);
+
+impl Serialize for Millis {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_millis_text())
+    }
+}
+
+impl<'a> From<&'a Record> for Recent<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            id: record.id,
+            external_id: &record.external_id,
+            state: record.state,
+            created_at: Millis(record.created_at),
+            started_at: record.started_at.map(Millis),
+            completed_at: record.completed_at.map(Millis),
+            duration_ms: record.duration_ms,
+            error: record.error.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Record> for Item<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            id: record.id,
+            external_id: &record.external_id,
+            framework: record.framework,
+            connection_id: record.connection_id,
+            name: &record.name,
+            queue: record.queue.as_deref(),
+            state: record.state,
+            state_changed_at: Millis(record.state_changed_at),
+            scheduled_for: record.scheduled_for.map(Millis),
+            created_at: Millis(record.created_at),
+            started_at: record.started_at.map(Millis),
+            completed_at: record.completed_at.map(Millis),
+            duration_ms: record.duration_ms,
+            worker_id: record.worker_id.as_deref(),
+            error: record.error.as_deref(),
+        }
+    }
+}
+
+pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    let parts = readable(&app, &call)?;
+    let ListParams { query, after } = params::list_params(&call.query)?;
+    wait_for(parts, after).await?;
+    let limit = query.limit;
+    let page = read(&parts.reader, move |reader| reader.list(&query)).await?;
+    let next_cursor = page.next.map(|cursor| cursor.to_string());
+    let data = page.jobs.iter().map(Item::from).collect();
+    let pagination = Pagination { next_cursor, limit, total: page.total };
+    Ok(answer(StatusCode::OK, &List { data, pagination }))
+}
+
+/// `id` is as it stands in the path: encoded, and perhaps with slashes.
+pub(crate) async fn get(id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    let parts = readable(&app, &call)?;
+    wait_for(parts, params::job_params(&call.query)?).await?;
+    let candidates = candidates(&id, &parts.connections.ids());
+    let found = read(&parts.reader, move |reader| find(reader, &candidates)).await?;
+    let Some((record, others)) = found else { return Err(not_found(parts).await) };
+    let detail = Detail { record: &record, recent_executions: others.iter().map(Recent::from).collect() };
+    Ok(answer(StatusCode::OK, &detail))
+}
+
+fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
+    if call.method != Method::GET {
+        return Err(wrong_method(&call.method, "GET, HEAD"));
+    }
+    app.auth.require(&call.headers)?;
+    app.readable()
+}
+
+async fn wait_for(parts: &Parts, after: Option<u64>) -> Result<(), ApiError> {
+    let Some(sequence) = after else { return Ok(()) };
+    if parts.projector.wait_applied(sequence, AFTER_TIME).await {
+        return Ok(());
+    }
+    Err(ApiError::Unavailable("The log position asked for is not applied yet."))
+}
+
+/// Reads block for microseconds, and now and then for as long as the writer holds sled's lock.
+async fn read<T: Send + 'static>(
+    reader: &Reader,
+    what: impl FnOnce(&Reader) -> Result<T, ViewError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let reader = reader.clone();
+    let read = tokio::task::spawn_blocking(move || what(&reader)).await.map_err(ApiError::internal)?;
+    read.map_err(ApiError::internal)
+}
+
+/// The job ids that a path may mean: our own id, else an external id of any of the connections.
+fn candidates(path: &str, connections: &[Uuid]) -> Vec<Uuid> {
+    // What is not UTF-8 is no id of ours and no external id either.
+    let Ok(id) = percent_decode_str(path).decode_utf8() else { return Vec::new() };
+    let own = Uuid::try_parse(&id).ok();
+    let usable = check_external_id(&id).is_ok();
+    let foreign = connections.iter().filter(|_| usable).map(|connection| job_id(*connection, &id));
+    own.into_iter().chain(foreign).collect()
+}
+
+fn find(reader: &Reader, candidates: &[Uuid]) -> Result<Option<(Record, Vec<Record>)>, ViewError> {
+    for id in candidates {
+        if let Some(record) = reader.job(*id)? {
+            let others = reader.recent(record.connection_id, &record.name, RECENT, record.id)?;
+            return Ok(Some((record, others)));
+        }
+    }
+    Ok(None)
+}
+
+/// Says since when the log reaches back, where it can tell at once.
+async fn not_found(parts: &Parts) -> ApiError {
+    let first = async {
+        let info = parts.log.info().await.ok()?;
+        parts.log.message(info.first_sequence).await.ok()?
+    };
+    let first = tokio::time::timeout(LOG_TIME, first).await.ok().flatten();
+    ApiError::JobNotFound { details: first.map(|first| json!({ "logSince": first.published.to_millis_text() })) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_means_our_id_before_anybody_elses() {
+        let connections = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        let id = "fbe08da7-0069-502f-90f8-dff3d29e3dc6";
+        let foreign = |id: &str| connections.map(|connection| job_id(connection, id)).to_vec();
+        let with_own = [vec![id.parse().unwrap()], foreign(id)].concat();
+        assert_eq!(candidates(id, &connections), with_own);
+        assert_eq!(candidates("a%2Fb", &connections), foreign("a/b"));
+        assert_eq!(candidates("a/b", &connections), foreign("a/b"));
+        assert_eq!(candidates("100%25", &connections), foreign("100%"));
+        assert_eq!(candidates("100%", &connections), foreign("100%"));
+        for nothing in ["%ff", "", &"x".repeat(5_000)] {
+            assert!(candidates(nothing, &connections).is_empty());
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use crate::config::{ServeArgs, StackArgs};
+
+/// Forebay keeps the record of your background jobs: what ran, when, where, how often, and how it ended.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    max_term_width = 120,
+    after_help = "\
+Start here:
+  forebay serve --celery redis://localhost:6379/0   # listen to a Celery broker and serve the API
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52  # one job's timeline, by Forebay's id or Celery's task id
+  forebay help serve                                # every setting, as flag, variable and file key"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the server: take events in, keep them, answer questions about jobs
+    #[command(after_help = SERVE_HELP)]
+    Serve(Box<ServeArgs>),
+    /// Show one job: its state, its timeline, its runs, its error
+    #[command(after_help = JOB_HELP)]
+    Job(JobArgs),
+    /// Manage connections: each is one sender with its own API key and its own jobs
+    #[command(after_help = CONNECTION_HELP)]
+    Connection(ConnectionArgs),
+    /// Fold recorded events into job records, one JSON line each; needs no server
+    #[command(after_help = FOLD_HELP)]
+    Fold(FoldArgs),
+}
+
+const SERVE_HELP: &str = "\
+Settings come from flags, then FOREBAY_* variables, then the file of --config, whose keys are the flags' names.
+Three more have no flag, because flags are seen by every user of the machine:
+  FOREBAY_API_KEY         key of the default connection, 16 characters or more (file: api-key)
+  FOREBAY_CONNECTION_ID   id of the default connection, a UUID (file: connection-id)
+  FOREBAY_ADMIN_PASSWORD  password of the dashboard and of POST /api/session (file: admin-password)
+Those not given are made up at the first start, printed once, and kept in DIR/credentials.json.
+
+Examples:
+  forebay serve --celery redis://localhost:6379/0
+  forebay serve --celery shop=redis://:secret@cache-1/0 --celery mail=redis://cache-2/1
+  forebay serve --nats-url nats://n1:4222,nats://n2:4222 --nats-replicas 3 --nats-creds forebay.creds
+  FOREBAY_LOG=debug forebay serve --listen 0.0.0.0:8080 --data-dir /var/lib/forebay";
+
+const JOB_HELP: &str = "\
+ID is Forebay's id of the job or the framework's own (Celery's task id). Works beside a running server and without one.
+
+Examples:
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --json | jq .stateHistory";
+
+const CONNECTION_HELP: &str = "\
+Examples:
+  forebay connection create billing    # prints the new connection's id and its API key, once
+  forebay connection list --json
+  forebay connection delete billing    # its key stops working; its jobs stay";
+
+const FOLD_HELP: &str = "\
+Each line is an ingest batch {\"events\":[…]}, one ingest event, one of Celery's raw events, or a recorded message of its
+broker. Each job's record comes out as one JSON line, in the order in which the jobs first appear.
+
+Examples:
+  forebay fold recording.jsonl | jq '{externalId, state, attempt}'
+  celery-events-to-jsonl | forebay fold --connection 550e8400-e29b-41d4-a716-446655440000";
+
+#[derive(Args, Debug)]
+pub(crate) struct JobArgs {
+    /// Forebay's id of the job, or the framework's own
+    pub(crate) id: String,
+    /// Print the record as the API answers it
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConnectionArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConnectionAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConnectionAction {
+    /// Make a connection and print its API key, which is shown this once
+    Create {
+        /// A name for people, unique
+        name: String,
+        #[command(flatten)]
+        output: ConnectionOutput,
+    },
+    /// List the connections
+    List {
+        #[command(flatten)]
+        output: ConnectionOutput,
+    },
+    /// Delete a connection: its key stops working, its jobs stay
+    Delete {
+        /// Its name or its id
+        connection: String,
+        #[command(flatten)]
+        output: ConnectionOutput,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConnectionOutput {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FoldArgs {
+    /// File with one JSON text per line [default: standard input]
+    pub(crate) file: Option<PathBuf>,
+    /// Connection that the events belong to; without it the one that each line names
+    #[arg(long, value_name = "UUID")]
+    pub(crate) connection: Option<Uuid>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,129 @@
+//! The commands' side of the API: they are clients of a server, be it the running one or one in this very process.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Method, Request};
+
+use crate::data_dir::Admin;
+
+/// For one request; the server answers within 5 seconds whatever happens.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
+/// Between two looks at a server that is not ready.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the server may show no progress while it reads its log.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer, whatever its status.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+/// A client with the admin token.
+pub(crate) struct Client {
+    agent: Agent,
+    admin: Admin,
+}
+
+impl Client {
+    pub(crate) fn new(admin: Admin) -> Self {
+        // The address is this machine's: no proxy of the environment has any business in between.
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_TIME)).proxy(None);
+        Self { agent: config.build().into(), admin }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::GET, path, &Value::Null)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(Method::POST, path, body)
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::DELETE, path, &Value::Null)
+    }
+
+    fn send(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.admin.address))
+            .header("authorization", format!("Bearer {}", self.admin.token))
+            .header("content-type", "application/json")
+            .body(bytes)?;
+        let mut response =
+            self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.admin.address))?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
+        let body = serde_json::from_slice(&body)
+            .with_context(|| format!("what answers at {} is not Forebay", self.admin.address))?;
+        Ok(Answer { status, body })
+    }
+
+    /// Waits until the server has read its log. That may take a while, and as long as it gets on, so do we.
+    pub(crate) fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let bar = bar();
+        let mut progress = (0, Instant::now());
+        loop {
+            let health = self.get("/api/health")?;
+            if health.status == 200 {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            let projector = &health.body["projector"];
+            let (applied, lag) = (projector["applied"].as_u64(), projector["lagEvents"].as_u64());
+            let applied = applied.unwrap_or_default();
+            bar.set_length(applied + lag.unwrap_or_default());
+            bar.set_position(applied);
+            if applied != progress.0 {
+                progress = (applied, Instant::now());
+            }
+            if progress.1.elapsed() > PATIENCE {
+                bar.finish_and_clear();
+                bail!("the server is not ready: {}", reason(&health.body));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("reading the log {bar:30} {pos} of {len}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn reason(health: &Value) -> String {
+    let text = |key: &str| health[key].as_str();
+    text("message").or_else(|| text("reason")).unwrap_or("it does not say why").to_owned()
+}
+
+impl Answer {
+    /// The body of a good answer; otherwise what the server says is wrong.
+    pub(crate) fn good(self) -> anyhow::Result<Value> {
+        if (200..300).contains(&self.status) {
+            return Ok(self.body);
+        }
+        match self.body["error"]["message"].as_str() {
+            Some(message) => bail!("{}", message.trim_end_matches('.')),
+            None => bail!("the server answered with status {}", self.status),
+        }
+    }
+}
+
+/// Anything as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}

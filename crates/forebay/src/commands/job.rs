@@ -1,0 +1,160 @@
+//! `forebay job`: one job, for people.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use projection::{Execution, Outcome, Record};
+use proto_events::{JobState, Timestamp};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::text::{Paint, duration, harmless, short, table, time};
+
+/// Characters of an argument or an error on a line of its own.
+const LINE: usize = 160;
+/// Characters of an error in a table.
+const CELL: usize = 60;
+
+/// What the API answers beside the record itself.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Others {
+    recent_executions: Vec<Recent>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recent {
+    external_id: String,
+    state: JobState,
+    created_at: Timestamp,
+    duration_ms: Option<u64>,
+}
+
+/// The answer of `GET /api/jobs/{id}` as text.
+pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
+    let unexpected = "the server's answer is not a job: is it another version of forebay?";
+    let record = Record::deserialize(answer).context(unexpected)?;
+    let others = Others::deserialize(answer).context(unexpected)?;
+    let mut text = header(&record, paint);
+    text.push_str(&timeline(&record, paint));
+    text.push_str(&executions(&record.executions, paint));
+    if let Some(error) = &record.error {
+        let _ = write!(text, "\n{}\n  {}\n", paint.bold("Error"), indented(error, |line| paint.red(line)));
+    }
+    if let Some(stacktrace) = &record.stacktrace {
+        let _ = write!(text, "\n{}\n  {}\n", paint.bold("Traceback"), indented(stacktrace, str::to_owned));
+    }
+    text.push_str(&recent(&others.recent_executions, paint));
+    Ok(text)
+}
+
+fn header(record: &Record, paint: Paint) -> String {
+    let state = paint.state(record.state, record.state.as_str());
+    let mut text = format!("{}  {state}\n", paint.bold(&harmless(&record.name)));
+    let attempt = match record.max_retries {
+        Some(retries) => format!("{} of at most {}", record.attempt, u64::from(retries) + 1),
+        None => record.attempt.to_string(),
+    };
+    let display = |value: &projection::JsonText| match value.value() {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let rows = [
+        ("id", Some(record.id.to_string())),
+        ("external id", Some(record.external_id.clone())),
+        ("connection", Some(record.connection_id.to_string())),
+        ("framework", Some(record.framework.as_str().to_owned())),
+        ("queue", record.queue.clone()),
+        ("worker", record.worker_id.clone()),
+        ("attempt", Some(attempt)),
+        ("created", Some(time(record.created_at))),
+        ("scheduled for", record.scheduled_for.map(time)),
+        ("took", record.duration_ms.map(duration)),
+        ("progress", record.progress.map(|progress| format!("{:.0} %", progress * 100.0))),
+        ("args", record.args.as_ref().map(display)),
+        ("kwargs", record.kwargs.as_ref().map(display)),
+        ("result", record.result.as_ref().map(display)),
+        ("parent", record.parent_id.map(|id| id.to_string())),
+        ("root", record.root_id.map(|id| id.to_string())),
+    ];
+    for (name, value) in rows {
+        if let Some(value) = value {
+            let _ = writeln!(text, "  {}  {}", paint.dim(&format!("{name:<13}")), short(&value, LINE));
+        }
+    }
+    if record.truncated {
+        text.push_str("  This job has more events than are kept: some steps in the middle are missing.\n");
+    }
+    text
+}
+
+/// Each step, and how long after the one before it came.
+fn timeline(record: &Record, paint: Paint) -> String {
+    let mut text = format!("\n{}\n", paint.bold("Timeline"));
+    let mut before: Option<Timestamp> = None;
+    let mut attempt = 1;
+    let mut retried = false;
+    for step in &record.state_history {
+        let after = before.map_or_else(String::new, |before| {
+            let millis = step.timestamp.millis() - before.millis();
+            format!("+{}", duration(u64::try_from(millis).unwrap_or_default()))
+        });
+        let state = paint.state(step.state, &format!("{:<9}", step.state.as_str()));
+        let note = if retried { format!("attempt {attempt}") } else { String::new() };
+        let line = format!("  {}  {state}  {}  {}", time(step.timestamp), paint.dim(&format!("{after:<12}")), note);
+        let _ = writeln!(text, "{}", line.trim_end());
+        retried = step.state == JobState::Retrying;
+        attempt += u32::from(retried);
+        before = Some(step.timestamp);
+    }
+    text
+}
+
+fn executions(executions: &[Execution], paint: Paint) -> String {
+    if executions.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = executions.iter().enumerate().map(|(index, run)| row(index + 1, run)).collect();
+    let headings = ["#", "attempt", "outcome", "started", "took", "worker", "pid", "error"];
+    format!("\n{}\n{}", paint.bold("Executions"), table(&headings, &rows, paint))
+}
+
+fn row(number: usize, run: &Execution) -> Vec<String> {
+    let none = || "-".to_owned();
+    let took =
+        run.started_at.zip(run.completed_at).and_then(|(start, end)| u64::try_from(end.millis() - start.millis()).ok());
+    vec![
+        number.to_string(),
+        run.attempt.to_string(),
+        run.outcome.map_or_else(|| "running".to_owned(), outcome),
+        run.started_at.map_or_else(none, time),
+        took.map_or_else(none, duration),
+        run.worker_id.as_deref().map_or_else(none, |worker| short(worker, CELL)),
+        run.pid.map_or_else(none, |pid| pid.to_string()),
+        run.error.as_deref().map_or_else(none, |error| short(error, CELL)),
+    ]
+}
+
+/// As the API writes it.
+fn outcome(outcome: Outcome) -> String {
+    let name = serde_json::to_value(outcome).unwrap_or_default();
+    name.as_str().unwrap_or("-").to_owned()
+}
+
+fn recent(others: &[Recent], paint: Paint) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let row = |run: &Recent| {
+        let took = run.duration_ms.map_or_else(|| "-".to_owned(), duration);
+        vec![time(run.created_at), run.state.as_str().to_owned(), took, short(&run.external_id, CELL)]
+    };
+    let rows: Vec<Vec<String>> = others.iter().map(row).collect();
+    let headings = ["created", "state", "took", "external id"];
+    format!("\n{}\n{}", paint.bold("Other runs of this task"), table(&headings, &rows, paint))
+}
+
+fn indented(text: &str, each: impl Fn(&str) -> String) -> String {
+    harmless(text.trim_end()).lines().map(each).collect::<Vec<_>>().join("\n  ")
+}

@@ -1,0 +1,5 @@
+//! The commands other than `serve`.
+
+pub(crate) mod connection;
+pub(crate) mod fold;
+pub(crate) mod job;

@@ -1,0 +1,390 @@
+//! The configuration: flags before environment before file before defaults, all under the same names.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Deserialize;
+use sources::{SourceSpec, parse_source, parse_sources};
+use uuid::Uuid;
+
+/// Where things are kept when nothing else is said.
+const DATA_DIR: &str = "forebay-data";
+const LISTEN: &str = "127.0.0.1:8080";
+/// Shorter keys can be guessed.
+const API_KEY_CHARACTERS: usize = 16;
+
+/// Where the data is: what every command needs.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct StackArgs {
+    /// Directory that holds the log, the views and the credentials [default: ./forebay-data]
+    #[arg(long, value_name = "DIR", env = "FOREBAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// TOML file with any of these settings, under the names of the flags
+    #[arg(long, value_name = "FILE", env = "FOREBAY_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// NATS server or cluster that keeps the log, instead of the embedded one
+    #[arg(long, value_name = "URL", env = "FOREBAY_NATS_URL", hide_env_values = true, help_heading = "Log")]
+    nats_url: Option<String>,
+
+    /// User for the NATS server
+    #[arg(long, value_name = "NAME", env = "FOREBAY_NATS_USER", help_heading = "Log")]
+    nats_user: Option<String>,
+
+    /// Password for the NATS server; better given in the environment, where other users do not see it
+    #[arg(long, value_name = "PASSWORD", env = "FOREBAY_NATS_PASSWORD", hide_env_values = true, help_heading = "Log")]
+    nats_password: Option<String>,
+
+    /// Token for the NATS server; better given in the environment
+    #[arg(long, value_name = "TOKEN", env = "FOREBAY_NATS_TOKEN", hide_env_values = true, help_heading = "Log")]
+    nats_token: Option<String>,
+
+    /// Credentials file for the NATS server
+    #[arg(long, value_name = "FILE", env = "FOREBAY_NATS_CREDS", help_heading = "Log")]
+    nats_creds: Option<PathBuf>,
+
+    /// Certificate authority of the NATS server, in PEM
+    #[arg(long, value_name = "FILE", env = "FOREBAY_NATS_CA", help_heading = "Log")]
+    nats_ca: Option<PathBuf>,
+
+    /// How many servers of the cluster keep a copy: 1, 3 or 5 [default: 1]
+    #[arg(long, value_name = "N", env = "FOREBAY_NATS_REPLICAS", help_heading = "Log")]
+    nats_replicas: Option<usize>,
+
+    /// The nats-server program to embed, 2.10.25 or newer [default: beside this program, or on the PATH]
+    #[arg(long, value_name = "FILE", env = "FOREBAY_NATS_SERVER", help_heading = "Log")]
+    nats_server: Option<PathBuf>,
+
+    /// When the embedded log is forced to disk: every `100ms`, or `always` before an event is acknowledged [default: 100ms]
+    #[arg(long, value_name = "WHEN", value_enum, env = "FOREBAY_FSYNC", help_heading = "Log")]
+    fsync: Option<Fsync>,
+
+    /// Write the log of what happens as JSON lines even on a terminal
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(env = "FOREBAY_JSON_LOGS")]
+    json_logs: Option<bool>,
+}
+
+/// What only the server needs.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+
+    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT", env = "FOREBAY_LISTEN")]
+    listen: Option<String>,
+
+    /// Celery broker to listen to, as [NAME=]redis://[:PASSWORD@]HOST[:PORT][/DB]; may be given more than once
+    ///
+    /// Without a name its jobs belong to the default connection, with one to the connection of that name, which is made
+    /// at first use. Also FOREBAY_CELERY, several separated by blanks or commas.
+    #[arg(long, value_name = "[NAME=]URL", help_heading = "Sources")]
+    celery: Vec<String>,
+
+    /// File with more of them, one on each line
+    #[arg(long, value_name = "FILE", env = "FOREBAY_CELERY_FILE", help_heading = "Sources")]
+    celery_file: Option<PathBuf>,
+
+    /// Drop the arguments and results of jobs before anything is stored
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
+    redact_args: Option<bool>,
+}
+
+/// When the embedded log is forced to disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+pub(crate) enum Fsync {
+    /// Every 100 ms: only a power cut can cost acknowledged events, those of the last moment.
+    #[default]
+    #[value(name = "100ms")]
+    #[serde(rename = "100ms")]
+    Interval,
+    /// Before each acknowledgement.
+    #[serde(rename = "always")]
+    Always,
+}
+
+/// The file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct File {
+    data_dir: Option<PathBuf>,
+    nats_url: Option<String>,
+    nats_user: Option<String>,
+    nats_password: Option<String>,
+    nats_token: Option<String>,
+    nats_creds: Option<PathBuf>,
+    nats_ca: Option<PathBuf>,
+    nats_replicas: Option<usize>,
+    nats_server: Option<PathBuf>,
+    fsync: Option<Fsync>,
+    json_logs: Option<bool>,
+    listen: Option<String>,
+    celery: Vec<String>,
+    celery_file: Option<PathBuf>,
+    redact_args: Option<bool>,
+    api_key: Option<String>,
+    connection_id: Option<Uuid>,
+    admin_password: Option<String>,
+}
+
+/// The settings in force that say where the data is.
+#[derive(Clone, Debug)]
+pub(crate) struct StackConfig {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) nats: Option<Nats>,
+    pub(crate) nats_server: Option<PathBuf>,
+    pub(crate) fsync: Fsync,
+    pub(crate) json_logs: bool,
+}
+
+/// An external NATS server.
+#[derive(Clone)]
+pub(crate) struct Nats {
+    pub(crate) url: String,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) creds: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) replicas: usize,
+}
+
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&mask_url(&self.url))
+    }
+}
+
+/// The settings in force of the server.
+pub(crate) struct ServeConfig {
+    pub(crate) stack: StackConfig,
+    pub(crate) listen: String,
+    pub(crate) celery: Vec<SourceSpec>,
+    pub(crate) redact_args: bool,
+    pub(crate) api_key: Option<String>,
+    pub(crate) connection_id: Option<Uuid>,
+    pub(crate) admin_password: Option<String>,
+}
+
+impl StackArgs {
+    /// Puts the flags, the environment and the file together.
+    pub(crate) fn resolve(self) -> anyhow::Result<StackConfig> {
+        let file = File::read(self.config.as_deref())?;
+        self.over(&file)
+    }
+
+    fn over(self, file: &File) -> anyhow::Result<StackConfig> {
+        let nats = match given(self.nats_url).or_else(|| file.nats_url.clone()) {
+            None => None,
+            Some(url) => Some(Nats {
+                url,
+                user: given(self.nats_user).or_else(|| file.nats_user.clone()),
+                password: given(self.nats_password).or_else(|| file.nats_password.clone()),
+                token: given(self.nats_token).or_else(|| file.nats_token.clone()),
+                creds: self.nats_creds.or_else(|| file.nats_creds.clone()),
+                ca: self.nats_ca.or_else(|| file.nats_ca.clone()),
+                replicas: self.nats_replicas.or(file.nats_replicas).unwrap_or(1),
+            }),
+        };
+        if nats.as_ref().is_some_and(|nats| ![1, 3, 5].contains(&nats.replicas)) {
+            bail!("nats-replicas must be 1, 3 or 5: other numbers cost more and protect no better");
+        }
+        Ok(StackConfig {
+            data_dir: self.data_dir.or_else(|| file.data_dir.clone()).unwrap_or_else(|| DATA_DIR.into()),
+            nats,
+            nats_server: self.nats_server.or_else(|| file.nats_server.clone()),
+            fsync: self.fsync.or(file.fsync).unwrap_or_default(),
+            json_logs: self.json_logs.or(file.json_logs).unwrap_or_default(),
+        })
+    }
+}
+
+impl ServeArgs {
+    /// Puts the flags, the environment and the file together.
+    pub(crate) fn resolve(self) -> anyhow::Result<ServeConfig> {
+        let file = File::read(self.stack.config.as_deref())?;
+        let mut celery = celery(&self.celery, variable("FOREBAY_CELERY")?, &file)?;
+        if let Some(path) = self.celery_file.as_ref().or(file.celery_file.as_ref()) {
+            celery.extend(celery_file(path)?);
+        }
+        let connection_id = match variable("FOREBAY_CONNECTION_ID")? {
+            Some(text) => Some(text.parse().context("FOREBAY_CONNECTION_ID must be a UUID")?),
+            None => file.connection_id,
+        };
+        Ok(ServeConfig {
+            stack: self.stack.over(&file)?,
+            listen: given(self.listen).or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned()),
+            celery,
+            redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
+            api_key: api_key(variable("FOREBAY_API_KEY")?.or(file.api_key))?,
+            connection_id,
+            admin_password: variable("FOREBAY_ADMIN_PASSWORD")?.or(file.admin_password),
+        })
+    }
+}
+
+impl File {
+    fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("cannot use {}", path.display()))
+    }
+}
+
+/// The texts themselves are never repeated: they may hold passwords.
+fn celery(flags: &[String], environment: Option<String>, file: &File) -> anyhow::Result<Vec<SourceSpec>> {
+    match (flags, environment) {
+        ([], Some(list)) => parse_sources(&list).context("FOREBAY_CELERY"),
+        ([], None) => file.celery.iter().map(|spec| parse_source(spec).context("celery in the file")).collect(),
+        (flags, _) => flags.iter().map(|spec| parse_source(spec).context("--celery")).collect(),
+    }
+}
+
+fn celery_file(path: &Path) -> anyhow::Result<Vec<SourceSpec>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().map(str::trim).enumerate();
+    let specs = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    specs
+        .map(|(index, line)| parse_source(line).with_context(|| format!("{} line {}", path.display(), index + 1)))
+        .collect()
+}
+
+fn api_key(key: Option<String>) -> anyhow::Result<Option<String>> {
+    if key.as_ref().is_some_and(|key| key.chars().count() < API_KEY_CHARACTERS) {
+        bail!("FOREBAY_API_KEY must have at least {API_KEY_CHARACTERS} characters");
+    }
+    Ok(key)
+}
+
+/// A variable that is set to nothing is not set: compose files have no other way to say so.
+fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(given(Some(value))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => bail!("{name} is not valid UTF-8"),
+    }
+}
+
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
+}
+
+impl ServeConfig {
+    /// What is in force, for people, without secrets.
+    pub(crate) fn describe(&self) -> String {
+        let stack = &self.stack;
+        let log = match &stack.nats {
+            Some(nats) => format!("{nats:?}, {} replica(s)", nats.replicas),
+            None => format!(
+                "embedded, forced to disk {}",
+                if stack.fsync == Fsync::Always { "always" } else { "every 100 ms" }
+            ),
+        };
+        let source = |spec: &SourceSpec| match &spec.name {
+            Some(name) => format!("{name}={}", spec.url),
+            None => spec.url.to_string(),
+        };
+        let celery = self.celery.iter().map(source).collect::<Vec<_>>().join(" ");
+        let from = |given: bool| if given { "given" } else { "made up and kept in credentials.json" };
+        let rows = [
+            ("data-dir", stack.data_dir.display().to_string()),
+            ("listen", self.listen.clone()),
+            ("log", log),
+            ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
+            ("redact-args", self.redact_args.to_string()),
+            ("api-key", from(self.api_key.is_some()).to_owned()),
+            ("admin-password", from(self.admin_password.is_some()).to_owned()),
+        ];
+        rows.iter().fold(String::new(), |mut text, (name, value)| {
+            let _ = writeln!(text, "  {name:<14}  {value}");
+            text
+        })
+    }
+}
+
+/// Hides everything between the first scheme and the last `@`, and whatever follows a question mark. Of a list of URLs
+/// with secrets only the last host is left: a secret may hold any character that could part one URL from the next.
+pub(crate) fn mask_url(url: &str) -> String {
+    let Some(scheme) = url.find("://") else { return "***".to_owned() };
+    match (url.rfind('@').filter(|at| *at > scheme), url.find('?')) {
+        (None, None) => url.to_owned(),
+        (None, Some(question)) => url[..question].to_owned(),
+        (Some(at), question) if question.is_none_or(|question| question > at) => {
+            format!("{}://***{}", &url[..scheme], &url[at..question.unwrap_or(url.len())])
+        }
+        // Either a password with a question mark or a query with an `@`: nobody can tell, so nothing is shown.
+        (Some(_), _) => format!("{}://***", &url[..scheme]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn resolved(flags: &[&str], file: &str) -> anyhow::Result<ServeConfig> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("forebay.toml");
+        std::fs::write(&path, file)?;
+        let config = ["serve", "--config", path.to_str().context("a text")?];
+        Serve::try_parse_from(config.iter().chain(flags))?.args.resolve()
+    }
+
+    fn names(config: &ServeConfig) -> Vec<&str> {
+        config.celery.iter().map(|spec| spec.name.as_deref().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = "listen = '0.0.0.0:1'\nnats-url = 'nats://file:1'\nredact-args = true\nfsync = 'always'\ncelery = ['a=redis://file']";
+        let config = resolved(&["--listen", "0.0.0.0:2", "--redact-args=false"], file).unwrap();
+        assert_eq!(
+            (config.listen.as_str(), config.redact_args, config.stack.fsync),
+            ("0.0.0.0:2", false, Fsync::Always)
+        );
+        assert_eq!(config.stack.nats.as_ref().unwrap().url, "nats://file:1");
+        assert_eq!(names(&config), ["a"]);
+        assert_eq!(config.stack.data_dir, Path::new(DATA_DIR));
+        let config = resolved(&["--celery", "redis://flag", "--celery", "b=redis://flag"], file).unwrap();
+        assert_eq!(names(&config), ["", "b"]);
+    }
+
+    #[test]
+    fn what_the_file_misspells_is_named() {
+        let error = format!("{:#}", resolved(&[], "lisen = '0.0.0.0:1'").err().unwrap());
+        assert!(error.contains("lisen"), "{error}");
+        assert!(resolved(&[], "api-key = 'short'").is_err());
+        assert!(resolved(&[], "nats-url = 'nats://a'\nnats-replicas = 2").is_err());
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let file = "nats-url = 'nats://u:s3,cr3t@host:4222,nats://u:s3cret@other'\nadmin-password = 's3cret'\n\
+                    api-key = 's3crets3crets3cret'\nnats-password = 's3cret'\ncelery = ['a=redis://:s3cret@host/0']";
+        let config = resolved(&[], file).unwrap();
+        let shown = format!("{}{:?}", config.describe(), config.stack);
+        assert!(!shown.contains("s3") && !shown.contains("cr3t"), "{shown}");
+        assert!(shown.contains("nats://***@other"), "{shown}");
+        assert!(shown.contains("a=redis://:***@host:6379/0"), "{shown}");
+        for (url, masked) in [
+            ("nats://h:4222,nats://g", "nats://h:4222,nats://g"),
+            ("nats://u:p?w@h", "nats://***"),
+            ("nats://h?password=p@w", "nats://***"),
+            ("nats://u:p@w@h?x=y", "nats://***@h"),
+            ("user:password", "***"),
+        ] {
+            assert_eq!(mask_url(url), masked);
+        }
+    }
+}

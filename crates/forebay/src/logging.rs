@@ -1,0 +1,32 @@
+//! What happens, told on standard error: for people on a terminal, as JSON lines anywhere else.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+
+/// What is told unless `FOREBAY_LOG` or `RUST_LOG` says otherwise.
+const SERVER: &str = "info,async_nats=warn,sled=warn";
+/// Commands speak for themselves.
+const COMMAND: &str = "warn,async_nats=error,sled=error";
+
+/// For the server.
+pub(crate) fn for_server(json: bool) {
+    start(SERVER, json || !std::io::stderr().is_terminal());
+}
+
+/// For a command that may bring up a server in its own process.
+pub(crate) fn for_command(json: bool) {
+    start(COMMAND, json);
+}
+
+fn start(default: &str, json: bool) {
+    let chosen =
+        ["FOREBAY_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
+    let filter = EnvFilter::builder().parse_lossy(chosen.as_deref().unwrap_or(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    }
+}

@@ -1,0 +1,206 @@
+//! `forebay serve`.
+
+use std::future::Future;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use api::connections::{DEFAULT, new_key};
+use api::{App, Auth, DefaultConnection};
+use sources::SourceSpec;
+use sources::redis::{RedisConfig, RedisSource};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::{ServeArgs, ServeConfig};
+use crate::credentials::{self, Credentials};
+use crate::data_dir::{Admin, DataDir};
+use crate::logging;
+use crate::stack::Stack;
+
+/// For a clean stop in all: requests under way, batches of the sources, the last write of the views, the log.
+const STOP_TIME: Duration = Duration::from_secs(20);
+
+/// Runs the server until it is told to stop.
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = args.resolve()?;
+    logging::for_server(config.stack.json_logs);
+    let dir = DataDir::open(&config.stack.data_dir)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(config, dir));
+    // Whatever still blocks a thread has had its time.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
+    let mut told_to_stop = pin!(stop_signal()?);
+    let mut credentials = Credentials::load(&dir)?;
+    let (password, made_up) = credentials.password(config.admin_password.as_deref());
+    credentials.save(&dir).context("cannot keep the credentials")?;
+    announce("admin password", made_up.then_some(password.as_str()));
+
+    let token = credentials::token();
+    let (secret, admin_token) = (credentials.session_secret(), token.clone());
+    let auth = tokio::task::spawn_blocking(move || Auth::new(&password, &secret, &admin_token)).await??;
+    let app = App::new(auth, env!("CARGO_PKG_VERSION"));
+    let mut http = Http::start(&config.listen, &app).await?;
+    dir.write_admin(&Admin { address: http.address.clone(), token, pid: std::process::id() })
+        .context("cannot write to the data directory")?;
+    eprintln!("{}listening on http://{}", config.describe(), http.address);
+
+    let stack = tokio::select! {
+        stack = start(&config, &dir, credentials, &app) => stack?,
+        () = &mut told_to_stop => {
+            dir.remove_admin();
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let failure = tokio::select! {
+        () = &mut told_to_stop => None,
+        reason = stack.projector.failed() => Some(anyhow::Error::new(reason)),
+        () = http.ended() => Some(anyhow::anyhow!("the HTTP server ended by itself")),
+    };
+    tracing::info!("stopping");
+    let second_signal = stop_signal()?;
+    let stopping = async {
+        http.stop().await;
+        stack.close().await
+    };
+    let stopped = tokio::select! {
+        stopped = tokio::time::timeout(STOP_TIME, stopping) => stopped,
+        () = second_signal => bail!("stopped at once, as asked twice"),
+    };
+    dir.remove_admin();
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    stopped.map_err(|_| anyhow::anyhow!("the clean stop took longer than {} s", STOP_TIME.as_secs()))??;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves at SIGTERM or Ctrl-C. The signals are heard from the call on, not only once it is awaited.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Opens everything, and lets the API answer.
+async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials, app: &App) -> anyhow::Result<Stack> {
+    let specs = &config.celery;
+    let stack = Stack::open(&config.stack, dir).await?;
+    let default = ensure_default(config, dir, &mut credentials, &stack).await?;
+    tracing::info!(id = %default.id, "default connection");
+    for spec in specs {
+        add_source(config, spec, &default, &stack).await?;
+    }
+    stack.attach(app, config.redact_args);
+    Ok(stack)
+}
+
+/// The default connection is what the configuration says, else what was made up here before, else what another node
+/// has made of it, else made up now.
+async fn ensure_default(
+    config: &ServeConfig,
+    dir: &DataDir,
+    credentials: &mut Credentials,
+    stack: &Stack,
+) -> anyhow::Result<api::Connection> {
+    let mut key = config.api_key.clone().or_else(|| credentials.api_key.clone());
+    if key.is_none() && stack.connections.find(DEFAULT).is_none() {
+        let made_up = new_key();
+        announce("API key", Some(&made_up));
+        credentials.api_key = Some(made_up.clone());
+        key = Some(made_up);
+    } else if key.is_none() {
+        tracing::info!(
+            "the API key of the default connection is known to whoever made it; FOREBAY_API_KEY sets another"
+        );
+    }
+    // The key is kept before it counts: were we to die in between, it would count and nobody know it.
+    credentials.save(dir).context("cannot keep the credentials")?;
+    let wanted = DefaultConnection { id: config.connection_id.or(credentials.connection_id), key };
+    let default = stack.connections.ensure_default(&wanted).await?;
+    if config.connection_id.is_none() && credentials.connection_id != Some(default.id) {
+        announce("connection id", Some(&default.id.to_string()));
+        credentials.connection_id = Some(default.id);
+        credentials.save(dir).context("cannot keep the credentials")?;
+    }
+    Ok(default)
+}
+
+async fn add_source(
+    config: &ServeConfig,
+    spec: &SourceSpec,
+    default: &api::Connection,
+    stack: &Stack,
+) -> anyhow::Result<()> {
+    let connection = match &spec.name {
+        Some(name) => stack.connections.ensure(name).await?,
+        None => default.clone(),
+    };
+    let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
+    redis.redact_args = config.redact_args;
+    stack.add_source(RedisSource::spawn(redis, &stack.log)?);
+    Ok(())
+}
+
+/// What was made up is shown this once, to whoever started the server, and never in the log.
+fn announce(what: &str, made_up: Option<&str>) {
+    if let Some(value) = made_up {
+        eprintln!("made up and kept in credentials.json: {what}  {value}");
+    }
+}
+
+/// The HTTP server in a task of its own.
+pub(crate) struct Http {
+    pub(crate) address: String,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Http {
+    pub(crate) async fn start(listen: &str, app: &Arc<App>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let address = listener.local_addr()?.to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(api::serve(listener, Arc::clone(app), stopped));
+        Ok(Self { address, stop: Some(stop), task })
+    }
+
+    async fn ended(&mut self) {
+        let _ = (&mut self.task).await;
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.stop.take();
+        if !self.task.is_finished() {
+            let _ = (&mut self.task).await;
+        }
+    }
+}
+
+/// Every sender holds a connection, and the usual limit of 1,024 files is soon reached.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
