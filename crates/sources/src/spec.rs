@@ -245,8 +245,9 @@ fn escaped(c: char) -> impl Iterator<Item = char> {
     matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c])
 }
 
+/// Celery's URLs may have a user and no host.
 fn parse(text: &str) -> Result<Url, SpecError> {
-    Url::parse(text).map_err(|error| SpecError::Broken(error.to_string()))
+    Url::parse(&text.replacen("@/", "@localhost/", 1)).map_err(|error| SpecError::Broken(error.to_string()))
 }
 
 fn decoded(text: &str) -> Result<String, SpecError> {

@@ -1,0 +1,94 @@
+//! What an operator writes to name a broker.
+
+use sources::{SpecError, parse_source, parse_sources};
+
+#[test]
+fn the_url_says_where_which_database_and_which_channels() {
+    let cases = [
+        ("redis://", "redis://localhost:6379/0", "/0.celeryev/*"),
+        ("redis://h", "redis://h:6379/0", "/0.celeryev/*"),
+        ("redis://h:1/3", "redis://h:1/3", "/3.celeryev/*"),
+        ("redis:///2", "redis://localhost:6379/2", "/2.celeryev/*"),
+        ("rediss://h:1/0?ssl_cert_reqs=CERT_NONE", "rediss://h:1/0", "/0.celeryev/*"),
+        ("redis://[::1]:7/1", "redis://[::1]:7/1", "/1.celeryev/*"),
+        ("redis://h/1?global_keyprefix=pfx", "redis://h:6379/1", "pfx/1.celeryev/*"),
+        ("redis://h/1?global_keyprefix=a%2A%5Bb%5D", "redis://h:6379/1", r"a\*\[b\]/1.celeryev/*"),
+        ("redis://h/1?channels=celeryev/*", "redis://h:6379/1", "celeryev/*"),
+        (
+            "redis+socket:///run/redis.sock?virtual_host=4",
+            "redis+socket:///run/redis.sock?virtual_host=4",
+            "/4.celeryev/*",
+        ),
+    ];
+    for (spec, shown, channels) in cases {
+        let source = parse_source(spec).unwrap();
+        assert_eq!((source.name, source.url.masked(), source.url.channels()), (None, shown, channels), "{spec}");
+    }
+}
+
+#[test]
+fn a_name_before_the_url_names_the_connection() {
+    let named = parse_source(" billing-eu.1=redis://h/0?global_keyprefix=a=b ").unwrap();
+    assert_eq!(named.name.as_deref(), Some("billing-eu.1"));
+    assert_eq!(named.url.channels(), "a=b/0.celeryev/*");
+    assert_eq!(parse_source("redis://h/0?a=b").unwrap().name, None);
+    for name in ["", "-a", "a b", "a/b", "ä", &"x".repeat(64)] {
+        assert_eq!(parse_source(&format!("{name}=redis://h")).unwrap_err(), SpecError::Name, "{name}");
+    }
+}
+
+#[test]
+fn several_are_separated_by_commas_spaces_and_lines() {
+    let sources = parse_sources("a=redis://h/1, redis://i\n\tb=rediss://j:7/2\n").unwrap();
+    let shown: Vec<_> = sources.iter().map(|source| (source.name.as_deref(), source.url.masked())).collect();
+    let expected = [(Some("a"), "redis://h:6379/1"), (None, "redis://i:6379/0"), (Some("b"), "rediss://j:7/2")];
+    assert_eq!(shown, expected);
+    assert!(parse_sources(" ,\n").unwrap().is_empty());
+}
+
+#[test]
+fn no_password_is_ever_shown() {
+    for (spec, masked) in [
+        ("redis://:s3cret@h/0", "redis://:***@h:6379/0"),
+        ("redis://us%40er:s3c%2Fret@h/0?password=s3cret", "redis://us%40er:***@h:6379/0"),
+        ("redis+socket://:s3cret@/run/r.sock", "redis+socket://:***@/run/r.sock?virtual_host=0"),
+    ] {
+        let source = parse_source(spec).unwrap();
+        assert_eq!(source.url.to_string(), masked);
+        let debug = format!("{source:?}");
+        assert!(!debug.contains("s3c") && debug.contains(masked), "{debug}");
+    }
+    // Nor by a refusal, whatever was mistyped.
+    for spec in [
+        "redis://:s3#cret@h/0",
+        "redis://:s3cret@h:port/0",
+        "redis://:s3cret@h/zero",
+        "redis:s3cret@h",
+        ":s3cret@h",
+        "s3cret",
+        "n n=redis://:s3cret@h",
+        "amqp://u:s3cret@h//",
+        "s3cret-://h",
+        "http://u:s3cret@h",
+        "redis+socket://:s3cret@",
+        "redis://:s3cret@h/0?a,s3cret",
+        "redis://u:%ff@s3cret/0",
+    ] {
+        let refused = parse_sources(spec).expect_err(spec);
+        let shown = format!("{refused} {refused:?}");
+        assert!(!shown.contains("s3") && !shown.contains('\n'), "{shown}");
+    }
+}
+
+#[test]
+fn other_brokers_are_refused_in_one_line_that_says_what_works() {
+    for (spec, expected) in [
+        ("amqp://guest:guest@h//", "amqp:// (RabbitMQ) is not supported yet"),
+        ("x=pyamqp://h", "pyamqp:// (RabbitMQ) is not supported yet"),
+        ("sentinel://h:26379;sentinel://i:26379", "sentinel:// is not supported yet"),
+        ("sqs://", "brokers of the scheme sqs:// are not supported"),
+    ] {
+        let refused = parse_source(spec).unwrap_err().to_string();
+        assert!(refused.starts_with(expected) && refused.contains("redis://"), "{refused}");
+    }
+}
