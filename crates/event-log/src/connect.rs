@@ -15,6 +15,9 @@ use crate::version::{self, Version};
 
 /// How long a first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the server is asked for a sign of life; after the third question without an answer the connection is
+/// given up. A peer that vanished without a word is noticed in no other way.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where a server is, and who we are to it.
 #[derive(Clone)]
@@ -102,6 +105,7 @@ impl Target {
         let longest = self.longest_delay;
         let mut options = ConnectOptions::new()
             .connection_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(move |attempt| reconnect_delay(attempt, longest));
         match &self.login {
             Login::Anonymous => {}
@@ -216,6 +220,17 @@ fn note(event: &Event, changes: &watch::Sender<u64>, denied: &Mutex<Option<Strin
     }
 }
 
+/// Waits for a change, at most so long.
+async fn changed(changes: &mut watch::Receiver<u64>, at_most: Duration) {
+    let change = async {
+        if changes.changed().await.is_err() {
+            // There will be no more events; the timeout is all that is left.
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout(at_most, change).await;
+}
+
 /// A connection that mends itself, and lets us see when it broke.
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -239,8 +254,8 @@ impl Link {
     pub(crate) async fn wait_connected(&self) {
         let mut changes = self.changes.clone();
         while !self.connected() {
-            // The pause is for the case that the event of the change was dropped.
-            let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
+            // Looked at anew now and then, for the case that the event of the change was dropped.
+            changed(&mut changes, Duration::from_millis(100)).await;
         }
     }
 
@@ -248,7 +263,7 @@ impl Link {
     pub(crate) async fn wait_lost(&self, generation: u64) {
         let mut changes = self.changes.clone();
         while self.connected() && self.generation() == generation {
-            let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+            changed(&mut changes, Duration::from_secs(1)).await;
         }
     }
 

@@ -138,24 +138,19 @@ impl EventLog {
         Ok(Self { inner: Arc::new(Inner { target, link, context, stores, closed, embedded }) })
     }
 
-    /// Stores one message and waits until the log has it. Sending the same content again within two minutes is
-    /// recognised.
+    /// Stores one message and waits until the log has it, at most five seconds, in which a lost connection is made
+    /// good. Sending the same content again within two minutes is recognised.
     pub async fn append(&self, connection: Uuid, payload: Bytes) -> Result<Appended, AppendError> {
         let deadline = Instant::now() + TIMEOUT;
+        let mut resent = false;
         loop {
-            let generation = self.inner.link.generation();
-            let attempt = async {
-                let ack = self.send(connection, payload.clone()).await?;
-                tokio::select! {
-                    answer = ack.into_future() => answer.map_err(|error| append_error(&error)),
-                    // A lost connection never brings this answer, so there is no point in waiting for it.
-                    () = self.inner.link.wait_lost(generation) => Err(unavailable("the connection was lost")),
-                }
-            };
+            let attempt = async { self.send(connection, payload.clone()).await?.acknowledged().await };
             match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(ack)) => return Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),
+                // What we sent again ourselves is no repetition by the caller.
+                Ok(Ok(stored)) => return Ok(Appended { duplicate: stored.duplicate && !resent, ..stored }),
                 Ok(Err(AppendError::Unavailable { .. })) if Instant::now() + RETRY_PAUSE < deadline => {
                     tokio::time::sleep(RETRY_PAUSE).await;
+                    resent = true;
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(unavailable(format!("no acknowledgement within {} s", TIMEOUT.as_secs()))),
@@ -164,35 +159,29 @@ impl EventLog {
     }
 
     /// Sends one message now and returns the wait for its acknowledgement, so that many can be on their way at once.
+    /// What is lost with a connection is not sent again.
     pub async fn append_pipelined(
         &self,
         connection: Uuid,
         payload: Bytes,
     ) -> Result<impl Future<Output = Result<Appended, AppendError>> + Send + 'static, AppendError> {
-        let link = self.inner.link.clone();
-        let generation = link.generation();
         let sent = tokio::time::timeout(TIMEOUT, self.send(connection, payload)).await;
-        let ack = sent.unwrap_or_else(|_| Err(unavailable("not connected")))?;
-        Ok(async move {
-            let ack = tokio::select! {
-                answer = ack.into_future() => answer.map_err(|error| append_error(&error))?,
-                () = link.wait_lost(generation) => return Err(unavailable("the connection was lost")),
-            };
-            Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate })
-        })
+        Ok(sent.unwrap_or_else(|_| Err(unavailable("not connected")))?.acknowledged())
     }
 
-    async fn send(&self, connection: Uuid, payload: Bytes) -> Result<PublishAckFuture, AppendError> {
+    async fn send(&self, connection: Uuid, payload: Bytes) -> Result<Sent, AppendError> {
         let limit = self.max_payload();
         if payload.len() + ENVELOPE > limit {
             return Err(AppendError::TooLarge { bytes: payload.len(), limit: limit.saturating_sub(ENVELOPE) });
         }
+        let link = self.inner.link.clone();
         // Without a connection the client would queue the message and send it long after the caller gave up.
-        self.inner.link.wait_connected().await;
+        link.wait_connected().await;
+        let generation = link.generation();
         let id = message::message_id(connection, &payload);
         let publish = PublishMessage::build().payload(payload).message_id(id);
         let sent = self.inner.context.send_publish(message::jobs_subject(connection), publish).await;
-        sent.map_err(|error| append_error(&error))
+        Ok(Sent { ack: sent.map_err(|error| append_error(&error))?, link, generation })
     }
 
     /// Gathers the events of a broker source into messages. See [`Batcher`].
@@ -317,6 +306,12 @@ impl EventLog {
         self.inner.stores.jobs.clone()
     }
 
+    /// The `JetStream` of the shared connection.
+    #[cfg(feature = "testing")]
+    pub fn jetstream(&self) -> Context {
+        self.inner.context.clone()
+    }
+
     fn log_error(&self, error: &async_nats::jetstream::context::RequestError) -> LogError {
         let missing = std::error::Error::source(error)
             .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
@@ -325,6 +320,26 @@ impl EventLog {
             _ if missing => LogError::Missing,
             RequestErrorKind::TimedOut if !self.connected() => LogError::Unavailable { reason: "not connected".into() },
             _ => LogError::Unavailable { reason: error.to_string() },
+        }
+    }
+}
+
+/// A message on its way.
+struct Sent {
+    ack: PublishAckFuture,
+    link: Link,
+    generation: u64,
+}
+
+impl Sent {
+    async fn acknowledged(self) -> Result<Appended, AppendError> {
+        tokio::select! {
+            answer = self.ack.into_future() => {
+                let ack = answer.map_err(|error| append_error(&error))?;
+                Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate })
+            }
+            // A lost connection never brings the answer, so there is no point in waiting for it.
+            () = self.link.wait_lost(self.generation) => Err(unavailable("the connection was lost")),
         }
     }
 }

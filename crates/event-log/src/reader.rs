@@ -5,7 +5,7 @@
 //! reader is slow. So the loop is ours: one throw-away consumer at a time, every delivery checked to follow the last,
 //! and on any doubt a new consumer from the last message that was handed out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::{self, MessagesError, MessagesErrorKind};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, ReplayPolicy};
@@ -37,6 +37,8 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 /// After so long without us the server forgets the consumer.
 const INACTIVE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A consumer that lasted so long was no failure.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// Some messages, in order; never none.
 #[derive(Clone, Debug)]
@@ -105,6 +107,9 @@ impl Reader {
                 tracing::info!(after = self.last, %cause, "reading the log was interrupted");
                 self.hole_told |= matches!(cause, Anomaly::Hole { .. });
                 self.interrupted = Some(cause);
+                if source.opened.elapsed() > STEADY {
+                    self.failures = 0;
+                }
                 self.source = None;
             }
             if !messages.is_empty() {
@@ -174,6 +179,7 @@ struct Taken {
 struct Source {
     link: Link,
     generation: u64,
+    opened: Instant,
     messages: pull::Stream,
     delivered: u64,
     last: u64,
@@ -203,7 +209,7 @@ impl Source {
             .messages()
             .await
             .map_err(|error| Refusal::Other(error.to_string()))?;
-        Ok(Self { link, generation, messages, delivered: 0, last, hole_told })
+        Ok(Self { link, generation, opened: Instant::now(), messages, delivered: 0, last, hole_told })
     }
 
     /// Waits for one message, then takes what has come already. The only wait is the first, so that nothing is lost
@@ -233,7 +239,8 @@ impl Source {
             if taken.messages.len() >= HANDED_OUT || bytes >= HANDED_OUT_BYTES {
                 return taken;
             }
-            match self.messages.next().now_or_never() {
+            // Unconstrained, or tokio's budget would end every round after a hundred messages.
+            match tokio::task::unconstrained(self.messages.next()).now_or_never() {
                 Some(message) => next = message,
                 None => return taken,
             }
