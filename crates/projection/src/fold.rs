@@ -132,6 +132,8 @@ fn mark_replaced(runs: &mut [Run<'_>], items: &[Item<'_>]) {
 fn history(entries: &[Entry], first: Timestamp) -> Vec<Transition> {
     let mut history: Vec<Transition> =
         entries.iter().map(|entry| Transition { state: entry.state, timestamp: entry.at }).collect();
+    // A worker's word may have turned `scheduled` into the `queued` that stood before it.
+    history.dedup_by_key(|entry| entry.state);
     if let [waited, next, ..] = history.as_mut_slice() {
         waited.timestamp = waited.timestamp.min(next.timestamp);
     }
@@ -171,6 +173,9 @@ fn extensions(ordered: &[&Seen], timeline: &Timeline<'_>, state: JobState, repla
     let mut extensions = merged(plain.filter_map(|seen| seen.extensions.as_ref()));
     for custom in ordered.iter().filter(|seen| seen.said == Said::Custom) {
         let Some(Value::Object(mut fields)) = custom.extensions.as_ref().map(JsonText::value) else { continue };
+        if custom.progress.is_some() {
+            fields.remove("progress");
+        }
         if let Some(Value::String(event)) = fields.remove("celeryEvent")
             && !fields.is_empty()
         {

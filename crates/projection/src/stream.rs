@@ -4,6 +4,7 @@
 //! is known. Between hosts only timestamps remain, and they may be minutes off. What holds everywhere is cause and
 //! effect: a message is sent before it is received, an attempt is retried before the next one runs.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use proto_events::Timestamp;
@@ -113,6 +114,7 @@ pub(crate) fn read(events: &[Seen]) -> Stream<'_> {
     for (_, events) in hosts {
         reader.read_host(events);
     }
+    reader.spare_retried();
     reader.link_attempts();
     Stream { runs: reader.runs, items: reader.items, deliveries: reader.deliveries }
 }
@@ -266,19 +268,30 @@ impl<'a> Reader<'a> {
         (self.push(seen, What::End { run }), self.runs[run].attempt)
     }
 
-    /// The open execution that an outcome closes: the one that began a runtime ago, else the oldest.
+    /// The open execution that an outcome closes: the one that began a runtime ago, or that the next attempt's message
+    /// follows; else the oldest of the highest attempt.
     fn take_open(&self, seen: &Seen, process: &mut Process) -> Option<usize> {
-        let place = match begun_at(seen) {
-            Some(begun) => {
-                let distance =
-                    |run: &usize| self.runs[*run].begun.map_or(i64::MAX, |start| (start.at.micros() - begun).abs());
-                let (place, _) = process.open.iter().enumerate().min_by_key(|(_, run)| distance(run))?;
-                place
-            }
-            None if process.open.is_empty() => return None,
+        let distance = |run: usize| match begun_at(seen) {
+            Some(begun) => self.runs[run].begun.map_or(i64::MAX, |start| (start.at.micros() - begun).abs()),
+            None if seen.said == Said::Retried => self.nearest_message(self.runs[run].attempt + 1, seen.at),
             None => 0,
         };
+        // What a later attempt has left behind was retried, seen or not; nothing else can still become of it.
+        let latest = process.open.iter().chain(&process.closed).map(|run| self.runs[*run].attempt).max();
+        let may_end = |run: usize| {
+            begun_at(seen).is_some() || seen.said == Said::Retried || Some(self.runs[run].attempt) == latest
+        };
+        let preference = |run: usize| (distance(run), Reverse(self.runs[run].attempt));
+        let open = process.open.iter().enumerate().filter(|(_, run)| may_end(**run));
+        let (place, _) = open.min_by_key(|(_, run)| preference(**run))?;
         Some(process.open.remove(place))
+    }
+
+    /// How far in time the nearest message of an attempt is.
+    fn nearest_message(&self, attempt: u32, at: Timestamp) -> i64 {
+        let messages = self.events.iter().filter(|seen| matches!(seen.said, Said::Sent | Said::Received));
+        let of_attempt = messages.filter(|seen| seen.attempt == Some(attempt));
+        of_attempt.map(|seen| (seen.at.micros() - at.micros()).abs()).min().unwrap_or(i64::MAX)
     }
 
     /// The execution that has ended already and that this outcome speaks of again; and whether it corrects the first.
@@ -301,6 +314,30 @@ impl<'a> Reader<'a> {
                 Some((run, false))
             }
             _ => (soon && process.waiting.is_empty()).then_some((run, false)),
+        }
+    }
+
+    /// An execution that the next attempt came of was retried, not lost, even when its retry was never announced: of
+    /// those that seem lost the last one, where no other can have been its cause.
+    fn spare_retried(&mut self) {
+        let messages = self.events.iter().filter(|seen| matches!(seen.said, Said::Sent | Said::Received));
+        let attempts: HashSet<u32> = messages.filter_map(|seen| seen.attempt).collect();
+        for next in attempts {
+            let causes = (0..self.runs.len()).filter(|run| self.runs[*run].attempt + 1 == next);
+            let (lost, other): (Vec<_>, Vec<_>) =
+                causes.partition(|run| self.runs[*run].outcome == Some(Outcome::Lost));
+            if other.iter().any(|run| matches!(self.runs[*run].outcome, None | Some(Outcome::Retrying))) {
+                continue;
+            }
+            let Some(spared) = lost.into_iter().max_by_key(|run| self.runs[*run].begun.map(Seen::key)) else {
+                continue;
+            };
+            self.runs[spared].outcome = None;
+            for item in &mut self.items {
+                if item.what == (What::Lost { run: spared }) {
+                    item.what = What::Fields;
+                }
+            }
         }
     }
 
