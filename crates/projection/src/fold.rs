@@ -73,7 +73,8 @@ pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<
         root_id: relative(connection, &ordered, |seen| seen.root.as_deref()),
         extensions: extensions(&ordered, &timeline, last.state, replaced),
         executions: timeline.begun.iter().map(|run| execution(&timeline.runs[*run])).collect(),
-        deliveries: if stream.deliveries > 0 { stream.deliveries } else { timeline.reported_deliveries },
+        // Nothing runs that was not delivered, even where the receipt was not seen.
+        deliveries: stream.deliveries.max(timeline.reported_deliveries).max(timeline.begun.len() as u32),
         truncated: evidence.is_truncated(),
         state_history: history,
     })
