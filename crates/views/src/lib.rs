@@ -24,6 +24,8 @@ mod reader;
 mod recent;
 mod shared;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use codec::{Checkpoint, Landmark, Past};

@@ -57,6 +57,9 @@ pub(crate) struct Store {
     tree: sled::Db,
     directory: PathBuf,
     broken: AtomicBool,
+    /// How many more writes succeed.
+    #[cfg(test)]
+    pub(crate) writes_left: std::sync::atomic::AtomicU64,
 }
 
 /// In the directory of a generation: why it must not be opened again.
@@ -75,7 +78,13 @@ impl Store {
                 .flush_every_ms(Some(500));
             match guarded(|| config.open()) {
                 Ok(tree) => {
-                    return Ok(Self { tree, directory: directory.to_owned(), broken: AtomicBool::new(false) });
+                    return Ok(Self {
+                        tree,
+                        directory: directory.to_owned(),
+                        broken: AtomicBool::new(false),
+                        #[cfg(test)]
+                        writes_left: std::sync::atomic::AtomicU64::new(u64::MAX),
+                    });
                 }
                 Err(ViewError::Io(cause)) if cause.contains("could not acquire lock") && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
@@ -97,6 +106,10 @@ impl Store {
 
     /// Writes all or nothing.
     pub(crate) fn apply(&self, batch: sled::Batch) -> Result<(), ViewError> {
+        #[cfg(test)]
+        if self.writes_left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err(ViewError::Io("as if the process were killed here".to_owned()));
+        }
         self.run(|tree| tree.apply_batch(batch))
     }
 

@@ -38,7 +38,7 @@ pub struct Applied {
 ///
 /// All calls block on sled, so they belong on a thread of their own.
 pub struct Writer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     tally: Tally,
     checkpoint: Option<Checkpoint>,
     applied: Option<Applied>,

@@ -1,0 +1,119 @@
+//! Damaged files: set aside, whatever the damage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::support::{Log, assert_shows, digest_of, open_in};
+use crate::{Outcome, Query, Reason, ViewError};
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+    found.sort();
+}
+
+/// Damages one file in the n-th way.
+fn damage(generation: &Path, n: u64) -> String {
+    let mut all = Vec::new();
+    files(generation, &mut all);
+    let mixed = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let file = &all[(mixed >> 56) as usize % all.len()];
+    let mut bytes = fs::read(file).unwrap();
+    let place = (mixed >> 8) as usize % bytes.len().max(1);
+    let how = match n % 4 {
+        0 => {
+            bytes.truncate(place);
+            "cut off"
+        }
+        1 if !bytes.is_empty() => {
+            bytes[place] ^= 1 << (mixed & 7);
+            "a bit flipped"
+        }
+        2 => {
+            let end = (place + 4_096).min(bytes.len());
+            bytes[place..end].fill(0);
+            "a page of zeros"
+        }
+        _ => {
+            let end = (place + 64).min(bytes.len());
+            bytes[place..end].fill(0xff);
+            "64 bytes of ones"
+        }
+    };
+    fs::write(file, bytes).unwrap();
+    format!("{} at {place}: {how}", file.display())
+}
+
+#[test]
+fn damaged_files_are_set_aside_or_harmless_but_never_a_panic_nor_a_wrong_answer() {
+    let original = tempfile::tempdir().unwrap();
+    let log = Log::scripted(1_200, 300);
+    for end in [400, 800, 1_200] {
+        let mut opened = open_in(original.path());
+        log.apply(&mut opened, end).unwrap();
+        opened.writer.close().unwrap();
+    }
+    let (truth, digest) = (log.truth(log.end()), digest_of(&log, log.end()));
+    let (mut aside, mut cut) = (0, 0);
+    for n in 0..160 {
+        let dir = tempfile::tempdir().unwrap();
+        copy(original.path(), dir.path());
+        let what = damage(&dir.path().join("gen-0001"), n);
+        let mut opened = open_in(dir.path());
+        match &opened.outcome {
+            // The damage was where nothing is, or cut the end off, as a crash does.
+            Outcome::Existing => cut += u64::from(opened.reader.applied() < log.end()),
+            Outcome::SetAside { kept, .. } => {
+                aside += 1;
+                assert!(kept.is_dir(), "{what}");
+                assert_eq!(opened.reader.applied(), 0);
+            }
+            Outcome::Fresh => panic!("{what}: forgotten"),
+        }
+        log.apply(&mut opened, log.end()).unwrap();
+        opened.writer.flush().unwrap();
+        assert_eq!(opened.reader.digest(), digest, "{what}");
+        assert_shows(&opened.reader, &truth);
+    }
+    assert!(aside > 20 && cut > 10, "{aside} set aside, {cut} cut off");
+}
+
+#[test]
+fn damage_found_while_reading_condemns_the_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::scripted(10, 10);
+    let mut opened = open_in(dir.path());
+    log.apply(&mut opened, 10).unwrap();
+    opened.writer.flush().unwrap();
+    let id = log.0[0].id();
+    let key = crate::store::row_key(id);
+    let mut bytes = opened.reader.shared.store.get(&key).unwrap().unwrap().to_vec();
+    // The end of the evidence, which no digest covers.
+    bytes.push(0);
+    let mut batch = sled::Batch::default();
+    batch.insert(&key, bytes);
+    opened.reader.shared.store.apply(batch).unwrap();
+
+    assert!(matches!(opened.reader.row(id), Err(ViewError::Corrupt(_))));
+    // From then on nothing of these views is trusted.
+    assert!(matches!(opened.reader.list(&Query::default()), Err(ViewError::Corrupt(_))));
+    assert!(matches!(opened.writer.row(log.0[1].id()), Err(ViewError::Corrupt(_))));
+    drop(opened);
+    let opened = open_in(dir.path());
+    assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::Damaged(_), .. }));
+}

@@ -1,0 +1,9 @@
+//! Tests of the crate as a whole.
+
+mod concurrency;
+mod crash;
+mod damage;
+mod golden;
+mod model;
+mod opening;
+mod support;

@@ -1,0 +1,132 @@
+//! Random lives of the views against the plain truth.
+
+use proptest::prelude::*;
+use proto_events::JobState;
+use uuid::Uuid;
+
+use super::support::{Log, OPTIONS, Step, assert_shows, digest_of, kill_after, open_in};
+use crate::{Outcome, Query};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Apply(Vec<Step>),
+    Flush,
+    /// Close and open.
+    Reopen,
+    /// Forget what was not written.
+    Crash,
+    /// Die after so many writes of a flush.
+    DieInFlush(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let names =
+        prop::sample::select(vec![None, Some("unknown"), Some("app.send"), Some("app.send"), Some("APP.Resize")]);
+    (0_u8..2, 0_u16..200, names, prop::sample::select(JobState::ALL.to_vec()), 0_i64..500)
+        .prop_map(|(connection, job, name, state, second)| Step { connection, job, name, state, second })
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => prop::collection::vec(step(), 1..150).prop_map(Act::Apply),
+        3 => Just(Act::Flush),
+        1 => Just(Act::Reopen),
+        1 => Just(Act::Crash),
+        2 => (0_u64..9).prop_map(Act::DieInFlush),
+    ]
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    #[test]
+    fn views_are_the_fold_of_the_log_whatever_happens_to_the_process(acts in prop::collection::vec(act(), 1..14)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::default();
+        let mut opened = open_in(dir.path());
+        for act in acts {
+            let mut restart = true;
+            match act {
+                Act::Apply(steps) => {
+                    log.0.extend(steps);
+                    log.apply(&mut opened, log.end()).unwrap();
+                    restart = false;
+                }
+                Act::Flush => {
+                    opened.writer.flush().unwrap();
+                    restart = false;
+                }
+                Act::Reopen => {
+                    opened.writer.flush().unwrap();
+                    assert_eq!(opened.writer.dirty(), 0);
+                }
+                Act::Crash => {}
+                Act::DieInFlush(writes) => {
+                    kill_after(&opened.writer, writes);
+                    let _ = opened.writer.flush();
+                }
+            }
+            if restart {
+                drop(opened);
+                opened = open_in(dir.path());
+                prop_assert_eq!(&opened.outcome, &Outcome::Existing);
+                let checkpoint = opened.reader.checkpoint();
+                prop_assert_eq!(checkpoint.map_or(0, |checkpoint| checkpoint.sequence), opened.reader.applied());
+                if let Some(checkpoint) = checkpoint {
+                    prop_assert_eq!(checkpoint.digest, digest_of(&log, checkpoint.sequence));
+                    prop_assert_eq!(checkpoint.fold_version, OPTIONS.fold_version);
+                }
+                // Replay, in two batches with a flush between: no checkpoint may be taken of rows that are ahead.
+                let half = opened.reader.applied().midpoint(log.end());
+                log.apply(&mut opened, half).unwrap();
+                opened.writer.flush().unwrap();
+                let at = opened.reader.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
+                prop_assert_eq!(opened.reader.digest(), digest_of(&log, at));
+                log.apply(&mut opened, log.end()).unwrap();
+            }
+            assert_shows(&opened.reader, &log.truth(log.end()));
+        }
+        opened.writer.flush().unwrap();
+        prop_assert_eq!(opened.reader.digest(), digest_of(&log, log.end()));
+        if let Some(checkpoint) = opened.reader.checkpoint() {
+            prop_assert_eq!(opened.reader.digest_at(log.end()).unwrap(), Some(checkpoint.digest));
+        }
+    }
+
+    #[test]
+    fn the_list_filters_counts_and_goes_on_where_it_stopped(
+        steps in prop::collection::vec(step(), 0..400),
+        state in prop::option::of(prop::sample::select(JobState::ALL.to_vec())),
+        search in prop::option::of(prop::sample::select(vec!["", "SEND", "p.r", "absent"])),
+        connections in prop::option::of(prop::collection::vec(0_u128..3, 0..3)),
+        limit in 1_usize..40,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log(steps);
+        let mut opened = open_in(dir.path());
+        log.apply(&mut opened, log.end()).unwrap();
+        let connections = connections.map(|numbers| numbers.into_iter().map(Uuid::from_u128).collect::<Vec<_>>());
+        let truth = log.truth(log.end());
+        let mut expected: Vec<_> = truth
+            .values()
+            .map(|row| &row.record)
+            .filter(|record| state.is_none_or(|state| record.state == state))
+            .filter(|record| search.is_none_or(|text| record.name.to_lowercase().contains(&text.to_lowercase())))
+            .filter(|record| connections.as_ref().is_none_or(|wanted| wanted.contains(&record.connection_id)))
+            .collect();
+        expected.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
+        let mut query = Query { connections, state, search: search.map(str::to_owned), limit, cursor: None };
+        for part in expected.chunks(limit) {
+            let page = opened.reader.list(&query).unwrap();
+            prop_assert_eq!(page.total, expected.len() as u64);
+            prop_assert_eq!(page.jobs.iter().collect::<Vec<_>>(), part);
+            query.cursor = page.next;
+        }
+        prop_assert_eq!(query.cursor, None);
+        prop_assert!(!expected.is_empty() || opened.reader.list(&query).unwrap().jobs.is_empty());
+    }
+}

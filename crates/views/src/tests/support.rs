@@ -1,0 +1,159 @@
+//! A log, a projector of a few lines, and the plain truth to compare the views with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use projection::{Record, Row};
+use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
+use uuid::Uuid;
+
+use crate::{Applied, Landmark, Opened, Options, Query, Reader, ViewError, Writer, open};
+
+pub(super) const OPTIONS: Options = Options { fold_version: 7, cache_bytes: 1 << 20 };
+pub(super) const CREATED: Timestamp = Timestamp(1_000_000);
+
+pub(super) fn open_in(dir: &Path) -> Opened {
+    open(dir, &OPTIONS).unwrap()
+}
+
+/// An event of some job.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) connection: u8,
+    pub(super) job: u16,
+    pub(super) name: Option<&'static str>,
+    pub(super) state: JobState,
+    pub(super) second: i64,
+}
+
+impl Step {
+    fn connection(&self) -> Uuid {
+        Uuid::from_u128(self.connection.into())
+    }
+
+    fn external_id(&self) -> String {
+        format!("job-{}", self.job)
+    }
+
+    pub(super) fn id(&self) -> Uuid {
+        proto_events::job_id(self.connection(), &self.external_id())
+    }
+
+    fn event(&self) -> Event {
+        let mut job = Job::new(self.external_id(), self.state);
+        job.name = self.name.map(str::to_owned);
+        Event::job(Timestamp(self.second * 1_000_000), Framework::Celery, job)
+    }
+}
+
+/// A log with one event per message; the first has sequence 1.
+#[derive(Default)]
+pub(super) struct Log(pub(super) Vec<Step>);
+
+impl Log {
+    /// A log of so many events, the same each time.
+    pub(super) fn scripted(events: u64, jobs: u64) -> Self {
+        let names = [None, Some("app.send"), Some("app.resize"), Some("App.Report")];
+        let steps = (0..events).map(|n| {
+            let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            Step {
+                connection: (mixed >> 60) as u8 % 2,
+                job: ((mixed >> 20) % jobs) as u16,
+                name: names[(mixed >> 40) as usize % names.len()],
+                state: JobState::ALL[(mixed >> 50) as usize % JobState::ALL.len()],
+                second: (mixed >> 33) as i64 % 1_000,
+            }
+        });
+        Self(steps.collect())
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Applies what comes after what is applied, up to and with `to`, in one batch.
+    pub(super) fn apply(&self, opened: &mut Opened, to: u64) -> Result<(), ViewError> {
+        let from = opened.reader.applied();
+        let mut rows: BTreeMap<Uuid, Row> = BTreeMap::new();
+        for sequence in from + 1..=to {
+            let step = &self.0[sequence as usize - 1];
+            let known = match rows.remove(&step.id()) {
+                Some(row) => Some(row),
+                None => opened.writer.row(step.id())?.map(|row| (*row).clone()),
+            };
+            let events = [(Position::new(sequence, 0), &step.event())];
+            let row = Row::apply(known.as_ref(), step.connection(), &step.external_id(), events).unwrap();
+            rows.insert(step.id(), row);
+        }
+        opened.writer.stage(rows.into_values().collect(), applied(to))
+    }
+
+    /// What the views must hold at this message.
+    pub(super) fn truth(&self, at: u64) -> HashMap<Uuid, Row> {
+        let mut rows: HashMap<Uuid, Row> = HashMap::new();
+        for (step, sequence) in self.0.iter().zip(1..=at) {
+            let events = [(Position::new(sequence, 0), &step.event())];
+            let row = Row::apply(rows.get(&step.id()), step.connection(), &step.external_id(), events).unwrap();
+            rows.insert(step.id(), row);
+        }
+        rows
+    }
+}
+
+fn applied(sequence: u64) -> Applied {
+    let fingerprint = [sequence as u8; 16];
+    Applied { created: CREATED, sequence, fingerprint, landmarks: vec![Landmark { sequence, fingerprint }] }
+}
+
+/// Fails unless the reader answers exactly what follows from the truth.
+pub(super) fn assert_shows(reader: &Reader, truth: &HashMap<Uuid, Row>) {
+    let mut all: Vec<&Record> = truth.values().map(|row| &row.record).collect();
+    all.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
+    let whole = Query { limit: usize::MAX, ..Query::default() };
+    assert_same(&reader.list(&whole).unwrap().jobs, &all, "list");
+    for row in truth.values() {
+        assert_eq!(reader.row(row.record.id).unwrap().as_deref(), Some(row));
+        assert_eq!(reader.job(row.record.id).unwrap().as_ref(), Some(&row.record));
+    }
+    for state in JobState::ALL {
+        let count = all.iter().filter(|record| record.state == state).count() as u64;
+        assert_eq!(reader.counts(None).of(state), count, "{state:?}");
+    }
+    for record in &all {
+        assert_recent(reader, truth, record);
+    }
+}
+
+fn assert_recent(reader: &Reader, truth: &HashMap<Uuid, Row>, of: &Record) {
+    let same = |row: &&Row| row.record.name == of.name && row.record.connection_id == of.connection_id;
+    let mut rows: Vec<&Row> = truth.values().filter(same).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.first_position()));
+    rows.truncate(64);
+    let mut expected: Vec<&Record> = rows.iter().map(|row| &row.record).filter(|record| record.id != of.id).collect();
+    expected.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
+    expected.truncate(if of.name == "unknown" { 0 } else { 10 });
+    let found = reader.recent(of.connection_id, &of.name, 10, of.id).unwrap();
+    assert_same(&found, &expected, &of.name);
+}
+
+/// Tells the first difference only.
+fn assert_same(found: &[Record], expected: &[&Record], what: &str) {
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found, *expected, "{what}");
+    }
+    assert_eq!(found.len(), expected.len(), "{what}");
+}
+
+/// The digest that views have which took the log up to there without any interruption.
+pub(super) fn digest_of(log: &Log, at: u64) -> crate::Digest {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_in(dir.path());
+    log.apply(&mut opened, at).unwrap();
+    opened.writer.flush().unwrap();
+    opened.reader.digest()
+}
+
+/// Lets only so many more writes through, as a kill would.
+pub(super) fn kill_after(writer: &Writer, writes: u64) {
+    writer.shared.store.writes_left.store(writes, std::sync::atomic::Ordering::Relaxed);
+}
