@@ -1,1 +1,40 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests and the benchmarks share: the real binary, real servers, real workers.
+//!
+//! # Layout
+//! - [`Forebay`]: the binary under test with a data directory of its own, and [`Api`], its client
+//! - [`Redis`]: a broker on a free port
+//! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
+//! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
+//! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
+//!
+//! Everything panics where a test should fail.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod forebay;
+mod process;
+mod redis;
+mod shop;
+mod wait;
+
+pub use api::{Answer, Api};
+pub use forebay::{Forebay, Options, forebay_binary};
+pub use process::Process;
+pub use redis::Redis;
+pub use shop::{Run, Shop, Truth};
+pub use wait::wait_for;
+
+use uuid::Uuid;
+
+/// The connection of the documented example, which the tests use as the default one.
+pub const CONNECTION: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
+/// Its API key.
+pub const API_KEY: &str = "sk_test_0123456789abcdef";
+/// The dashboard's password.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// Forebay's id of a job of the default connection, computed here so that the tests do not believe the binary.
+pub fn job_id(external_id: &str) -> String {
+    Uuid::new_v5(&CONNECTION, external_id.as_bytes()).to_string()
+}

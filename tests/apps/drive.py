@@ -1,0 +1,120 @@
+"""Sends the work of one test, waits until Celery says how it ended, and prints one JSON line per job: Celery's truth.
+
+    drive.py stories    every kind of end, for workers on the queues celery, mail and slow
+    drive.py simple     what needs nothing but one worker on the queue celery
+    drive.py one        one job
+"""
+
+import json
+import os
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+
+from celery import chain, chord
+from celery.exceptions import TimeoutError as StillRunning
+
+from shop import RUNS, add, app, back_off, die, fail, give_up, nap, progress, refuse, retry_twice, too_long
+from shop import too_long_soft, total, unicode_result
+
+jobs = []
+
+
+def sent(story, result, queue="celery", eta=None, parents=(), root=None, outcome=None):
+    """Remembers a job. Parents: the jobs of which one dispatched it. Outcome: what the backend cannot say."""
+    jobs.append({"story": story, "id": result.id, "queue": queue, "eta": eta and eta.isoformat(), "outcome": outcome,
+                 "sentAt": time.time(), "parents": parents, "root": root, "result": result})
+    return result
+
+
+def until(what, condition, seconds=30):
+    deadline = time.time() + seconds
+    while not condition():
+        if time.time() > deadline:
+            sys.exit(f"gave up waiting until {what}")
+        time.sleep(0.02)
+
+
+def started(result):
+    if not os.path.exists(RUNS):
+        return False
+    with open(RUNS, encoding="utf-8") as runs:
+        return any(json.loads(line)["id"] == result.id for line in runs)
+
+
+def simple():
+    sent("ok", add.delay(2, 3))
+    sent("fail", fail.delay(17))
+    sent("retry twice", retry_twice.delay())
+    sent("give up", give_up.delay())
+    sent("unicode", unicode_result.delay("Zoë"))
+
+
+def stories():
+    # The long ones first.
+    busy = sent("ok", nap.apply_async((3,), queue="slow"), queue="slow")
+    waiting = sent("revoked waiting", add.apply_async((1, 1), queue="slow"), queue="slow")
+    sent("back off", back_off.delay())
+    eta = datetime.now(timezone.utc) + timedelta(seconds=2)
+    sent("eta", add.apply_async((4, 5), eta=eta), eta=eta)
+    sent("time limit", too_long.delay())
+    sent("soft time limit", too_long_soft.delay())
+    simple()
+    sent("other queue", add.apply_async((6, 7), queue="mail"), queue="mail")
+    sent("killed", die.delay())
+    sent("progress", progress.delay())
+    sent("refused", refuse.delay(), outcome="FAILURE")
+    sent("expired", add.apply_async((1, 2), expires=datetime.now(timezone.utc) - timedelta(seconds=5)))
+    sent("unknown task", app.send_task("shop.nobody_has_this"))
+    last = chain(add.s(1, 1), add.s(2), add.s(3)).delay()
+    first, second = last.parent.parent, last.parent
+    sent("chain", first)
+    sent("chain", second, parents=[first.id], root=first.id)
+    sent("chain", last, parents=[second.id], root=first.id)
+    never = chain(fail.si(18), add.si(1, 1)).delay()
+    sent("fail", never.parent)
+    sent("never sent", never, outcome="NONE")
+    body = chord([add.s(n, n) for n in range(3)])(total.s())
+    headers = [sent("chord header", header).id for header in body.parent.results]
+    sent("chord body", body, parents=headers)
+    # A worker reads its mailbox at once, but a revoke of what it has not received is only remembered.
+    until("the slow worker is busy", lambda: started(busy))
+    waiting.revoke()
+    running = sent("revoked running", nap.apply_async((60,), queue="mail"), queue="mail")
+    until("the nap began", lambda: started(running))
+    running.revoke(terminate=True)
+
+
+def truth(job):
+    result = job.pop("result")
+    try:
+        if job["outcome"] is None:
+            result.get(timeout=60, propagate=False)
+    except StillRunning:
+        sys.exit(f"{job['story']} did not end in time: {result.state}")
+    meta = result.backend.get_task_meta(result.id, cache=False)
+    error = meta["result"] if isinstance(meta.get("result"), BaseException) else None
+    done = meta.get("date_done")
+    if done is not None and not isinstance(done, datetime):
+        done = datetime.fromisoformat(done)
+    if done is not None and done.tzinfo is None:
+        done = done.replace(tzinfo=timezone.utc)
+    return {
+        **job,
+        "status": job["outcome"] or meta["status"],
+        "name": meta.get("name") or {"unknown task": "shop.nobody_has_this", "refused": refuse.name}.get(job["story"]),
+        "worker": meta.get("worker"),
+        "retries": meta.get("retries"),
+        "metaQueue": meta.get("queue"),
+        "args": repr(tuple(meta["args"])) if meta.get("args") is not None else None,
+        "value": None if error is not None or meta.get("result") is None else repr(meta["result"]),
+        "errorType": type(error).__name__ if error is not None else None,
+        "errorText": str(error) if error is not None else None,
+        "traceback": meta.get("traceback"),
+        "doneAt": done.timestamp() if done else None,
+    }
+
+
+{"stories": stories, "simple": simple, "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
+for each in jobs:
+    print(json.dumps(truth(each)), flush=True)

@@ -1,0 +1,143 @@
+//! The binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{API_KEY, Api, CONNECTION, PASSWORD, Process, wait_for};
+
+/// How a [`Forebay`] is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// More arguments for `serve`.
+    pub arguments: Vec<String>,
+    /// Without the fixed key, connection and password, so that it makes up its own.
+    pub own_credentials: bool,
+}
+
+impl Options {
+    /// Listening to these Celery brokers.
+    pub fn celery(urls: &[String]) -> Self {
+        let arguments = urls.iter().flat_map(|url| ["--celery".to_owned(), url.clone()]).collect();
+        Self { arguments, ..Self::default() }
+    }
+}
+
+/// A running server with a data directory of its own.
+#[derive(Debug)]
+pub struct Forebay {
+    dir: TempDir,
+    options: Options,
+    process: Process,
+    /// A client with the admin token.
+    pub api: Api,
+}
+
+impl Forebay {
+    /// Starts one and waits until it is well.
+    pub fn start(options: Options) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let process = launch(dir.path(), &options);
+        let mut forebay = Self { dir, options, process, api: Api::new("", "") };
+        forebay.wait_until_well();
+        forebay
+    }
+
+    /// `kill -9`, then starts it again on the same directory and waits until it is well.
+    pub fn crash_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// `kill -9` for the server alone; what it started has to find out.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks it to stop, and checks that it does so cleanly.
+    pub fn stop(&mut self) {
+        let status = self.process.stop();
+        assert!(status.success(), "a clean stop ends with success, not with {status}");
+    }
+
+    /// Starts it again after it was killed or stopped.
+    pub fn restart(&mut self) {
+        self.process = launch(self.dir.path(), &self.options);
+        self.wait_until_well();
+    }
+
+    /// `kill -9` for its nats-server, which it has to start again.
+    pub fn kill_nats(&self) {
+        let nats = wait_for("the embedded nats-server to run", 30, || {
+            self.process.children().into_iter().find(|(_, name)| name == "nats-server")
+        });
+        kill_process(nats.0, Signal::KILL).unwrap();
+    }
+
+    /// The process of the server.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Its data directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `GET /api/health`.
+    pub fn health(&self) -> Value {
+        self.api.get("/api/health").body
+    }
+
+    /// Runs another command of the binary on the same data directory.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(forebay_binary());
+        command.args(arguments).arg("--data-dir").arg(self.dir.path()).output().unwrap()
+    }
+
+    /// Waits until the server that runs now answers that all is well, its sources included.
+    pub fn wait_until_well(&mut self) {
+        let (process, dir) = (&mut self.process, self.dir.path());
+        self.api = wait_for("Forebay to be well", 60, || {
+            if let Some(status) = process.ended() {
+                panic!("Forebay ended with {status}");
+            }
+            let admin: Value = serde_json::from_slice(&std::fs::read(dir.join("admin.json")).ok()?).ok()?;
+            // The file may still be that of the server that was killed.
+            if admin["pid"] != process.pid().as_raw_nonzero().get() {
+                return None;
+            }
+            let api = Api::new(admin["address"].as_str()?, admin["token"].as_str()?);
+            (api.try_get("/api/health")?.body["status"] == "ok").then_some(api)
+        });
+    }
+}
+
+fn launch(dir: &Path, options: &Options) -> Process {
+    let mut command = Command::new(forebay_binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir).args(&options.arguments);
+    if !options.own_credentials {
+        command
+            .env("FOREBAY_API_KEY", API_KEY)
+            .env("FOREBAY_CONNECTION_ID", CONNECTION.to_string())
+            .env("FOREBAY_ADMIN_PASSWORD", PASSWORD);
+    }
+    Process::start("forebay", &mut command, &dir.join("output.log"))
+}
+
+/// The binary under test: what `FOREBAY_BIN` names, else the one that cargo built beside this test.
+pub fn forebay_binary() -> PathBuf {
+    let path = std::env::var_os("FOREBAY_BIN").map_or_else(
+        || {
+            let exe = std::env::current_exe().unwrap();
+            let beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("forebay")).find(|path| path.is_file());
+            beside.unwrap_or_else(|| exe.with_file_name("forebay"))
+        },
+        PathBuf::from,
+    );
+    assert!(path.is_file(), "{} is missing: run `cargo build -p forebay`, or `make test`", path.display());
+    path
+}

@@ -1,0 +1,96 @@
+//! A program that a test runs.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::wait_for;
+
+/// Lines of output that a failed test shows of each of its programs.
+const SHOWN: usize = 60;
+
+/// A running program in a process group of its own: nothing that it started outlives it. Its output goes to a file.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it; the output is appended to the file.
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
+        let mut file = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        writeln!(file, "--- {name} starts").unwrap();
+        let output: File = file.try_clone().unwrap();
+        let command = command.stdin(Stdio::null()).stdout(output).stderr(file).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        Self { name: name.to_owned(), child, log: log.to_owned() }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// All that it has printed.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// `kill -9` for it alone, not for what it started.
+    pub fn kill(&mut self) {
+        let _ = kill_process(self.pid(), Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        let name = self.name.clone();
+        wait_for(&format!("{name} to end when asked to"), 30, || self.ended())
+    }
+
+    /// The processes that it has started, with their names.
+    pub fn children(&self) -> Vec<(Pid, String)> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+            // "PID (NAME) STATE PARENT …", and a name may hold anything.
+            let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+            let Some((pid, name)) = head.split_once(" (") else { continue };
+            let parent = tail.split(' ').nth(1).and_then(|parent| parent.parse().ok());
+            if parent == Some(self.pid().as_raw_nonzero().get())
+                && let Some(pid) = pid.parse().ok().and_then(Pid::from_raw)
+            {
+                found.push((pid, name.to_owned()));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- the last output of {}:\n{}",
+                self.name,
+                lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+            );
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A Redis server for one test.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{Process, wait_for};
+
+/// A Redis server on a free port of the loopback interface, empty at first.
+#[derive(Debug)]
+pub struct Redis {
+    dir: TempDir,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Redis {
+    /// Starts one.
+    pub fn start() -> Self {
+        let mut redis = Self { dir: tempfile::tempdir().unwrap(), port: 0, process: None };
+        // Another program may take the free port before Redis does; then it ends, and another port is tried.
+        wait_for("a Redis server to start", 30, || {
+            redis.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            redis.launch().then_some(())
+        });
+        redis
+    }
+
+    /// Starts it again on the same port, with what it had kept.
+    pub fn restart(&mut self) {
+        self.process = None;
+        wait_for("Redis to start again on its port", 30, || self.launch().then_some(()));
+    }
+
+    /// Ends it; it keeps its data.
+    pub fn stop(&mut self) {
+        self.process.as_mut().unwrap().stop();
+        self.process = None;
+    }
+
+    /// The broker URL of one of its databases.
+    pub fn url(&self, database: u8) -> String {
+        format!("redis://127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Its port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn launch(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--port", &self.port.to_string()])
+            .arg("--dir")
+            .arg(self.dir.path());
+        let mut process = Process::start("redis-server", &mut command, &self.dir.path().join("log"));
+        let up = wait_for("redis-server to listen or to end", 30, || match process.ended() {
+            Some(_) => Some(false),
+            None => TcpStream::connect(("127.0.0.1", self.port)).is_ok().then_some(true),
+        });
+        self.process = up.then_some(process);
+        up
+    }
+}

@@ -1,0 +1,140 @@
+//! Celery: workers of the app in `apps/shop.py`, and what Celery itself says.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use crate::{Process, wait_for};
+
+/// What Celery says became of a job: its result backend, and what `apps/drive.py` knows of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are those that drive.py prints, mostly the backend's own")]
+pub struct Truth {
+    /// What was meant to happen.
+    pub story: String,
+    pub id: String,
+    pub queue: String,
+    pub eta: Option<String>,
+    pub sent_at: f64,
+    pub parents: Vec<String>,
+    pub root: Option<String>,
+    pub status: String,
+    pub name: Option<String>,
+    pub worker: Option<String>,
+    pub retries: Option<u64>,
+    pub args: Option<String>,
+    pub value: Option<String>,
+    pub error_type: Option<String>,
+    pub error_text: Option<String>,
+    pub traceback: Option<String>,
+    pub done_at: Option<f64>,
+}
+
+/// One line of the tasks' own diary: the start or the end of a run.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are those that shop.py writes")]
+pub struct Run {
+    pub what: String,
+    pub id: String,
+    pub retries: u64,
+    pub hostname: String,
+    pub pid: i64,
+    pub parent_pid: i64,
+    pub time: f64,
+}
+
+/// The app with its broker, its diary and its workers' settings.
+#[derive(Debug)]
+pub struct Shop {
+    dir: TempDir,
+    broker: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Shop {
+    /// The app on this broker.
+    pub fn new(broker: String) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), broker, environment: Vec::new() }
+    }
+
+    /// With the stock SDK in it, which reports to this server.
+    #[must_use]
+    pub fn with_sdk(mut self, address: &str, key: &str, connection: &str) -> Self {
+        let variables = [
+            ("SLUICE_BASE_URL", format!("http://{address}")),
+            ("SLUICE_API_KEY", key.to_owned()),
+            ("SLUICE_CONNECTION_ID", connection.to_owned()),
+        ];
+        self.environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
+        self
+    }
+
+    /// Starts a worker `NAME@test` with these options of `celery worker`, and waits until it takes work.
+    pub fn worker(&self, name: &str, options: &[&str]) -> Process {
+        let mut command = self.command("celery");
+        command
+            .args(["-A", "shop", "worker", "--loglevel", "INFO", "--hostname", &format!("{name}@test")])
+            .args(options);
+        let mut worker = Process::start(name, &mut command, &self.dir.path().join(format!("{name}.log")));
+        wait_for(&format!("the worker {name} to be ready"), 60, || {
+            if let Some(status) = worker.ended() {
+                panic!("the worker {name} ended with {status}");
+            }
+            worker.log().contains(" ready.").then_some(())
+        });
+        worker
+    }
+
+    /// Has `drive.py` send the work of this kind and wait for its end.
+    pub fn drive(&self, what: &str) -> Vec<Truth> {
+        let output = self.command("python").arg(apps().join("drive.py")).arg(what).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "drive.py failed: {errors}");
+        lines(&output.stdout)
+    }
+
+    /// The diary of a job: its starts and ends, in the order in which they were written.
+    pub fn runs(&self, id: &str) -> Vec<Run> {
+        let diary = std::fs::read(self.runs_file()).unwrap_or_default();
+        lines::<Run>(&diary).into_iter().filter(|run| run.id == id).collect()
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(venv().join("bin").join(program));
+        command
+            .env("PYTHONPATH", apps())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("SHOP_BROKER", &self.broker)
+            .env("SHOP_RUNS", self.runs_file())
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    fn runs_file(&self) -> PathBuf {
+        self.dir.path().join("runs.jsonl")
+    }
+}
+
+fn lines<T: DeserializeOwned>(bytes: &[u8]) -> Vec<T> {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let read = |line| {
+        serde_json::from_slice(line).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(line)))
+    };
+    lines.map(read).collect()
+}
+
+fn apps() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("apps")
+}
+
+/// The virtual environment that `make test-tools` makes in the target directory.
+fn venv() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let found = exe.ancestors().map(|dir| dir.join("venv")).find(|venv| venv.join("bin/celery").is_file());
+    found.expect("Celery is missing: run `make test-tools`")
+}

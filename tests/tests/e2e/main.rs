@@ -1,0 +1,8 @@
+//! The main job, end to end: the real binary, a real nats-server, a real Redis, real Celery workers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod compare;
+mod documented;
+mod sdk;
+mod stream;
