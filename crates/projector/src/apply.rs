@@ -71,7 +71,7 @@ impl Applier {
         loop {
             let next = match self.flush_at {
                 None => Ok(batches.blocking_recv()),
-                Some(at) => runtime.block_on(tokio::time::timeout_at(at, batches.recv())),
+                Some(at) => runtime.block_on(async { tokio::time::timeout_at(at, batches.recv()).await }),
             };
             match next {
                 Ok(Some(batch)) => self.apply(&batch)?,
