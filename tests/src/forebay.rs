@@ -29,9 +29,10 @@ impl Options {
 /// A running server with a data directory of its own.
 #[derive(Debug)]
 pub struct Forebay {
+    // Before its directory, so that it is ended first and its output can still be shown.
+    process: Process,
     dir: TempDir,
     options: Options,
-    process: Process,
     /// A client with the admin token.
     pub api: Api,
 }

@@ -10,9 +10,9 @@ use crate::{Process, wait_for};
 /// A Redis server on a free port of the loopback interface, empty at first.
 #[derive(Debug)]
 pub struct Redis {
+    process: Option<Process>,
     dir: TempDir,
     port: u16,
-    process: Option<Process>,
 }
 
 impl Redis {
