@@ -115,7 +115,7 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-const ROW_FORMAT: u8 = 1;
+pub(crate) const ROW_FORMAT: u8 = 1;
 
 /// What the index needs of a row, before the row itself so that a scan decodes nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,15 +62,15 @@ fn damage(generation: &Path, n: u64) -> String {
 #[test]
 fn damaged_files_are_set_aside_or_harmless_but_never_a_panic_nor_a_wrong_answer() {
     let original = tempfile::tempdir().unwrap();
-    let log = Log::scripted(1_200, 300);
-    for end in [400, 800, 1_200] {
+    let log = Log::scripted(600, 100);
+    for end in [200, 400, 600] {
         let mut opened = open_in(original.path());
         log.apply(&mut opened, end).unwrap();
         opened.writer.close().unwrap();
     }
     let (truth, digest) = (log.truth(log.end()), digest_of(&log, log.end()));
     let (mut aside, mut cut) = (0, 0);
-    for n in 0..160 {
+    for n in 0..120 {
         let dir = tempfile::tempdir().unwrap();
         copy(original.path(), dir.path());
         let what = damage(&dir.path().join("gen-0001"), n);
@@ -90,7 +90,7 @@ fn damaged_files_are_set_aside_or_harmless_but_never_a_panic_nor_a_wrong_answer(
         assert_eq!(opened.reader.digest(), digest, "{what}");
         assert_shows(&opened.reader, &truth);
     }
-    assert!(aside > 20 && cut > 10, "{aside} set aside, {cut} cut off");
+    assert!(aside > 60 && cut > 3, "{aside} set aside, {cut} cut off");
 }
 
 #[test]

@@ -1,1 +1,140 @@
+//! The bytes of every stored type. Whoever changes them changes the format byte too (of a row: that, or the version of
+//! the fold), since views that are on disk would be misread; then `UPDATE_GOLDEN=1` writes the new file.
 
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use projection::{Evidence, Execution, JsonText, Outcome, Record, Row, Transition};
+use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::Digest;
+use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Stored, StoredRow, Tally};
+use crate::recent::RecentPage;
+
+fn check(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/tests/golden").join(format!("{name}.hex"));
+    let mut text = String::new();
+    for line in bytes.chunks(32) {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(text, golden, "the bytes of a {name} changed, and its format did not");
+}
+
+fn check_stored<T: Stored + PartialEq + std::fmt::Debug>(value: &T) {
+    let bytes = codec::encode(value);
+    assert_eq!(&codec::decode::<T>(&bytes).unwrap(), value);
+    check(&format!("{}.{}", T::NAME.replace(' ', "-"), T::FORMAT), &bytes);
+    let mut long = bytes.clone();
+    long.push(0);
+    let mut other = bytes.clone();
+    other[0] += 1;
+    for wrong in [&bytes[..bytes.len() - 1], &long, &other, &[]] {
+        assert!(codec::decode::<T>(wrong).is_err());
+    }
+}
+
+#[test]
+fn small_values() {
+    check_stored(&Meta { layout: 1, fold_version: 300 });
+    check_stored(&Checkpoint {
+        number: 1_000,
+        created: Timestamp(1_795_440_115_833_834),
+        sequence: 70_000,
+        fingerprint: [0xab; 16],
+        digest: Digest([0xcd; 32]),
+        fold_version: 3,
+    });
+    check_stored(&Tally { rows: 5, digest: Digest([1; 32]), ahead: 1 << 40 });
+    check_stored(&Past { sequence: 251, digest: Digest([2; 32]) });
+    check_stored(&Landmark { sequence: 250, fingerprint: [3; 16] });
+    let mut page = RecentPage::default();
+    for sequence in 1..=130 {
+        page.insert(Position::new(sequence, sequence as u32 % 3), Uuid::from_u128(sequence.into()));
+    }
+    check_stored(&page);
+}
+
+fn record() -> Record {
+    let time = |seconds: i64| Timestamp(1_772_188_195_000_000 + seconds * 1_000_000);
+    Record {
+        id: Uuid::from_u128(1),
+        external_id: "abc123".to_owned(),
+        framework: Framework::Celery,
+        connection_id: Uuid::from_u128(2),
+        name: "app.tasks.send_email".to_owned(),
+        queue: Some("default".to_owned()),
+        tags: JsonText::of(&json!({"tenant": "ü"})),
+        state: JobState::Failed,
+        state_changed_at: time(7),
+        previous_state: Some(JobState::Active),
+        created_at: time(0),
+        scheduled_for: Some(time(-1)),
+        started_at: Some(time(1)),
+        completed_at: Some(time(7)),
+        duration_ms: Some(6_000),
+        worker_id: Some("celery@worker-1".to_owned()),
+        attempt: 2,
+        max_retries: Some(3),
+        progress: Some(0.5),
+        args: Some(JsonText::of(&json!("(1, 2)"))),
+        kwargs: Some(JsonText::of(&json!({}))),
+        result: None,
+        error: Some("ConnectionRefusedError".to_owned()),
+        stacktrace: Some("Traceback".to_owned()),
+        parent_id: Some(Uuid::from_u128(3)),
+        root_id: None,
+        extensions: JsonText::empty_object(),
+        state_history: vec![Transition { state: JobState::Queued, timestamp: time(0) }],
+        executions: vec![Execution {
+            attempt: 1,
+            worker_id: None,
+            pid: Some(-7),
+            started_at: None,
+            completed_at: Some(time(7)),
+            outcome: Some(Outcome::Lost),
+            error: None,
+        }],
+        deliveries: 2,
+        truncated: true,
+    }
+}
+
+fn evidence() -> Evidence {
+    let mut evidence = Evidence::default();
+    for (sequence, state) in [(40, JobState::Queued), (41, JobState::Failed)] {
+        let mut job = Job::new("abc123", state);
+        job.name = Some("app.tasks.send_email".to_owned());
+        job.error = Some("ConnectionRefusedError".to_owned());
+        let event = Event::job(Timestamp(1_772_188_195_000_000), Framework::Celery, job);
+        evidence.add(Position::new(sequence, 5), &event);
+    }
+    evidence
+}
+
+#[test]
+fn rows() {
+    let row = Row { record: record(), evidence: evidence() };
+    let (bytes, digest) = codec::encode_row(&row);
+    check(&format!("row.{}.fold.{}", codec::ROW_FORMAT, projection::FOLD_VERSION), &bytes);
+    let stored = StoredRow::parse(&bytes).unwrap();
+    assert_eq!(stored.row().unwrap(), row);
+    assert_eq!(stored.head, codec::Head::of(&row));
+    assert_eq!(stored.head.first, Position::new(40, 5));
+    assert_eq!(digest, Digest::of(row.record.id, stored.record));
+    // The digest is of the record, and of nothing that depends on where its events are in the log.
+    let elsewhere = Row { record: record(), evidence: Evidence::default() };
+    assert_eq!(codec::encode_row(&elsewhere).1, digest);
+    for end in 0..bytes.len() {
+        assert!(StoredRow::parse(&bytes[..end]).and_then(|row| row.row()).is_err(), "{end}");
+    }
+}

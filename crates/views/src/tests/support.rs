@@ -154,6 +154,6 @@ pub(super) fn digest_of(log: &Log, at: u64) -> crate::Digest {
 }
 
 /// Lets only so many more writes through, as a kill would.
-pub(super) fn kill_after(writer: &Writer, writes: u64) {
-    writer.shared.store.writes_left.store(writes, std::sync::atomic::Ordering::Relaxed);
+pub(super) fn kill_after(writer: &Writer, count: u64) {
+    writer.shared.store.writes_left.store(count, std::sync::atomic::Ordering::Relaxed);
 }
