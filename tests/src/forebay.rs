@@ -70,12 +70,12 @@ impl Forebay {
         self.wait_until_well();
     }
 
-    /// `kill -9` for its nats-server, which it has to start again.
+    /// `kill -9` for its nats-server, and waits until it runs another one.
     pub fn kill_nats(&self) {
-        let nats = wait_for("the embedded nats-server to run", 30, || {
-            self.process.children().into_iter().find(|(_, name)| name == "nats-server")
-        });
-        kill_process(nats.0, Signal::KILL).unwrap();
+        let nats = || self.process.children().into_iter().find(|(_, name)| name == "nats-server").map(|(pid, _)| pid);
+        let old = wait_for("the embedded nats-server to run", 30, nats);
+        kill_process(old, Signal::KILL).unwrap();
+        wait_for("another nats-server to run", 30, || nats().filter(|pid| *pid != old));
     }
 
     /// The process of the server.

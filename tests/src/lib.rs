@@ -4,6 +4,7 @@
 //! - [`Forebay`]: the binary under test with a data directory of its own, and [`Api`], its client
 //! - [`Redis`]: a broker on a free port
 //! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
+//! - [`Flood`]: many jobs' events in Celery's wire format
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
 //! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
 //!
@@ -12,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
+mod flood;
 mod forebay;
 mod process;
 mod redis;
@@ -19,6 +21,7 @@ mod shop;
 mod wait;
 
 pub use api::{Answer, Api};
+pub use flood::{Flood, FloodJob};
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use process::Process;
 pub use redis::Redis;

@@ -1,5 +1,6 @@
 //! A Redis server for one test.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
@@ -42,6 +43,28 @@ impl Redis {
     /// The broker URL of one of its databases.
     pub fn url(&self, database: u8) -> String {
         format!("redis://127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Publishes these payloads on a channel, in few round trips.
+    pub fn publish(&self, channel: &str, payloads: &[Vec<u8>]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap());
+        for chunk in payloads.chunks(50) {
+            let mut request = Vec::new();
+            for payload in chunk {
+                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len());
+                request.extend_from_slice(head.as_bytes());
+                request.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
+                request.extend_from_slice(payload);
+                request.extend_from_slice(b"\r\n");
+            }
+            stream.write_all(&request).unwrap();
+            for _ in chunk {
+                let mut answer = String::new();
+                answers.read_line(&mut answer).unwrap();
+                assert!(answer.starts_with(':'), "Redis answered {answer}");
+            }
+        }
     }
 
     /// Its port.

@@ -32,7 +32,15 @@ fn every_job_is_recorded_as_celery_reports_it_and_stays_so() {
 
     forebay.kill_nats();
     forebay.wait_until_well();
-    wait_for("the log to be back", 30, || forebay.api.ingest(&[json!({})]).filter(|answer| answer.status == 202));
+    let note = json!({
+        "type": "job.state_change", "timestamp": "2026-03-01T08:00:00Z", "framework": "celery",
+        "connectionId": forebay_tests::CONNECTION.to_string(),
+        "job": { "externalId": "a note", "name": "note", "state": "queued" },
+    });
+    wait_for("the log to take events again", 30, || {
+        let answer = forebay.api.ingest(std::slice::from_ref(&note))?;
+        (answer.status == 202 && answer.body["accepted"] == 1).then_some(())
+    });
     assert_eq!(records(&forebay, &jobs), before, "after kill -9 of nats-server");
 
     redis.restart();
