@@ -13,6 +13,9 @@ use warp::reply::Response;
 /// exactly that long on its only thread, so it is short.
 pub(crate) const RETRY_AFTER_SECONDS: u64 = 2;
 
+/// What is to be stored cannot be.
+pub(crate) const LOG_AWAY: ApiError = ApiError::Unavailable("The log is not reachable.");
+
 /// A request that cannot be answered as asked, by what the client can do about it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use event_log::{AppendError, EventLog};
@@ -17,13 +18,17 @@ use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::auth::bearer;
-use crate::errors::{ApiError, wrong_method};
+use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json};
 
 /// Bytes of a body, as sent and as unpacked.
 const BODY_BYTES: usize = 32 * 1_024 * 1_024;
 /// Bodies beyond this are read on a thread of their own, so that other requests do not wait.
 const LIGHT_BYTES: usize = 64 * 1_024;
+
+/// How long a batch waits for a log that is away. A forked worker process waits one second for us, and its task with it.
+const RECONNECT_TIME: Duration = Duration::from_millis(800);
+const RECONNECT_LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Serialize)]
 struct Answer {
@@ -157,6 +162,7 @@ fn unpacked(body: &[u8]) -> Result<Bytes, ApiError> {
 
 async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Response, ApiError> {
     let log = &parts.log;
+    wait_connected(log).await?;
     // The statuses first: were they refused after the events were stored, the whole would be sent again.
     let mut statuses = JoinSet::new();
     for ((kind, name), payload) in batch.statuses {
@@ -170,6 +176,18 @@ async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Respo
     let refusal = |it: Rejected| Refusal { index: it.index, code: it.code, message: it.message };
     let rejected = batch.rejected.into_iter().map(refusal).collect();
     Ok(json(StatusCode::ACCEPTED, &Answer { accepted: batch.accepted, duplicates, rejected, sequence }))
+}
+
+/// A moment without the log is bridged; a longer one is told at once, for the sender stands still until it is answered.
+async fn wait_connected(log: &EventLog) -> Result<(), ApiError> {
+    let deadline = Instant::now() + RECONNECT_TIME;
+    while !log.connected() {
+        if Instant::now() > deadline {
+            return Err(LOG_AWAY);
+        }
+        tokio::time::sleep(RECONNECT_LOOK).await;
+    }
+    Ok(())
 }
 
 /// Stores the messages in their order: the position of the last, and how many events had been there already.
@@ -195,6 +213,6 @@ fn not_stored(error: &AppendError) -> ApiError {
     match error {
         AppendError::TooLarge { .. } => ApiError::PayloadTooLarge { limit: BODY_BYTES },
         AppendError::Full { .. } => ApiError::Unavailable("The log is full."),
-        _ => ApiError::Unavailable("The log is not reachable."),
+        _ => LOG_AWAY,
     }
 }

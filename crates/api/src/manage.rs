@@ -10,10 +10,10 @@ use uuid::Uuid;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::app::App;
+use crate::app::{App, Parts};
 use crate::auth::refuse_foreign;
 use crate::connections::{Connection, ConnectionError};
-use crate::errors::{ApiError, wrong_method};
+use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json as answer};
 
 const BODY_BYTES: usize = 16 * 1_024;
@@ -55,7 +55,7 @@ impl From<ConnectionError> for ApiError {
             ConnectionError::Damaged { .. } => Self::internal(error),
             ConnectionError::Store(error) => {
                 tracing::warn!(%error, "the connections could not be changed");
-                Self::Unavailable("The log is not reachable.")
+                LOG_AWAY
             }
         }
     }
@@ -73,7 +73,7 @@ pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Respons
             app.auth.require(&call.headers)?;
             refuse_foreign(&call.headers)?;
             let new: New = call.json(BODY_BYTES, "an object with the text \"name\"").await?;
-            let (connection, key) = app.parts()?.connections.create(&new.name).await?;
+            let (connection, key) = writable(&app)?.connections.create(&new.name).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection made");
             Ok(answer(StatusCode::CREATED, &Shown::new(&connection, Some(&key))))
         }
@@ -89,7 +89,11 @@ pub(crate) async fn connection(name_or_id: String, app: Arc<App>, call: Call) ->
     app.auth.require(&call.headers)?;
     refuse_foreign(&call.headers)?;
     let name_or_id = percent_decode_str(&name_or_id).decode_utf8().map_err(|_| ApiError::ConnectionNotFound)?;
-    let connection = app.parts()?.connections.delete(&name_or_id).await?;
+    let connection = writable(&app)?.connections.delete(&name_or_id).await?;
     tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
     Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
+}
+
+fn writable(app: &App) -> Result<&Parts, ApiError> {
+    app.parts().and_then(|parts| if parts.log.connected() { Ok(parts) } else { Err(LOG_AWAY) })
 }

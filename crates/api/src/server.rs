@@ -88,7 +88,7 @@ fn connection(
         .serve_connection(TokioIo::new(stream), handler)
 }
 
-async fn respond<F>(mut request: Request<Incoming>, peer: Peer, serve: impl FnOnce(Request<Incoming>) -> F) -> Response
+async fn respond<B, F>(mut request: Request<B>, peer: Peer, serve: impl FnOnce(Request<B>) -> F) -> Response
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
@@ -108,4 +108,19 @@ where
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_in_the_envelope() {
+        let peer = Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        let response = respond(Request::new(()), peer, |_| async { panic!("a bug") }).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    }
 }

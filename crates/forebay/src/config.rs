@@ -81,7 +81,7 @@ pub(crate) struct ServeArgs {
     /// Celery broker to listen to, as [NAME=]redis://[:PASSWORD@]HOST[:PORT][/DB]; may be given more than once
     ///
     /// Without a name its jobs belong to the default connection, with one to the connection of that name, which is made
-    /// at first use. Also FOREBAY_CELERY, several separated by blanks or commas.
+    /// at first use. Also `FOREBAY_CELERY`, several separated by blanks or commas.
     #[arg(long, value_name = "[NAME=]URL", help_heading = "Sources")]
     celery: Vec<String>,
 
@@ -111,7 +111,7 @@ pub(crate) enum Fsync {
 /// The file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-struct File {
+struct TomlFile {
     data_dir: Option<PathBuf>,
     nats_url: Option<String>,
     nats_user: Option<String>,
@@ -174,11 +174,11 @@ pub(crate) struct ServeConfig {
 impl StackArgs {
     /// Puts the flags, the environment and the file together.
     pub(crate) fn resolve(self) -> anyhow::Result<StackConfig> {
-        let file = File::read(self.config.as_deref())?;
+        let file = TomlFile::read(self.config.as_deref())?;
         self.over(&file)
     }
 
-    fn over(self, file: &File) -> anyhow::Result<StackConfig> {
+    fn over(self, file: &TomlFile) -> anyhow::Result<StackConfig> {
         let nats = match given(self.nats_url).or_else(|| file.nats_url.clone()) {
             None => None,
             Some(url) => Some(Nats {
@@ -207,7 +207,7 @@ impl StackArgs {
 impl ServeArgs {
     /// Puts the flags, the environment and the file together.
     pub(crate) fn resolve(self) -> anyhow::Result<ServeConfig> {
-        let file = File::read(self.stack.config.as_deref())?;
+        let file = TomlFile::read(self.stack.config.as_deref())?;
         let mut celery = celery(&self.celery, variable("FOREBAY_CELERY")?, &file)?;
         if let Some(path) = self.celery_file.as_ref().or(file.celery_file.as_ref()) {
             celery.extend(celery_file(path)?);
@@ -228,7 +228,7 @@ impl ServeArgs {
     }
 }
 
-impl File {
+impl TomlFile {
     fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -237,7 +237,7 @@ impl File {
 }
 
 /// The texts themselves are never repeated: they may hold passwords.
-fn celery(flags: &[String], environment: Option<String>, file: &File) -> anyhow::Result<Vec<SourceSpec>> {
+fn celery(flags: &[String], environment: Option<String>, file: &TomlFile) -> anyhow::Result<Vec<SourceSpec>> {
     match (flags, environment) {
         ([], Some(list)) => parse_sources(&list).context("FOREBAY_CELERY"),
         ([], None) => file.celery.iter().map(|spec| parse_source(spec).context("celery in the file")).collect(),

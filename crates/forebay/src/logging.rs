@@ -25,7 +25,7 @@ fn start(default: &str, json: bool) {
     let filter = EnvFilter::builder().parse_lossy(chosen.as_deref().unwrap_or(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        log.json().with_current_span(false).with_span_list(false).init();
     } else {
         log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     }

@@ -75,7 +75,7 @@ fn in_this_process<T: Send + 'static>(
         let mut http = Http::start("127.0.0.1:0", &app).await?;
         let stack = Stack::open(config, &dir).await?;
         stack.attach(&app, false);
-        let client = Client::new(Admin { address: http.address.clone(), token, pid: std::process::id() });
+        let client = Client::new(Admin { address: http.local_address(), token, pid: std::process::id() });
         let done = tokio::task::spawn_blocking(move || {
             client.wait_until_ready()?;
             work(&client)

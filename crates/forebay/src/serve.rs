@@ -1,6 +1,7 @@
 //! `forebay serve`.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let mut told_to_stop = pin!(stop_signal()?);
+    eprint!("{}", config.describe());
     let mut credentials = Credentials::load(&dir)?;
     let (password, made_up) = credentials.password(config.admin_password.as_deref());
     credentials.save(&dir).context("cannot keep the credentials")?;
@@ -50,9 +52,9 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let auth = tokio::task::spawn_blocking(move || Auth::new(&password, &secret, &admin_token)).await??;
     let app = App::new(auth, env!("CARGO_PKG_VERSION"));
     let mut http = Http::start(&config.listen, &app).await?;
-    dir.write_admin(&Admin { address: http.address.clone(), token, pid: std::process::id() })
+    dir.write_admin(&Admin { address: http.local_address(), token, pid: std::process::id() })
         .context("cannot write to the data directory")?;
-    eprintln!("{}listening on http://{}", config.describe(), http.address);
+    eprintln!("listening on http://{}", http.address);
 
     let stack = tokio::select! {
         stack = start(&config, &dir, credentials, &app) => stack?,
@@ -166,7 +168,7 @@ fn announce(what: &str, made_up: Option<&str>) {
 
 /// The HTTP server in a task of its own.
 pub(crate) struct Http {
-    pub(crate) address: String,
+    address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -174,13 +176,23 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) async fn start(listen: &str, app: &Arc<App>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let address = listener.local_addr()?.to_string();
+        let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move {
             let _ = stopped.await;
         };
         let task = tokio::spawn(api::serve(listener, Arc::clone(app), stopped));
         Ok(Self { address, stop: Some(stop), task })
+    }
+
+    /// Where this machine reaches it, also when it listens on all addresses.
+    pub(crate) fn local_address(&self) -> String {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.address.port()).to_string()
     }
 
     async fn ended(&mut self) {

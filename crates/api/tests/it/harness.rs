@@ -1,0 +1,225 @@
+//! A real API on a free port, over a real nats-server.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::{App, Auth, Connections, DefaultConnection, Parts};
+use event_log::EventLog;
+use event_log::testing::TestServer;
+use projection::FOLD_VERSION;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use ureq::http::{HeaderMap, Method, Request};
+use ureq::{AsSendBody, SendBody};
+use uuid::Uuid;
+
+pub(crate) const CONNECTION: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
+pub(crate) const KEY: &str = "a key from the environment";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+pub(crate) const TOKEN: &str = "the token in admin.json";
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An API without its parts, as it is while the log is being opened.
+pub(crate) struct Bare {
+    pub(crate) client: Client,
+    pub(crate) app: Arc<App>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Bare {
+    pub(crate) async fn start(password: &str) -> Self {
+        let app = App::new(Auth::new(password, &SECRET, TOKEN).unwrap(), "1.2.3");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(listener.local_addr().unwrap().to_string());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        tokio::spawn(api::serve(listener, Arc::clone(&app), stopped));
+        Self { client, app, _stop: stop }
+    }
+}
+
+/// An API with all its parts.
+pub(crate) struct Server {
+    pub(crate) client: Client,
+    pub(crate) nats: TestServer,
+    pub(crate) log: EventLog,
+    pub(crate) connections: Arc<Connections>,
+    _bare: Bare,
+    _dir: TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let (nats, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
+        let bare = Bare::start(PASSWORD).await;
+        let log = EventLog::open(nats.config()).await.unwrap();
+        let connections = Connections::open(log.kv()).await.unwrap();
+        let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()) };
+        connections.ensure_default(&default).await.unwrap();
+        let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20 };
+        let views::Opened { writer, reader, .. } = views::open(dir.path(), &options).unwrap();
+        let projector = projector::start(log.clone(), writer, &reader);
+        bare.app.attach(Parts {
+            log: log.clone(),
+            reader,
+            projector,
+            connections: Arc::clone(&connections),
+            sources: Arc::new(Vec::new),
+            redact_args: false,
+        });
+        let server = Self { client: bare.client.clone(), nats, log, connections, _bare: bare, _dir: dir };
+        server.client.until("/api/health", |answer| answer.status == 200);
+        server
+    }
+
+    pub(crate) fn ingest(&self, events: &Value) -> Answer {
+        self.client.post("/api/ingest", &json!({ "events": events })).bearer(KEY).send()
+    }
+
+    /// Sends the events and waits until they can be read.
+    pub(crate) fn given(&self, events: &Value) {
+        let answer = self.ingest(events);
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        assert_eq!(answer.body["rejected"], json!([]));
+        let read = self.client.get(&format!("/api/jobs?after={}", answer.body["sequence"])).admin().send();
+        assert_eq!(read.status, 200, "{}", read.body);
+    }
+
+    pub(crate) async fn last_sequence(&self) -> u64 {
+        self.log.info().await.unwrap().last_sequence
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    pub(crate) address: String,
+}
+
+impl Client {
+    fn new(address: String) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
+        Self { agent: config.timeout_global(Some(Duration::from_secs(30))).build().into(), address }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> Call<'_> {
+        Call { client: self, method, path: path.to_owned(), headers: HeaderMap::new(), body: Vec::new() }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Call<'_> {
+        self.request(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Call<'_> {
+        self.request(Method::POST, path).body(serde_json::to_vec(body).unwrap())
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Call<'_> {
+        self.request(Method::DELETE, path)
+    }
+
+    pub(crate) fn log_in(&self, password: &str) -> Answer {
+        self.post("/api/session", &json!({ "password": password })).send()
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(crate) fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let answer = self.get(path).admin().send();
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{path} still answers {} {}", answer.status, answer.body);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+pub(crate) struct Call<'a> {
+    client: &'a Client,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Call<'_> {
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.append(name, value.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn bearer(self, credential: &str) -> Self {
+        self.header("authorization", &format!("Bearer {credential}"))
+    }
+
+    pub(crate) fn admin(self) -> Self {
+        self.bearer(TOKEN)
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) fn send(mut self) -> Answer {
+        let body = std::mem::take(&mut self.body);
+        self.send_as(body)
+    }
+
+    /// Without announcing how long the body is.
+    pub(crate) fn send_chunked(mut self) -> Answer {
+        let body = std::mem::take(&mut self.body);
+        self.send_as(SendBody::from_owned_reader(std::io::Cursor::new(body)))
+    }
+
+    fn send_as(self, body: impl AsSendBody) -> Answer {
+        let uri = format!("http://{}{}", self.client.address, self.path);
+        let mut request = Request::builder().method(self.method).uri(uri);
+        *request.headers_mut().unwrap() = self.headers;
+        let mut response = self.client.agent.run(request.body(body).unwrap()).unwrap();
+        let bytes = response.body_mut().read_to_vec().unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Asserts that this is the documented envelope with that code, and gives the error.
+    pub(crate) fn error(&self, status: u16, code: &str) -> &Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        let error = &self.body["error"];
+        assert_eq!(error["code"], code, "{error}");
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{error}");
+        let docs = error["docs_url"].as_str().unwrap();
+        assert!(docs.starts_with("https://docs.sluice.sh/troubleshooting/"), "{docs}");
+        error
+    }
+}
+
+/// A job event as the SDK sends it.
+pub(crate) fn event(id: &str, state: &str, time: &str) -> Value {
+    json!({
+        "type": "job.state_change", "timestamp": time, "framework": "celery", "connectionId": CONNECTION,
+        "job": { "externalId": id, "name": "app.tasks.send_email", "state": state },
+    })
+}

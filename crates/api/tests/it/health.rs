@@ -1,0 +1,58 @@
+//! What is said about how things are.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bare, KEY, PASSWORD, Server, event};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn until_the_parts_are_there_everything_but_life_is_unavailable() {
+    let bare = Bare::start(PASSWORD).await;
+    let live = bare.client.get("/api/health/live").send();
+    assert_eq!((live.status, live.body), (200, json!({ "status": "ok", "version": "1.2.3" })));
+    let health = bare.client.get("/api/health").send();
+    assert_eq!((health.status, &health.body["reason"]), (503, &json!("STARTING")));
+    assert_eq!(health.body["status"], "unavailable");
+    let unavailable = [
+        bare.client.get("/api/jobs").admin().send(),
+        bare.client.get("/api/jobs/x").admin().send(),
+        bare.client.get("/api/connections").admin().send(),
+        bare.client.post("/api/ingest", &json!({ "events": [] })).bearer(KEY).send(),
+    ];
+    for answer in unavailable {
+        answer.error(503, "UNAVAILABLE");
+        assert_eq!(answer.header("retry-after"), Some("2"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_goes_away_is_told_and_reads_go_on() {
+    let mut server = Server::start().await;
+    server.given(&json!([event("a", "queued", "2026-02-27T10:29:55Z")]));
+    let well = server.client.until("/api/health", |answer| answer.body["projector"]["applied"] == 1);
+    assert_eq!(well.status, 200);
+    assert_eq!((&well.body["status"], well.body.get("reason")), (&json!("ok"), None));
+    assert_eq!(well.body["log"]["lastSequence"], 1);
+    assert_eq!(
+        (&well.body["projector"]["phase"], &well.body["projector"]["lagEvents"]),
+        (&json!("following"), &json!(0))
+    );
+    assert_eq!((&well.body["sources"], &well.body["version"]), (&json!([]), &json!("1.2.3")));
+
+    server.nats.kill();
+    let ill = server.client.until("/api/health", |answer| answer.status == 503);
+    assert_eq!((&ill.body["status"], &ill.body["reason"]), (&json!("unavailable"), &json!("LOG_UNREACHABLE")));
+    assert_eq!(ill.body["log"]["connected"], false);
+    assert_eq!(ill.body["log"]["lastSequence"], Value::Null);
+    assert_eq!(server.client.get("/api/jobs/a").admin().send().status, 200, "the views are still there");
+    server.client.get("/api/jobs/b").admin().send().error(404, "NOT_FOUND");
+    let refused = server.ingest(&json!([event("b", "queued", "2026-02-27T10:29:55Z")]));
+    refused.error(503, "UNAVAILABLE");
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    let refused = server.client.post("/api/connections", &json!({ "name": "new" })).admin().send();
+    refused.error(503, "UNAVAILABLE");
+
+    server.nats.restart();
+    server.client.until("/api/health", |answer| answer.status == 200);
+    server.given(&json!([event("b", "queued", "2026-02-27T10:29:55Z")]));
+    assert_eq!(server.client.get("/api/jobs/b").admin().send().status, 200);
+}

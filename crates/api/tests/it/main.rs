@@ -1,0 +1,15 @@
+//! The API over HTTP, with a real nats-server behind it.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test says in its name what it shows, and panics where that fails"
+)]
+
+mod auth;
+mod connections;
+mod harness;
+mod health;
+mod hostile;
+mod ingest;
+mod jobs;
