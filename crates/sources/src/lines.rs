@@ -1,6 +1,6 @@
 //! One line of JSON in any of the shapes that events come in, for reading recordings and exports.
 
-use proto_events::Event;
+use proto_events::{Event, limits};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -41,6 +41,23 @@ pub fn events(line: &str, connection: Uuid) -> Result<Vec<Event>, LineError> {
         return Ok(found.events);
     }
     Err(LineError::Refused { events: found.events, refused: found.refused })
+}
+
+/// The connection that the line's first event to name one belongs to; [`events`] refuses those that name another than
+/// they are read for.
+pub fn connection(line: &str) -> Option<Uuid> {
+    named(&parse(line).ok()?)
+}
+
+fn named(value: &Value) -> Option<Uuid> {
+    match value {
+        Value::Array(elements) => elements.iter().find_map(named),
+        Value::Object(map) => {
+            let id = map.get("connectionId").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
+            id.or_else(|| ["events", "event", "body"].iter().find_map(|key| map.get(*key).and_then(named)))
+        }
+        _ => None,
+    }
 }
 
 fn parse(text: &str) -> Result<Value, LineError> {
@@ -110,6 +127,8 @@ impl Found {
 }
 
 fn contract(value: Value) -> Result<Event, String> {
-    let event: Event = serde_json::from_value(value).map_err(|error| format!("not an event: {error}"))?;
-    event.check().map(|()| event).map_err(str::to_owned)
+    let mut event: Event = serde_json::from_value(value).map_err(|error| format!("not an event: {error}"))?;
+    event.check()?;
+    limits::enforce(&mut event);
+    Ok(event)
 }

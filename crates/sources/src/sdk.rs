@@ -11,7 +11,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::json::{Broken, Element, Fields, each_object, member, shown, sound};
+use crate::json::{Broken, Fields, each_object_in, shown};
 
 /// Events of one batch; more is no batch but an import, to be sent in parts.
 pub const MAX_EVENTS: usize = 10_000;
@@ -70,52 +70,24 @@ pub enum BatchError {
 /// Reads a batch for the connection that the key belongs to.
 pub fn batch(body: &[u8], connection: Uuid, options: Options) -> Result<Batch, BatchError> {
     let text = std::str::from_utf8(body).map_err(|_| BatchError::NotJson("it is not UTF-8".to_owned()))?;
-    let mut reading = Reading { batch: Batch::default(), connection, options };
-    // The usual case, all well, in one pass.
-    if let Ok(Body { events }) = serde_json::from_str(text) {
-        for Element(fields) in events {
-            reading.event(fields.ok_or(Broken::NotAnObject));
-        }
-        return reading.done();
-    }
-    let text = sound(text).map_err(BatchError::NotJson)?;
-    let events = member(&text, "events").filter(|events| events.starts_with('[')).ok_or(BatchError::NoEvents)?;
-    each_object(events, |fields| reading.event(fields)).map_err(BatchError::NotJson)?;
-    reading.done()
-}
-
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    events: Vec<Element<'a>>,
-}
-
-struct Reading {
-    batch: Batch,
-    connection: Uuid,
-    options: Options,
-}
-
-impl Reading {
-    fn event(&mut self, fields: Result<Fields<'_>, Broken>) {
-        let index = self.batch.total;
-        self.batch.total += 1;
+    let read = |batch: &mut Batch, fields: Result<Fields<'_>, Broken>| {
+        let index = batch.total;
+        batch.total += 1;
         // Past the limit the batch is refused as a whole, so that the rest is only counted.
         if index >= MAX_EVENTS {
             return;
         }
-        match fields.map_err(Fault::from).and_then(|fields| event(fields, self.connection, self.options)) {
+        match fields.map_err(Fault::from).and_then(|fields| event(fields, connection, options)) {
             Ok(event) => {
-                self.batch.events.push(event);
-                self.batch.indexes.push(index);
+                batch.events.push(event);
+                batch.indexes.push(index);
             }
-            Err(Fault { code, message }) => self.batch.rejected.push(Rejected { index, code, message }),
+            Err(Fault { code, message }) => batch.rejected.push(Rejected { index, code, message }),
         }
-    }
-
-    fn done(self) -> Result<Batch, BatchError> {
-        if self.batch.total > MAX_EVENTS { Err(BatchError::TooMany(self.batch.total)) } else { Ok(self.batch) }
-    }
+    };
+    let batch: Batch =
+        each_object_in(text, "events", read).map_err(BatchError::NotJson)?.ok_or(BatchError::NoEvents)?;
+    if batch.total > MAX_EVENTS { Err(BatchError::TooMany(batch.total)) } else { Ok(batch) }
 }
 
 /// What is wrong with one event.

@@ -141,13 +141,9 @@ impl Figures {
         self.last_event_at.store(now().micros(), Ordering::Relaxed);
     }
 
-    /// Counts something unreadable. Tells whether the reason is a new one.
-    pub(crate) fn unreadable(&self, reason: String) -> bool {
-        self.decode_errors.fetch_add(1, Ordering::Relaxed);
-        let mut last = self.last_decode_error.lock();
-        let news = last.as_ref() != Some(&reason);
-        *last = Some(reason);
-        news
+    pub(crate) fn unreadable(&self, count: u64, reason: String) {
+        self.decode_errors.fetch_add(count, Ordering::Relaxed);
+        *self.last_decode_error.lock() = Some(reason);
     }
 
     pub(crate) fn status(&self, identity: &Identity<'_>) -> SourceStatus {

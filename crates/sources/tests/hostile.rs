@@ -1,5 +1,7 @@
 //! Whatever comes in, every parser answers and none panics; and what is let through is an event of the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
+
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

@@ -1,5 +1,7 @@
 //! The body of `POST /api/ingest`, from the SDK as captured and from anybody else.
 
+#![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
+
 use proto_events::{Event, EventType, JobState, Timestamp, WorkerState};
 use serde_json::{Value, json};
 use sources::sdk::{self, Batch, BatchError, CONNECTION_MISMATCH, Options, VALIDATION_ERROR};

@@ -1,5 +1,7 @@
 //! What an operator writes to name a broker.
 
+#![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
+
 use sources::{SpecError, parse_source, parse_sources};
 
 #[test]

@@ -51,8 +51,10 @@ pub enum Refused {
 pub struct Message {
     /// The events, in order.
     pub events: Vec<Event>,
-    /// What was refused.
-    pub refused: Vec<Refused>,
+    /// How many were refused.
+    pub refused: u64,
+    /// Why the first of them was.
+    pub first_refused: Option<Refused>,
 }
 
 impl Normaliser {
@@ -71,16 +73,17 @@ impl Normaliser {
 
     /// The body of a message, JSON text: one event or an array of them.
     pub fn body(&self, body: &str) -> Result<Message, EnvelopeError> {
-        let mut message = Message::default();
-        let read = |fields: Result<Fields<'_>, Broken>| {
+        let read = |message: &mut Message, fields: Result<Fields<'_>, Broken>| {
             let event = fields.map_err(Refused::from).and_then(|fields| self.normalise(fields));
             match event {
                 Ok(event) => message.events.push(event),
-                Err(refused) => message.refused.push(refused),
+                Err(refused) => {
+                    message.refused += 1;
+                    message.first_refused.get_or_insert(refused);
+                }
             }
         };
-        each_object(body, read).map_err(EnvelopeError::Body)?;
-        Ok(message)
+        each_object(body, read).map_err(EnvelopeError::Body)
     }
 
     fn normalise(self, mut raw: Fields<'_>) -> Result<Event, Refused> {

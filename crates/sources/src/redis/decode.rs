@@ -16,6 +16,10 @@ use crate::status::Figures;
 /// Bytes decoded between two chances for other tasks: less than a millisecond of work.
 const TURN: usize = 64 * 1_024;
 
+/// The advice is looked at so often.
+const TICK: Duration = Duration::from_secs(1);
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
 const HINT: &str = "workers are heard, but no events of their tasks: start the workers with -E \
                     (or set worker_send_task_events = True), and set task_send_sent_event = True \
                     so that queues and waiting tasks are known";
@@ -28,6 +32,8 @@ pub(super) struct Decode {
     pub(super) batcher: Batcher,
     pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) advice: Advice,
+    /// When something unreadable was last logged.
+    pub(super) warned: Option<Instant>,
 }
 
 impl Decode {
@@ -62,12 +68,12 @@ impl Decode {
         self.figures.batches.fetch_add(1, Ordering::Relaxed);
         let message = match self.normaliser.message(payload) {
             Ok(message) => message,
-            Err(error) => return self.unreadable(error.to_string()),
+            Err(error) => return self.unreadable(1, &error),
         };
         self.figures.heard();
         self.figures.events.fetch_add(message.events.len() as u64, Ordering::Relaxed);
-        for refused in message.refused {
-            self.unreadable(refused.to_string());
+        if let Some(refused) = message.first_refused {
+            self.unreadable(message.refused, &refused);
         }
         for event in message.events {
             self.event(event).await;
@@ -88,11 +94,14 @@ impl Decode {
         self.batcher.push(event).await;
     }
 
-    fn unreadable(&self, reason: String) {
-        let shown = reason.clone();
-        if self.figures.unreadable(reason) {
-            tracing::warn!(source = self.name, reason = shown, "a message of the event channels cannot be read");
+    /// Counted each time, said in the status, and logged now and then: whoever publishes nonsense may publish a lot.
+    fn unreadable(&mut self, count: u64, reason: &dyn std::error::Error) {
+        let reason = reason.to_string();
+        if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_AGAIN) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(source = self.name, reason, "a message on Celery's event channels cannot be read");
         }
+        self.figures.unreadable(count, reason);
     }
 
     fn advise(&mut self) {
@@ -102,8 +111,6 @@ impl Decode {
         }
     }
 }
-
-const TICK: Duration = Duration::from_secs(1);
 
 /// A publisher's event does not show that the workers send theirs.
 fn is_from_a_worker(job: &proto_events::Job) -> bool {

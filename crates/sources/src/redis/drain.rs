@@ -13,9 +13,11 @@ use crate::status::{Figures, Lost, now};
 
 /// How long a read waits at most, and so how soon a stop is noticed.
 const TURN: Duration = Duration::from_millis(500);
-/// The waits between attempts to connect.
+/// The waits between attempts to connect. They stay short, since what is published meanwhile is missed; only where
+/// somebody must change something first there is no hurry.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT_REFUSED: Duration = Duration::from_secs(30);
 /// A connection that held for so long was a good one: the waits begin anew.
 const GOOD: Duration = Duration::from_secs(10);
 
@@ -45,18 +47,14 @@ impl Drain {
         let mut wait = FIRST_WAIT;
         while !self.stopped() {
             let began = Instant::now();
-            if let Err(failure) = self.session() {
-                self.lost(&failure);
-                if failure.refused {
-                    wait = wait.max(FIRST_WAIT * 8);
-                }
-            }
+            let Err(failure) = self.session() else { return };
+            self.lost(&failure);
             if began.elapsed() >= GOOD {
                 wait = FIRST_WAIT;
             }
             // Jitter, so that many readers do not come back to a restarted broker in step.
             self.pause(wait.mul_f64(rand::random_range(0.5..=1.0)));
-            wait = (wait * 2).min(LONGEST_WAIT);
+            wait = (wait * 2).min(if failure.refused { LONGEST_WAIT_REFUSED } else { LONGEST_WAIT });
         }
     }
 

@@ -19,7 +19,6 @@ mod queue;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
 use std::time::Duration;
 
 use event_log::EventLog;
@@ -29,7 +28,7 @@ use uuid::Uuid;
 
 use crate::celery::Normaliser;
 use crate::spec::BrokerUrl;
-use crate::status::{Figures, Identity, SourceStatus, now};
+use crate::status::{Figures, Identity, SourceState, SourceStatus, now};
 use decode::{Advice, Decode};
 use drain::Drain;
 use heartbeats::Heartbeats;
@@ -69,7 +68,8 @@ impl RedisConfig {
             redact_args: false,
             channels: None,
             queue_bytes: 64 << 20,
-            hint_after: Duration::from_secs(30),
+            // With the two seconds between heartbeats, within half a minute of the start.
+            hint_after: Duration::from_secs(25),
             patience: Duration::from_secs(5),
         }
     }
@@ -95,7 +95,7 @@ impl RedisSource {
             figures: Arc::clone(&figures),
             stop: Arc::clone(&stop),
         };
-        let thread = std::thread::Builder::new().name(format!("redis {}", config.name)).spawn(move || drain.run())?;
+        let drain = std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())?;
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
             name: config.name.clone(),
@@ -105,6 +105,7 @@ impl RedisSource {
             batcher: log.batcher(config.connection),
             heartbeats: Arc::clone(&heartbeats),
             advice: Advice::new(config.hint_after),
+            warned: None,
         };
         Ok(SourceHandle {
             name: config.name,
@@ -112,7 +113,7 @@ impl RedisSource {
             queue,
             figures,
             stop,
-            drain: thread.thread().clone(),
+            drain,
             decode: tokio::spawn(decode.run()),
             heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
         })
@@ -126,7 +127,7 @@ pub struct SourceHandle {
     queue: Arc<Queue>,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
-    drain: Thread,
+    drain: std::thread::JoinHandle<()>,
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
 }
@@ -134,13 +135,19 @@ pub struct SourceHandle {
 impl SourceHandle {
     /// How it is.
     pub fn status(&self) -> SourceStatus {
-        self.figures.status(&Identity {
+        let mut status = self.figures.status(&Identity {
             name: &self.name,
             kind: "celery-redis",
             url_masked: self.url.masked(),
             dropped: self.queue.dropped(),
             queue_bytes: self.queue.bytes() as u64,
-        })
+        });
+        // Neither ends by itself; if one does all the same, that must not look like a quiet broker.
+        if self.drain.is_finished() || self.decode.is_finished() {
+            status.state = SourceState::Down;
+            status.reason = Some("the source has failed and needs a restart of Forebay; the log says why".to_owned());
+        }
+        status
     }
 
     /// Stops listening, and waits until the log has what was heard.
@@ -159,7 +166,7 @@ impl SourceHandle {
 
     fn hang_up(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.drain.unpark();
+        self.drain.thread().unpark();
     }
 }
 

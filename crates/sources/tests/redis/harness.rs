@@ -173,11 +173,13 @@ impl Log {
         let deadline = Instant::now() + SOON * 2;
         while events.iter().filter(|(_, event)| counts(event)).count() < enough {
             let left = deadline.saturating_duration_since(Instant::now());
-            let batch = match tokio::time::timeout(left, reader.next()).await {
-                Ok(Ok(batch)) => batch,
-                Ok(Err(ReadError::Reconnected { .. })) => continue,
-                Ok(Err(error)) => panic!("{error}"),
-                Err(_) => panic!("only {} of {enough} on the log", events.len()),
+            let Ok(next) = tokio::time::timeout(left, reader.next()).await else {
+                panic!("only {} events on the log, and not {enough} that count", events.len())
+            };
+            let batch = match next {
+                Ok(batch) => batch,
+                Err(ReadError::Reconnected { .. }) => continue,
+                Err(error) => panic!("{error}"),
             };
             for message in batch.messages {
                 let decoded = proto_events::decode(&message.payload).unwrap();

@@ -1,5 +1,7 @@
 //! The Redis source against a real redis-server and a real nats-server.
 
+#![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
+
 mod harness;
 
 use std::collections::HashSet;
@@ -164,11 +166,11 @@ async fn while_the_log_is_away_nothing_is_lost_that_the_queue_can_hold_and_the_r
     connected(&narrow).await;
     log.server.kill();
     // Long texts, so that the log's own buffers are full before our queue is.
-    let long = "x".repeat(9_900);
+    let text = "x".repeat(9_900);
     let messages: Vec<Value> = (0..4_000)
         .map(|number| {
             let mut event = task("failed", &number.to_string());
-            event["exception"] = json!(long);
+            event["exception"] = json!(text);
             event
         })
         .collect();
