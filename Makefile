@@ -35,7 +35,7 @@ advisories: ## known security holes in dependencies; needs cargo-deny and the ne
 
 bench: build ## the speed figures, as a table; BENCH='--json' for JSON, BENCH='--quick' for a short run
 	@$(GET) redis
-	cargo run --release --quiet --package forebay-tests --bin bench -- --forebay "$(TARGET)/release/forebay" $(BENCH)
+	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
 soak: build test-tools ## the long proofs: SOAK_ROUNDS=100 crash rounds, SOAK_SEED=1, and more cases of every property
 	PROPTEST_CASES=20000 cargo test --release --package proto-events --package projection

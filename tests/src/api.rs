@@ -43,6 +43,11 @@ impl Api {
         &self.address
     }
 
+    /// The token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// A request with a body of any bytes. `None` where there was no answer.
     pub fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));

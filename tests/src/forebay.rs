@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -72,10 +72,17 @@ impl Forebay {
 
     /// `kill -9` for its nats-server, and waits until it runs another one.
     pub fn kill_nats(&self) {
-        let nats = || self.process.children().into_iter().find(|(_, name)| name == "nats-server").map(|(pid, _)| pid);
-        let old = wait_for("the embedded nats-server to run", 30, nats);
+        let old = self.nats();
         kill_process(old, Signal::KILL).unwrap();
-        wait_for("another nats-server to run", 30, || nats().filter(|pid| *pid != old));
+        wait_for("another nats-server to run", 30, || (self.nats() != old).then_some(()));
+    }
+
+    /// Its nats-server.
+    pub fn nats(&self) -> Pid {
+        wait_for("the embedded nats-server to run", 30, || {
+            let children = self.process.children();
+            children.into_iter().find(|(_, name)| name == "nats-server").map(|(pid, _)| pid)
+        })
     }
 
     /// The process of the server.

@@ -2,18 +2,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait_for;
 
 /// Lines of output that a failed test shows of each of its programs.
 const SHOWN: usize = 60;
 
-/// A running program in a process group of its own: nothing that it started outlives it. Its output goes to a file.
+/// A running program; nothing that it started outlives this value. Its output goes to a file. It stays in the process
+/// group of the test, so that Ctrl-C and a test runner's time limit reach it too.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -27,7 +27,7 @@ impl Process {
         let mut file = OpenOptions::new().create(true).append(true).open(log).unwrap();
         writeln!(file, "--- {name} starts").unwrap();
         let output: File = file.try_clone().unwrap();
-        let command = command.stdin(Stdio::null()).stdout(output).stderr(file).process_group(0);
+        let command = command.stdin(Stdio::null()).stdout(output).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }
@@ -62,27 +62,42 @@ impl Process {
 
     /// The processes that it has started, with their names.
     pub fn children(&self) -> Vec<(Pid, String)> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-            // "PID (NAME) STATE PARENT …", and a name may hold anything.
-            let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
-            let Some((pid, name)) = head.split_once(" (") else { continue };
-            let parent = tail.split(' ').nth(1).and_then(|parent| parent.parse().ok());
-            if parent == Some(self.pid().as_raw_nonzero().get())
-                && let Some(pid) = pid.parse().ok().and_then(Pid::from_raw)
-            {
-                found.push((pid, name.to_owned()));
-            }
+        children(self.pid())
+    }
+}
+
+fn children(parent: Pid) -> Vec<(Pid, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // "PID (NAME) STATE PARENT …", and a name may hold anything.
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        let Some((pid, name)) = head.split_once(" (") else { continue };
+        let its_parent = tail.split(' ').nth(1).and_then(|parent| parent.parse().ok());
+        if its_parent == Some(parent.as_raw_nonzero().get())
+            && let Some(pid) = pid.parse().ok().and_then(Pid::from_raw)
+        {
+            found.push((pid, name.to_owned()));
         }
-        found
+    }
+    found
+}
+
+fn kill_with_descendants(pid: Pid) {
+    let below = children(pid);
+    let _ = kill_process(pid, Signal::KILL);
+    for (pid, _) in below {
+        kill_with_descendants(pid);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = kill_process_group(self.pid(), Signal::KILL);
-        let _ = self.child.wait();
+        // Once it has been waited for, its id may belong to another process.
+        if self.ended().is_none() {
+            kill_with_descendants(self.pid());
+            let _ = self.child.wait();
+        }
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -1,0 +1,105 @@
+//! `make bench`: the figures of the real binary on this machine. The client, Redis, nats-server and the binary share its
+//! cores, so the ratios say more than the figures.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and ends when something is wrong")]
+
+mod measures;
+mod raw;
+
+use std::time::Duration;
+
+use forebay_tests::{Forebay, Options, Redis};
+use measures::{Ingest, Latency, Reads, Stream};
+use serde::Serialize;
+
+const HELP: &str = "\
+Measures the binary that FOREBAY_BIN names (`make bench` builds it first).
+  --json    print JSON instead of a table
+  --quick   a tenth of the work, for a first look";
+
+#[derive(Serialize)]
+struct Figures {
+    cores: usize,
+    latency: Latency,
+    ingest: Vec<Ingest>,
+    reads: Reads,
+    streams: Vec<Stream>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = arguments.iter().find(|argument| !["--json", "--quick"].contains(&argument.as_str())) {
+        if unknown != "--help" {
+            eprintln!("unknown argument: {unknown}\n");
+        }
+        println!("{HELP}");
+        return;
+    }
+    let given = |name: &str| arguments.iter().any(|argument| argument == name);
+    let share = if given("--quick") { 10 } else { 1 };
+    let figures = measure(share);
+    if given("--json") {
+        println!("{}", serde_json::to_string_pretty(&figures).unwrap());
+    } else {
+        print(&figures);
+    }
+}
+
+fn measure(share: u32) -> Figures {
+    let redis = Redis::start();
+    let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
+    let say = |what: &str| eprintln!("measuring: {what}");
+    let scaled = |whole: u32| (whole / share).max(1);
+    say("latency");
+    let latency = measures::latency(&forebay, scaled(2_000) as usize);
+    let time = Duration::from_secs(scaled(10).into());
+    let ingest = [1, 50].map(|batch| {
+        say(&format!("ingest, batches of {batch}"));
+        measures::ingest(&forebay, batch, 8, time)
+    });
+    say("reads");
+    let reads = measures::reads(&forebay, 4, scaled(10));
+    let streams = [Some(5_000), None].map(|rate| {
+        say(&format!(
+            "Celery's stream, {}",
+            rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s"))
+        ));
+        measures::stream(&forebay, &redis, rate.unwrap_or(0) as u64, scaled(25_000) as usize, rate)
+    });
+    let cores = std::thread::available_parallelism().unwrap().get();
+    Figures { cores, latency, ingest: ingest.into(), reads, streams: streams.into() }
+}
+
+fn print(figures: &Figures) {
+    let row = |what: &str, figure: String| println!("  {what:<58} {figure}");
+    println!("\non {} cores, shared with the clients\n", figures.cores);
+    let latency = &figures.latency;
+    println!("one event at a time ({} samples)", latency.samples);
+    for (what, it) in [
+        ("POST until acknowledged, p50 / p99", &latency.acknowledged_ms),
+        ("acknowledged until GET answers the job, p50 / p99", &latency.readable_after_acknowledgement_ms),
+        ("both, p50 / p99", &latency.readable_ms),
+    ] {
+        row(what, format!("{:.2} / {:.2} ms", it.p50, it.p99));
+    }
+    println!("ingest ({} connections)", figures.ingest[0].connections);
+    for it in &figures.ingest {
+        let figure = format!("{:.0} requests/s, {:.0} events/s", it.requests_per_second, it.events_per_second);
+        row(&format!("batches of {}", it.batch), figure);
+    }
+    let reads = &figures.reads;
+    println!("reads ({} connections)", reads.connections);
+    row("GET one job", format!("{:.0}/s", reads.jobs_per_second));
+    row("GET a constant answer (/api/health/live)", format!("{:.0}/s", reads.constant_answers_per_second));
+    row("ratio", format!("{:.2}", reads.ratio));
+    for it in &figures.streams {
+        let rate = it.asked_per_second.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s asked"));
+        println!("Celery's stream over Redis, {rate}");
+        row("events sent / arrived", format!("{} / {}", it.sent, it.arrived));
+        row("jobs sent / recorded", format!("{} / {}", it.jobs, it.jobs_recorded));
+        let speed = format!("{:.1} s, {:.0} events/s", it.seconds, it.events_per_second);
+        row("first publish until the last job can be read", speed);
+        let cpu = format!("{:.1} / {:.1} us", it.forebay_us_per_event, it.nats_us_per_event);
+        row("processor time per event, forebay / nats-server", cpu);
+    }
+}

@@ -1,0 +1,214 @@
+//! What is measured, each as a function of a running server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use forebay_tests::{API_KEY, CONNECTION, Flood, Forebay, Redis, job_id};
+use rustix::process::Pid;
+use serde::Serialize;
+
+use crate::raw::{Raw, request};
+
+/// Two percentiles in milliseconds.
+#[derive(Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl Percentiles {
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |share: f64| samples[((samples.len() - 1) as f64 * share) as usize];
+        Self { p50: at(0.5), p99: at(0.99) }
+    }
+}
+
+/// One event at a time, from POST to acknowledgement, and from there until GET answers the job.
+#[derive(Serialize)]
+pub(crate) struct Latency {
+    pub(crate) samples: usize,
+    pub(crate) acknowledged_ms: Percentiles,
+    pub(crate) readable_after_acknowledgement_ms: Percentiles,
+    pub(crate) readable_ms: Percentiles,
+}
+
+pub(crate) fn latency(forebay: &Forebay, samples: usize) -> Latency {
+    let mut client = Raw::connect(forebay.api.address());
+    let (mut acknowledged, mut after, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1_000.0;
+    for sample in 0..samples {
+        let id = format!("latency-{sample}");
+        let post = request("POST", "/api/ingest", API_KEY, &batch(&[event(&id)]));
+        let get = request("GET", &format!("/api/jobs/{}", job_id(&id)), forebay.api.token(), "");
+        let begin = Instant::now();
+        assert_eq!(client.call(&post), 202);
+        let acknowledgement = Instant::now();
+        while client.call(&get) != 200 {}
+        let readable = Instant::now();
+        acknowledged.push(milliseconds(begin, acknowledgement));
+        after.push(milliseconds(acknowledgement, readable));
+        whole.push(milliseconds(begin, readable));
+    }
+    Latency {
+        samples,
+        acknowledged_ms: Percentiles::of(acknowledged),
+        readable_after_acknowledgement_ms: Percentiles::of(after),
+        readable_ms: Percentiles::of(whole),
+    }
+}
+
+/// As many POSTs as the server takes.
+#[derive(Serialize)]
+pub(crate) struct Ingest {
+    pub(crate) batch: usize,
+    pub(crate) connections: usize,
+    pub(crate) requests_per_second: f64,
+    pub(crate) events_per_second: f64,
+}
+
+pub(crate) fn ingest(forebay: &Forebay, size: usize, connections: usize, time: Duration) -> Ingest {
+    static RUN: AtomicU64 = AtomicU64::new(0);
+    let run = RUN.fetch_add(1, Ordering::Relaxed);
+    let requests = in_parallel(connections, time, |connection| {
+        let mut client = Raw::connect(forebay.api.address());
+        let mut number = 0_u64;
+        move || {
+            let events: Vec<String> = (0..size).map(|at| event(&format!("{run}-{connection}-{number}-{at}"))).collect();
+            number += 1;
+            assert_eq!(client.call(&request("POST", "/api/ingest", API_KEY, &batch(&events))), 202);
+        }
+    });
+    Ingest { batch: size, connections, requests_per_second: requests, events_per_second: requests * size as f64 }
+}
+
+/// GET of one job beside a constant answer of the same server, in turns of one second each.
+#[derive(Serialize)]
+pub(crate) struct Reads {
+    pub(crate) connections: usize,
+    pub(crate) jobs_per_second: f64,
+    pub(crate) constant_answers_per_second: f64,
+    pub(crate) ratio: f64,
+}
+
+pub(crate) fn reads(forebay: &Forebay, connections: usize, turns: u32) -> Reads {
+    let job = request("GET", &format!("/api/jobs/{}", job_id("latency-0")), forebay.api.token(), "");
+    let constant = request("GET", "/api/health/live", forebay.api.token(), "");
+    let rate = |request: &[u8]| {
+        in_parallel(connections, Duration::from_secs(1), |_| {
+            let mut client = Raw::connect(forebay.api.address());
+            move || assert_eq!(client.call(request), 200)
+        })
+    };
+    let (mut jobs, mut constants) = (0.0, 0.0);
+    for _ in 0..turns {
+        jobs += rate(&job);
+        constants += rate(&constant);
+    }
+    let turns = f64::from(turns);
+    Reads {
+        connections,
+        jobs_per_second: jobs / turns,
+        constant_answers_per_second: constants / turns,
+        ratio: jobs / constants,
+    }
+}
+
+/// A stream of Celery's events over Redis, from the first publish until all of its jobs can be read.
+#[derive(Serialize)]
+pub(crate) struct Stream {
+    pub(crate) asked_per_second: Option<usize>,
+    pub(crate) sent: u64,
+    pub(crate) arrived: u64,
+    pub(crate) jobs: u64,
+    pub(crate) jobs_recorded: u64,
+    pub(crate) seconds: f64,
+    pub(crate) events_per_second: f64,
+    pub(crate) forebay_us_per_event: f64,
+    pub(crate) nats_us_per_event: f64,
+}
+
+const EVENTS_PER_MESSAGE: usize = 20;
+const MESSAGES_PER_STEP: usize = 50;
+
+pub(crate) fn stream(forebay: &Forebay, redis: &Redis, seed: u64, jobs: usize, rate: Option<usize>) -> Stream {
+    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let (messages, _) = Flood::new(seed, start).messages(jobs, EVENTS_PER_MESSAGE);
+    let sent = jobs as u64 * 4;
+    let heard = || forebay.health()["sources"][0]["events"].as_u64().unwrap();
+    let recorded =
+        || forebay.api.get("/api/jobs?limit=1&state=completed").body["pagination"]["total"].as_u64().unwrap();
+    let failed = || forebay.api.get("/api/jobs?limit=1&state=failed").body["pagination"]["total"].as_u64().unwrap();
+    let (before, known) = (heard(), recorded() + failed());
+    let processes = [forebay.process().pid(), forebay.nats()];
+    let cpu = processes.map(cpu_seconds);
+
+    let begin = Instant::now();
+    for (step, chunk) in messages.chunks(MESSAGES_PER_STEP).enumerate() {
+        redis.publish("/0.celeryev/task.multi", chunk);
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(
+                (step + 1) as f64 * (MESSAGES_PER_STEP * EVENTS_PER_MESSAGE) as f64 / rate as f64,
+            );
+            std::thread::sleep(due.saturating_sub(begin.elapsed()));
+        }
+    }
+    // Either all is there, or nothing more comes.
+    let (mut last, mut end) = (0, Instant::now());
+    while last < jobs as u64 && end.elapsed() < Duration::from_secs(10) {
+        let now = recorded() + failed() - known;
+        if now > last {
+            (last, end) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let seconds = (end - begin).as_secs_f64();
+    let [forebay_cpu, nats_cpu] = [0, 1].map(|at| (cpu_seconds(processes[at]) - cpu[at]) * 1e6 / sent as f64);
+    Stream {
+        asked_per_second: rate,
+        sent,
+        arrived: heard() - before,
+        jobs: jobs as u64,
+        jobs_recorded: last,
+        seconds,
+        events_per_second: sent as f64 / seconds,
+        forebay_us_per_event: forebay_cpu,
+        nats_us_per_event: nats_cpu,
+    }
+}
+
+/// Processor time of a process so far.
+fn cpu_seconds(pid: Pid) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Calls per second of all connections together.
+fn in_parallel<W: FnMut() + Send>(connections: usize, time: Duration, worker: impl Fn(usize) -> W) -> f64 {
+    let calls = AtomicU64::new(0);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for connection in 0..connections {
+            let (mut call, calls) = (worker(connection), &calls);
+            scope.spawn(move || {
+                while begin.elapsed() < time {
+                    call();
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    calls.into_inner() as f64 / begin.elapsed().as_secs_f64()
+}
+
+fn event(id: &str) -> String {
+    format!(
+        r#"{{"type":"job.state_change","timestamp":"2026-03-01T08:00:00.000Z","framework":"celery","connectionId":"{CONNECTION}","job":{{"externalId":"{id}","name":"shop.tasks.bench","state":"queued","workerId":"celery@worker-1","extensions":{{"celeryState":"RECEIVED"}}}}}}"#
+    )
+}
+
+fn batch(events: &[String]) -> String {
+    format!(r#"{{"events":[{}]}}"#, events.join(","))
+}
