@@ -97,7 +97,8 @@ impl Target {
                 std::future::ready(())
             }
         });
-        let client = options.connect(&self.addresses[..]).await.map_err(|error| self.explain(&error))?;
+        // Boxed, as elsewhere: the client's futures are so large that they would burden every caller's.
+        let client = Box::pin(options.connect(&self.addresses[..])).await.map_err(|error| self.explain(&error))?;
         Ok(Link { client, changes: watching, denied })
     }
 
@@ -141,10 +142,8 @@ impl Target {
                 let reason = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
                 OpenError::Unreachable { url, reason }
             }
-            // A failed handshake arrives as an I/O error; only its text tells.
-            _ if reason.contains("certificate") || reason.contains("TLS") || reason.contains("tls") => {
-                OpenError::Tls { url, reason }
-            }
+            // A failed handshake arrives as an I/O error.
+            _ if is_handshake(error) => OpenError::Tls { url, reason },
             _ => OpenError::Unreachable { url, reason },
         }
     }
@@ -157,6 +156,14 @@ fn reason(error: &dyn std::error::Error) -> String {
         inner = next;
     }
     inner.to_string()
+}
+
+fn is_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.any(|error| {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref::<async_nats::rustls::Error>()).is_some()
+    })
 }
 
 fn config_error(reason: impl Into<String>) -> OpenError {

@@ -162,7 +162,7 @@ impl KvWatch {
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> Result<T, KvError> {
-    let done = tokio::time::timeout(TIMEOUT, work).await;
+    let done = tokio::time::timeout(TIMEOUT, Box::pin(work)).await;
     done.map_err(|_| KvError::Unavailable { reason: format!("no answer within {} s", TIMEOUT.as_secs()) })
 }
 

@@ -133,7 +133,7 @@ impl EventLog {
         let link = target.connect("forebay", 65_536).await?;
         link.check_server(target.url())?;
         let context = context(&link);
-        let stores = streams::ensure(&context, &link, target.url(), replicas).await?;
+        let stores = Box::pin(streams::ensure(&context, &link, target.url(), replicas)).await?;
         let (closed, _) = watch::channel(false);
         Ok(Self { inner: Arc::new(Inner { target, link, context, stores, closed, embedded }) })
     }
@@ -211,7 +211,7 @@ impl EventLog {
 
     /// What the log is now.
     pub async fn info(&self) -> Result<LogInfo, LogError> {
-        let info = self.inner.stores.jobs.get_info().await.map_err(|error| self.log_error(&error))?;
+        let info = Box::pin(self.inner.stores.jobs.get_info()).await.map_err(|error| self.log_error(&error))?;
         Ok(LogInfo {
             created: message::timestamp(info.created.unix_timestamp_nanos()),
             first_sequence: info.state.first_sequence,
@@ -228,7 +228,7 @@ impl EventLog {
 
     /// The message at this position, if the log holds it.
     pub async fn message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
-        match self.inner.stores.jobs.direct_get(sequence).await {
+        match Box::pin(self.inner.stores.jobs.direct_get(sequence)).await {
             Ok(message) => Ok(Some(LogMessage::stored(message))),
             // In a cluster any copy may answer, also one that is behind; the leader knows for certain.
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => self.certain_message(sequence).await,
@@ -238,7 +238,7 @@ impl EventLog {
 
     /// The message at this position as the leader of the stream has it.
     pub(crate) async fn certain_message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
-        match self.inner.stores.jobs.get_raw_message(sequence).await {
+        match Box::pin(self.inner.stores.jobs.get_raw_message(sequence)).await {
             Ok(message) => Ok(Some(LogMessage::stored(message))),
             Err(error) => match error.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),

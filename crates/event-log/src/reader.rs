@@ -28,9 +28,9 @@ const BATCH: usize = 1_000;
 const CAPACITY: usize = 4 * BATCH;
 /// Bytes asked for at a time; at least two of the largest message, or the server would never send that one.
 const BATCH_BYTES: usize = 16 << 20;
-/// What one [`ReadBatch`] holds at most.
+/// A [`ReadBatch`] is complete when it holds so many messages or bytes.
 const HANDED_OUT: usize = 1_000;
-const HANDED_OUT_BYTES: usize = 8 << 20;
+const HANDED_OUT_BYTES: usize = 4 << 20;
 
 const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -75,7 +75,8 @@ impl Reader {
         self.last
     }
 
-    /// Waits for messages and hands out all that are ready, up to 1,000 of them or 8 MB.
+    /// Waits for messages and hands out all that are ready, up to 1,000 of them, or until they
+    /// are 4 MB together.
     ///
     /// After an interruption it says so once, as soon as reading stands again; the caller then checks the fence and
     /// goes on calling. Dropping the future loses nothing.
@@ -91,7 +92,7 @@ impl Reader {
     async fn read(&mut self) -> Result<ReadBatch, ReadError> {
         loop {
             let Some(source) = &mut self.source else {
-                self.source = self.open().await?;
+                self.source = Box::pin(self.open()).await?;
                 continue;
             };
             if let Some(cause) = self.interrupted.take() {

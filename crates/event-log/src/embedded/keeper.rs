@@ -32,7 +32,7 @@ const STEADY: Duration = Duration::from_secs(30);
 /// What the thread is told.
 pub(super) enum Command {
     /// Stop the server and end; say when it is done.
-    Stop(Option<oneshot::Sender<()>>),
+    Stop(oneshot::Sender<()>),
     /// The server of this number closed its standard error: it is gone.
     Gone(u64),
 }
@@ -46,6 +46,8 @@ pub(super) struct Keeper {
     own_commands: Sender<Command>,
     port: Option<u16>,
     starts: u64,
+    /// Somebody asked to stop while a start was under way.
+    stopping: Option<oneshot::Sender<()>>,
 }
 
 /// A server that runs.
@@ -64,7 +66,16 @@ impl Keeper {
         commands: Receiver<Command>,
     ) -> Self {
         let dir = std::path::absolute(&settings.dir).unwrap_or_else(|_| settings.dir.clone());
-        Self { settings, layout: Layout { dir }, credentials, commands, own_commands, port: None, starts: 0 }
+        Self {
+            settings,
+            layout: Layout { dir },
+            credentials,
+            commands,
+            own_commands,
+            port: None,
+            starts: 0,
+            stopping: None,
+        }
     }
 
     /// The whole life of the thread.
@@ -119,18 +130,18 @@ impl Keeper {
         let mut server = Some(server);
         let mut pause = FIRST_PAUSE;
         loop {
+            if let Some(done) = self.stopping.take() {
+                server.into_iter().for_each(stop);
+                // Whoever asked may not wait for it.
+                let _ = done.send(());
+                return;
+            }
             let command = match &server {
                 Some(_) => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 None => self.commands.recv_timeout(pause),
             };
             match command {
-                Ok(Command::Stop(done)) => {
-                    server.into_iter().for_each(stop);
-                    if let Some(done) = done {
-                        let _ = done.send(());
-                    }
-                    return;
-                }
+                Ok(Command::Stop(done)) => self.stopping = Some(done),
                 Ok(Command::Gone(number)) => {
                     if let Some(dead) = server.take_if(|server| server.number == number) {
                         pause = if dead.since.elapsed() > STEADY { FIRST_PAUSE } else { pause };
@@ -143,6 +154,7 @@ impl Keeper {
                         server = Some(started);
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
+                    Err(_) if self.stopping.is_some() => {}
                     Err(error) => {
                         pause = (pause * 2).min(LONGEST_PAUSE);
                         tracing::error!(%error, again_in = ?pause, "the embedded nats-server does not start again");
@@ -196,7 +208,7 @@ impl Keeper {
         }
     }
 
-    fn wait_ready(&self, server: &mut Server) -> Result<u16, OpenError> {
+    fn wait_ready(&mut self, server: &mut Server) -> Result<u16, OpenError> {
         let begun = Instant::now();
         let mut told = Duration::ZERO;
         loop {
@@ -204,9 +216,17 @@ impl Keeper {
                 return Ok(port);
             }
             if let Ok(Some(status)) = server.child.try_wait() {
-                let words = server.last_words();
-                let reason = if words.is_empty() { format!("it ended with {status}") } else { words };
-                return Err(OpenError::Start { reason });
+                return Err(server.obituary(&status.to_string()));
+            }
+            match self.commands.try_recv() {
+                Ok(Command::Stop(done)) => {
+                    self.stopping = Some(done);
+                    return Err(OpenError::Start { reason: "it was stopped while it came up".to_owned() });
+                }
+                Ok(Command::Gone(number)) if number == server.number => {
+                    return Err(server.obituary("it ended"));
+                }
+                _ => {}
             }
             let waited = begun.elapsed();
             if waited >= START_PATIENCE {
@@ -223,6 +243,11 @@ impl Keeper {
 }
 
 impl Server {
+    fn obituary(&self, status: &str) -> OpenError {
+        let words = self.last_words();
+        OpenError::Start { reason: if words.is_empty() { status.to_owned() } else { words } }
+    }
+
     /// The line in which it said why it cannot go on, or its last one.
     fn last_words(&self) -> String {
         // The listener may be a moment behind the exit that we saw.

@@ -78,7 +78,7 @@ impl Embedded {
     /// Stops the server and returns when it is gone.
     pub(crate) async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
-        if self.commands.send(Command::Stop(Some(done))).is_ok() {
+        if self.commands.send(Command::Stop(done)).is_ok() {
             let _ = stopped.await;
         }
     }
@@ -86,6 +86,7 @@ impl Embedded {
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop(None));
+        let (done, _) = oneshot::channel();
+        let _ = self.commands.send(Command::Stop(done));
     }
 }

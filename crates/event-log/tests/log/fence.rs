@@ -108,7 +108,7 @@ async fn a_recreated_log_and_a_trimmed_one_are_told_on_both_servers() {
         let server = TestServer::with(binary, "");
         let log = open(&server).await;
         fill(&log, 1..=20).await;
-        let (at_0, at_10) = (Known { sequence: 0, ..known(&log, 1).await }, known(&log, 10).await);
+        let (nothing, at_10) = (Known { sequence: 0, ..known(&log, 1).await }, known(&log, 10).await);
 
         log.jobs_stream().purge().sequence(10).await.unwrap();
         assert_eq!(check(&log, &at_10).await, Fence::Same, "the known message is the first that is left");
@@ -116,7 +116,7 @@ async fn a_recreated_log_and_a_trimmed_one_are_told_on_both_servers() {
         assert_eq!(check(&log, &at_10).await, Fence::Trimmed { first: 11 });
         log.jobs_stream().purge().await.unwrap();
         assert_eq!(check(&log, &at_10).await, Fence::Trimmed { first: 21 });
-        assert_eq!(check(&log, &at_0).await, Fence::Same, "who has read nothing misses nothing");
+        assert_eq!(check(&log, &nothing).await, Fence::Same, "who has read nothing misses nothing");
 
         log.jetstream().delete_stream("FOREBAY_JOBS").await.unwrap();
         assert_eq!(log.fence(&at_10).await, Err(event_log::LogError::Missing));
@@ -124,6 +124,6 @@ async fn a_recreated_log_and_a_trimmed_one_are_told_on_both_servers() {
         let log = open(&server).await;
         fill(&log, 1..=20).await;
         assert_eq!(check(&log, &at_10).await, Fence::Recreated);
-        assert_eq!(check(&log, &at_0).await, Fence::Recreated);
+        assert_eq!(check(&log, &nothing).await, Fence::Recreated);
     }
 }

@@ -1,5 +1,7 @@
 //! The log against real nats-servers: kills, losses and foreign hands included.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod append;
 mod batcher;
 mod embedded;

@@ -4,9 +4,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use event_log::testing::TestServer;
 use event_log::{Anomaly, ReadError};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{CONNECTION, consumers, fill, open, payload, read_to, until, within};
+use crate::support::{CONNECTION, Network, consumers, event, fill, open, payload, read_to, until, within};
 
 /// The client library's own ordered consumer starts again at 1 when it loses its consumer before the first message.
 #[tokio::test]
@@ -69,10 +69,16 @@ async fn messages_that_somebody_else_took_are_noticed_and_read_again() {
         thief.publish_with_reply(request.clone(), "loot", Bytes::from_static(b"1")).await.unwrap();
     }
     thief.flush().await.unwrap();
-    fill(&log, 6..=40).await;
-    within("the thief to get something", futures_util::StreamExt::next(&mut loot)).await;
-    let told = read_to(&mut reader, 40).await;
-    assert!(told.sequences().into_iter().eq(6..=40), "{:?}", told.sequences());
+    let mut last = 5;
+    until("the thief to get something", async || {
+        last += 1;
+        fill(&log, last..=last).await;
+        loot.next().now_or_never().is_some()
+    })
+    .await;
+    fill(&log, last + 1..=last + 10).await;
+    let told = read_to(&mut reader, last + 10).await;
+    assert!(told.sequences().into_iter().eq(6..=last + 10), "{:?}", told.sequences());
     let gap = |error: &ReadError| matches!(error, ReadError::Reconnected { cause: Anomaly::DeliveryGap { .. } });
     assert!(told.interruptions.iter().any(gap), "{:?}", told.interruptions);
 }
@@ -168,4 +174,49 @@ async fn closing_the_log_ends_its_readers_and_a_deleted_stream_is_told() {
     let mut waiting = other.reader(0);
     other.close().await;
     assert_eq!(within("the end", waiting.next()).await.map(|_| ()), Err(ReadError::Closed));
+}
+
+/// The server, the stream and even the consumer live on, only the connection went: what was under way is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_again_and_again_loses_nothing() {
+    const MANY: u64 = 10_000;
+    let server = TestServer::start();
+    fill(&open(&server).await, 1..=MANY).await;
+    let network = Network::before(&server).await;
+    let log = network.open().await;
+    let mut reader = log.reader(0);
+    let mut sequences = Vec::new();
+    let mut interruptions = 0;
+    while sequences.last() != Some(&MANY) {
+        match within("the next batch", reader.next()).await {
+            Ok(batch) => sequences.extend(batch.messages.iter().map(|message| message.sequence)),
+            Err(ReadError::Reconnected { .. }) => interruptions += 1,
+            Err(error) => panic!("{error}"),
+        }
+        if sequences.len() >= (interruptions + 1) * 1_500 {
+            network.cut();
+        }
+    }
+    assert!(sequences.into_iter().eq(1..=MANY), "every message once, in order");
+    assert!(interruptions >= 3, "{interruptions}");
+}
+
+/// No error ever arrives from such a network; only the silence tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_swallows_everything_is_given_up() {
+    let server = TestServer::start();
+    let network = Network::before(&server).await;
+    let log = network.open().await;
+    let batcher = log.batcher(CONNECTION);
+    let mut reader = log.reader(0);
+    batcher.push(event(1)).await;
+    batcher.flush().await;
+    assert_eq!(read_to(&mut reader, 1).await.sequences(), [1]);
+    network.freeze();
+    batcher.push(event(2)).await;
+    let told = read_to(&mut reader, 2).await;
+    assert_eq!(told.sequences(), [2]);
+    assert!(!told.interruptions.is_empty());
+    within("the flush", batcher.flush()).await;
+    assert_eq!(log.info().await.unwrap().last_sequence, 2, "sent again, stored once");
 }

@@ -1,12 +1,16 @@
 //! What the tests share.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use event_log::testing::TestServer;
-use event_log::{EventLog, LogMessage, ReadError, Reader};
+use event_log::{EventLog, LogMessage, ReadError, Reader, ServerConfig};
 use proto_events::{Event, Framework, Job, JobState, Timestamp};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Far longer than anything here takes; only a failure waits for it.
@@ -111,4 +115,55 @@ pub(crate) fn event(number: u64) -> Event {
 /// The number of the event that [`event`] made.
 pub(crate) fn number_of(event: &Event) -> u64 {
     event.job.as_ref().unwrap().external_id.trim_start_matches("job-").parse().unwrap()
+}
+
+/// A network between us and the server that can fail: it forwards connections until they are cut or frozen.
+pub(crate) struct Network {
+    pub(crate) address: std::net::SocketAddr,
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    frozen: watch::Sender<u64>,
+}
+
+impl Network {
+    pub(crate) async fn before(server: &TestServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, target) = (listener.local_addr().unwrap(), server.address());
+        let connections = Arc::<Mutex<Vec<JoinHandle<()>>>>::default();
+        let (frozen, _) = watch::channel(0);
+        tokio::spawn({
+            let (connections, frozen) = (Arc::clone(&connections), frozen.clone());
+            async move {
+                while let Ok((mut client, _)) = listener.accept().await {
+                    let (target, mut freezing) = (target.clone(), frozen.subscribe());
+                    let forward = async move {
+                        let Ok(mut server) = TcpStream::connect(target).await else { return };
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                            // Both ends stay open, and nothing passes any more.
+                            _ = freezing.changed() => std::future::pending().await,
+                        }
+                    };
+                    connections.lock().unwrap().push(tokio::spawn(forward));
+                }
+            }
+        });
+        Self { address, connections, frozen }
+    }
+
+    /// Ends all connections, as seen by both sides; new ones pass.
+    pub(crate) fn cut(&self) {
+        self.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Swallows whatever is sent over the present connections, without a word; new ones pass.
+    pub(crate) fn freeze(&self) {
+        self.frozen.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) async fn open(&self) -> EventLog {
+        let url = format!("nats://{}", self.address);
+        let (user, password, token, creds, ca) = (None, None, None, None, None);
+        let config = ServerConfig::External { url, user, password, token, creds, ca, replicas: 1 };
+        EventLog::open(config).await.unwrap()
+    }
 }
