@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
@@ -92,9 +92,11 @@ async fn respond<B, F>(mut request: Request<B>, peer: Peer, serve: impl FnOnce(R
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
+    let began = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(peer);
     // The answer to HEAD is that to GET; hyper leaves the body out.
-    if request.method() == Method::HEAD {
+    if method == Method::HEAD {
         *request.method_mut() = Method::GET;
     }
     // A bug in one handler must not cost the connection, whose other requests have nothing to do with it. The handlers
@@ -104,6 +106,7 @@ where
         Ok(Ok(response)) => response,
         Err(_) => ApiError::internal("a handler panicked").response(),
     };
+    tracing::debug!(%method, path, status = response.status().as_u16(), took = ?began.elapsed(), "request");
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -17,7 +17,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Between two looks at a server that is not ready.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the server may show no progress while it reads its log.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer, whatever its status.
 pub(crate) struct Answer {
@@ -67,13 +67,15 @@ impl Client {
         Ok(Answer { status, body })
     }
 
-    /// Waits until the server has read its log. That may take a while, and as long as it gets on, so do we.
+    /// Waits until the server has read its log. That may take a while, and as long as it gets on, so do we. What else
+    /// may be wrong with it need not be in the way of a request, and says so itself if it is.
     pub(crate) fn wait_until_ready(&self) -> anyhow::Result<()> {
         let bar = bar();
         let mut progress = (0, Instant::now());
         loop {
             let health = self.get("/api/health")?;
-            if health.status == 200 {
+            let getting_ready = ["STARTING", "CATCHING_UP"].map(Some).contains(&health.body["reason"].as_str());
+            if health.status == 200 || !getting_ready {
                 bar.finish_and_clear();
                 return Ok(());
             }
@@ -87,7 +89,8 @@ impl Client {
             }
             if progress.1.elapsed() > PATIENCE {
                 bar.finish_and_clear();
-                bail!("the server is not ready: {}", reason(&health.body));
+                let why = health.body["message"].as_str().unwrap_or("it does not say why");
+                bail!("the server is not ready: {why}");
             }
             std::thread::sleep(LOOK);
         }
@@ -103,11 +106,6 @@ fn bar() -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-fn reason(health: &Value) -> String {
-    let text = |key: &str| health[key].as_str();
-    text("message").or_else(|| text("reason")).unwrap_or("it does not say why").to_owned()
 }
 
 impl Answer {

@@ -73,7 +73,7 @@ impl DataDir {
         write(&self.path, ADMIN, admin)
     }
 
-    pub(crate) fn remove_admin(&self) {
+    fn remove_admin(&self) {
         let _ = std::fs::remove_file(self.path.join(ADMIN));
     }
 
@@ -83,6 +83,13 @@ impl DataDir {
 
     pub(crate) fn write<T: Serialize>(&self, name: &str, content: &T) -> io::Result<()> {
         write(&self.path, name, content)
+    }
+}
+
+impl Drop for DataDir {
+    /// Nobody is to be reached here any more.
+    fn drop(&mut self) {
+        self.remove_admin();
     }
 }
 
@@ -141,6 +148,8 @@ mod tests {
         assert_eq!(mode(&path.join("admin.json")), 0o600);
         assert_eq!(super::admin(&path).unwrap().unwrap().token, "secret");
         drop(first);
+        assert!(super::admin(&path).unwrap().is_none(), "a server that ends is not to be reached");
+        std::fs::write(path.join("admin.json"), "{}").unwrap();
         let _second = DataDir::open(&path).unwrap();
         assert!(super::admin(&path).unwrap().is_none(), "what a killed server left is gone");
     }

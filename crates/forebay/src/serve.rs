@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
@@ -19,24 +20,43 @@ use tokio::task::JoinHandle;
 
 use crate::config::{ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
-use crate::data_dir::{Admin, DataDir};
+use crate::data_dir::{self, Admin, DataDir, OpenError};
 use crate::logging;
 use crate::stack::Stack;
 
 /// For a clean stop in all: requests under way, batches of the sources, the last write of the views, the log.
 const STOP_TIME: Duration = Duration::from_secs(20);
 
+/// How long a command that holds the directory is waited for.
+const LOCK_TIME: Duration = Duration::from_secs(10);
+const LOCK_LOOK: Duration = Duration::from_millis(50);
+
 /// Runs the server until it is told to stop.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = args.resolve()?;
     logging::for_server(config.stack.json_logs);
-    let dir = DataDir::open(&config.stack.data_dir)?;
+    let dir = take(&config.stack.data_dir)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(config, dir));
     // Whatever still blocks a thread has had its time.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
+}
+
+/// Takes the directory. A command that works in it without a server is soon done, and is waited for.
+fn take(path: &Path) -> anyhow::Result<DataDir> {
+    let began = Instant::now();
+    loop {
+        match DataDir::open(path) {
+            Err(OpenError::Held(_)) if began.elapsed() < LOCK_TIME => {}
+            opened => return Ok(opened?),
+        }
+        if let Ok(Some(admin)) = data_dir::admin(path) {
+            bail!("{} is in use by the server at {} (process {})", path.display(), admin.address, admin.pid);
+        }
+        std::thread::sleep(LOCK_LOOK);
+    }
 }
 
 async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
@@ -58,10 +78,7 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
 
     let stack = tokio::select! {
         stack = start(&config, &dir, credentials, &app) => stack?,
-        () = &mut told_to_stop => {
-            dir.remove_admin();
-            return Ok(ExitCode::SUCCESS);
-        }
+        () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
     };
     let failure = tokio::select! {
         () = &mut told_to_stop => None,
@@ -78,7 +95,7 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
         stopped = tokio::time::timeout(STOP_TIME, stopping) => stopped,
         () = second_signal => bail!("stopped at once, as asked twice"),
     };
-    dir.remove_admin();
+    drop(dir);
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -112,28 +129,33 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
     Ok(stack)
 }
 
-/// The default connection is what the configuration says, else what was made up here before, else what another node
-/// has made of it, else made up now.
+/// The default connection is what the configuration says, else what it is already, else made up now.
+///
+/// What was made up here and kept counts only where it made the connection: in a NATS that other nodes use it is theirs.
 async fn ensure_default(
     config: &ServeConfig,
     dir: &DataDir,
     credentials: &mut Credentials,
     stack: &Stack,
 ) -> anyhow::Result<api::Connection> {
-    let mut key = config.api_key.clone().or_else(|| credentials.api_key.clone());
-    if key.is_none() && stack.connections.find(DEFAULT).is_none() {
-        let made_up = new_key();
-        announce("API key", Some(&made_up));
-        credentials.api_key = Some(made_up.clone());
-        key = Some(made_up);
-    } else if key.is_none() {
-        tracing::info!(
-            "the API key of the default connection is known to whoever made it; FOREBAY_API_KEY sets another"
-        );
+    let known = stack.connections.find(DEFAULT);
+    let ours = known.as_ref().is_none_or(|known| Some(known.id) == credentials.connection_id);
+    if config.api_key.is_none() && credentials.api_key.is_none() {
+        if known.is_none() {
+            let key = new_key();
+            announce("API key", Some(&key));
+            // Kept before it counts: were we to die in between, it would count and nobody know it.
+            credentials.api_key = Some(key);
+            credentials.save(dir).context("cannot keep the credentials")?;
+        } else {
+            tracing::info!(
+                "the default connection keeps the API key that it was made with; FOREBAY_API_KEY sets another"
+            );
+        }
     }
-    // The key is kept before it counts: were we to die in between, it would count and nobody know it.
-    credentials.save(dir).context("cannot keep the credentials")?;
-    let wanted = DefaultConnection { id: config.connection_id.or(credentials.connection_id), key };
+    let kept_id = credentials.connection_id.filter(|_| known.is_none());
+    let kept_key = credentials.api_key.clone().filter(|_| ours);
+    let wanted = DefaultConnection { id: config.connection_id.or(kept_id), key: config.api_key.clone().or(kept_key) };
     let default = stack.connections.ensure_default(&wanted).await?;
     if config.connection_id.is_none() && credentials.connection_id != Some(default.id) {
         announce("connection id", Some(&default.id.to_string()));

@@ -158,3 +158,50 @@ fn recent(others: &[Recent], paint: Paint) -> String {
 fn indented(text: &str, each: impl Fn(&str) -> String) -> String {
     harmless(text.trim_end()).lines().map(each).collect::<Vec<_>>().join("\n  ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use projection::Row;
+    use proto_events::Position;
+    use uuid::Uuid;
+
+    /// The answer about a task that fails once, is tried again ten seconds later, and then returns.
+    fn retried() -> Value {
+        let lines = [
+            r#"{"type":"task-received","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":1,"timestamp":100.0,"name":"n","retries":0}"#,
+            r#"{"type":"task-started","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":2,"timestamp":100.5}"#,
+            r#"{"type":"task-retried","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":3,"timestamp":101.0,"exception":"KeyError('x')","traceback":"T"}"#,
+            r#"{"type":"task-received","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":4,"timestamp":101.1,"name":"n","retries":1}"#,
+            r#"{"type":"task-started","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":5,"timestamp":111.0}"#,
+            r#"{"type":"task-succeeded","uuid":"a","hostname":"w\u001b[2J","pid":7,"clock":6,"timestamp":187.0,"result":"1","runtime":76.0}"#,
+        ];
+        let events: Vec<_> =
+            lines.iter().map(|line| sources::lines::events(line, Uuid::nil()).unwrap().remove(0)).collect();
+        let positions = events.iter().enumerate().map(|(index, event)| (Position::new(1, index as u32), event));
+        let row = Row::apply(None, Uuid::nil(), "a", positions).unwrap();
+        let mut answer = serde_json::to_value(&row.record).unwrap();
+        answer["recentExecutions"] = serde_json::json!([]);
+        answer
+    }
+
+    #[test]
+    fn a_retried_job_shows_its_attempts_and_nothing_that_moves_the_cursor() {
+        let text = describe(&retried(), Paint::plain()).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text}");
+        let timeline = text.split_once("Timeline\n").unwrap().1.split_once("\n\n").unwrap().0;
+        let expected = "  1970-01-01 00:01:40.000Z  queued
+  1970-01-01 00:01:40.500Z  active     +500 ms
+  1970-01-01 00:01:41.000Z  retrying   +500 ms
+  1970-01-01 00:01:41.100Z  queued     +100 ms       attempt 2
+  1970-01-01 00:01:51.000Z  active     +9.900 s
+  1970-01-01 00:03:07.000Z  completed  +1 min 16 s";
+        assert_eq!(timeline, expected);
+        assert!(text.contains("  2  2        completed"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_job_is_not_shown_as_one() {
+        assert!(describe(&serde_json::json!({ "id": 7 }), Paint::plain()).is_err());
+    }
+}
