@@ -69,26 +69,30 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
-        /// Against the plain set of all jobs of the name.
+        /// Against the plain set of all jobs of the name; whole ranges come and go.
         #[test]
-        fn the_latest_follow_from_the_jobs_alone(steps in prop::collection::vec((1_u64..400, prop::bool::weighted(0.4)), 0..1500)) {
+        fn the_latest_follow_from_the_jobs_alone(
+            steps in prop::collection::vec((1_u64..400, 1_u64..150, prop::bool::weighted(0.4)), 0..40),
+        ) {
             let mut page = RecentPage::default();
             let mut jobs = BTreeSet::new();
-            for (sequence, leaves) in steps {
-                let job = (Position::new(sequence, 0), Uuid::from_u128(sequence.into()));
-                if leaves {
-                    jobs.remove(&job);
-                    page.remove(job.0, job.1);
-                    if page.is_short() {
-                        page.refill(|count| jobs.iter().rev().take(count).copied().collect());
+            for (from, count, leave) in steps {
+                for sequence in from..from + count {
+                    let job = (Position::new(sequence, 0), Uuid::from_u128(sequence.into()));
+                    if leave {
+                        jobs.remove(&job);
+                        page.remove(job.0, job.1);
+                        if page.is_short() {
+                            page.refill(|count| jobs.iter().rev().take(count).copied().collect());
+                        }
+                    } else {
+                        jobs.insert(job);
+                        page.insert(job.0, job.1);
                     }
-                } else {
-                    jobs.insert(job);
-                    page.insert(job.0, job.1);
+                    prop_assert!(page.jobs.len() <= KEPT);
+                    let expected: Vec<_> = jobs.iter().rev().take(RECENT).map(|(_, id)| *id).collect();
+                    prop_assert_eq!(page.latest().collect::<Vec<_>>(), expected);
                 }
-                prop_assert!(page.jobs.len() <= KEPT);
-                let expected: Vec<_> = jobs.iter().rev().take(RECENT).map(|(_, id)| *id).collect();
-                prop_assert_eq!(page.latest().collect::<Vec<_>>(), expected);
             }
         }
     }

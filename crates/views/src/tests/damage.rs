@@ -117,3 +117,18 @@ fn damage_found_while_reading_condemns_the_generation() {
     let opened = open_in(dir.path());
     assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::Damaged(_), .. }));
 }
+
+#[test]
+fn a_row_that_is_missing_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::scripted(30, 10);
+    let mut opened = open_in(dir.path());
+    log.apply(&mut opened, 30).unwrap();
+    opened.writer.flush().unwrap();
+    let mut batch = sled::Batch::default();
+    batch.remove(&crate::store::row_key(log.0[3].id()));
+    opened.reader.shared.store.apply(batch).unwrap();
+    drop(opened);
+    let opened = open_in(dir.path());
+    assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::Damaged(_), .. }));
+}

@@ -26,13 +26,23 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(connection, job, name, state, second)| Step { connection, job, name, state, second })
 }
 
+/// Many jobs in a row come to one name.
+fn sweep() -> impl Strategy<Value = Vec<Step>> {
+    let name = prop::sample::select(vec!["app.send", "APP.Resize"]);
+    (0_u16..300, 1_u16..200, name, 0_i64..2_000).prop_map(|(from, count, name, second)| {
+        let step = |job| Step { connection: 0, job, name: Some(name), state: JobState::Active, second };
+        (from..from + count).map(step).collect()
+    })
+}
+
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => prop::collection::vec(step(), 1..150).prop_map(Act::Apply),
+        3 => prop::collection::vec(step(), 1..150).prop_map(Act::Apply),
+        3 => sweep().prop_map(Act::Apply),
         3 => Just(Act::Flush),
         1 => Just(Act::Reopen),
         1 => Just(Act::Crash),
-        2 => (0_u64..9).prop_map(Act::DieInFlush),
+        2 => (0_u64..12).prop_map(Act::DieInFlush),
     ]
 }
 
