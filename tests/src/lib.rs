@@ -25,7 +25,7 @@ pub use flood::{Flood, FloodJob};
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use process::Process;
 pub use redis::Redis;
-pub use shop::{Run, Shop, Truth};
+pub use shop::{Run, Shop, Truth, python};
 pub use wait::wait_for;
 
 use uuid::Uuid;

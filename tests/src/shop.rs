@@ -132,6 +132,11 @@ fn apps() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("apps")
 }
 
+/// The Python that has Celery.
+pub fn python() -> PathBuf {
+    venv().join("bin/python")
+}
+
 /// The virtual environment that `make test-tools` makes in the target directory.
 fn venv() -> PathBuf {
     let exe = std::env::current_exe().unwrap();

@@ -4,6 +4,7 @@
 
 mod compare;
 mod crashes;
+mod demo;
 mod documented;
 mod sdk;
 mod stream;
