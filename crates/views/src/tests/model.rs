@@ -140,3 +140,20 @@ proptest! {
         prop_assert!(!expected.is_empty() || opened.reader.list(&query).unwrap().jobs.is_empty());
     }
 }
+
+/// The newest jobs of a name take another: older ones, long let go, are recent again.
+#[test]
+fn older_executions_are_recent_again_when_newer_ones_change_their_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = |job, name, second| Step { connection: 0, job, name: Some(name), state: JobState::Active, second };
+    let mut log = Log((0..300).map(|job| step(job, "app.launch", 10)).collect());
+    let mut opened = open_in(dir.path());
+    for renamed in [0..0, 200..300, 120..200, 10..120, 0..10] {
+        log.0.extend(renamed.map(|job| step(job, "app.other", 20)));
+        log.apply(&mut opened, log.end()).unwrap();
+        assert_shows(&opened.reader, &log.truth(log.end()));
+        opened.writer.flush().unwrap();
+        assert_shows(&opened.reader, &log.truth(log.end()));
+    }
+    assert!(log.truth(log.end()).values().all(|row| row.record.name == "app.other"));
+}
