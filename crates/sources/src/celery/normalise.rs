@@ -212,7 +212,8 @@ fn known(job: &mut Job, kind: CeleryKind, mut raw: Fields<'_>) {
 fn custom(job: &mut Job, type_name: &str, mut raw: Fields<'_>) {
     job.celery = Some(CeleryFacts::new(CeleryKind::Custom));
     if type_name == "task-progress" {
-        job.progress = raw.get("progress").and_then(Value::as_f64).map(|progress| progress.clamp(0.0, 1.0));
+        // A percentage or a count of steps is not guessed at: it stays in the extensions as it was sent.
+        job.progress = raw.get("progress").and_then(Value::as_f64).filter(|progress| (0.0..=1.0).contains(progress));
     }
     raw.take("celeryEvent");
     job.extensions = raw.rest();
