@@ -1,14 +1,14 @@
 //! The HTTP API of Forebay: reads from the views, ingest into the log, sessions, connections, health.
 //!
 //! # Layout
-//! - [`serve`]: the server around warp's service ([`server`]); which path leads where ([`routes`])
-//! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open ([`app`])
-//! - [`jobs`], [`params`]: `GET /api/jobs`, `GET /api/jobs/{id}`
-//! - [`ingest`]: `POST /api/ingest`
-//! - [`Auth`], [`session`]: who may read
-//! - [`Connections`], [`manage`]: senders and their API keys
-//! - [`health`]: how everything is
-//! - [`ApiError`]: the one error, and the documented envelope ([`errors`])
+//! - [`serve`]: the server around warp's service (`server`); which path leads where (`routes`)
+//! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
+//! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
+//! - `ingest`: `POST /api/ingest`
+//! - [`Auth`], `session`: who may read
+//! - [`Connections`], `manage`: senders and their API keys
+//! - `health`: how everything is
+//! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
 //! # Invariants
 //! - Ingest answers only after the log has acknowledged; reads answer only from the views, and only after all that the

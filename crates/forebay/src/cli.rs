@@ -50,7 +50,7 @@ Those not given are made up at the first start, printed once, and kept in DIR/cr
 Examples:
   forebay serve --celery redis://localhost:6379/0
   forebay serve --celery shop=redis://:secret@cache-1/0 --celery mail=redis://cache-2/1
-  forebay serve --nats-url nats://n1:4222,nats://n2:4222 --nats-replicas 3 --nats-creds forebay.creds
+  forebay serve --nats-url nats://n1:4222,nats://n2:4222 --nats-replicas 3
   FOREBAY_LOG=debug forebay serve --listen 0.0.0.0:8080 --data-dir /var/lib/forebay";
 
 const JOB_HELP: &str = "\
