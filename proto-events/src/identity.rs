@@ -31,12 +31,13 @@ impl EventId {
     /// Hashes the canonical JSON of the event: fields in the order of their declaration, absent ones left out, the
     /// keys of free-form objects sorted.
     pub fn of(event: &Event) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        // Writing into a hasher cannot fail, and an event holds nothing that JSON cannot write: numbers that are not
-        // finite are refused when an event is read, and were they made by hand they would be written as null.
-        serde_json::to_writer(&mut hasher, event).expect("an event is always JSON, and a hasher always accepts");
+        // One piece of text, since feeding a hasher the many small writes of a serializer costs three times as much.
+        let mut canonical = Vec::with_capacity(1_024);
+        // An event holds nothing that JSON cannot write: numbers that are not finite are refused when an event is read,
+        // and were they made by hand they would be written as null.
+        serde_json::to_writer(&mut canonical, event).expect("an event is always JSON, and a vector always accepts");
         let mut id = [0; 16];
-        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        id.copy_from_slice(&blake3::hash(&canonical).as_bytes()[..16]);
         Self(id)
     }
 }

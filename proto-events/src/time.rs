@@ -35,6 +35,9 @@ impl Timestamp {
     /// Parses RFC 3339 with any offset. A time without an offset is taken as UTC, as Python's `isoformat` of a naive
     /// UTC time writes it (Celery's `eta`).
     pub fn parse(text: &str) -> Option<Self> {
+        if let Some(time) = parse_micros_text(text.as_bytes()) {
+            return Some(time);
+        }
         if let Ok(time) = DateTime::parse_from_rfc3339(text) {
             return Self::from_micros(time.timestamp_micros());
         }
@@ -59,12 +62,87 @@ impl Timestamp {
 
     /// RFC 3339 with microseconds and `Z`, the log's form: `2026-02-27T10:30:02.000000Z`.
     pub fn to_micros_text(self) -> String {
-        self.text(SecondsFormat::Micros)
+        self.micros_text().map_or_else(|| self.text(SecondsFormat::Micros), |text| text.as_str().to_owned())
+    }
+
+    /// The log's form without a detour: every event has some of these. `None` outside the years 0 to 9999.
+    fn micros_text(self) -> Option<MicrosText> {
+        let (days, of_day) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
+        let (year, month, day) = civil(days);
+        if !(0..=9_999).contains(&year) {
+            return None;
+        }
+        let (seconds, micros) = (of_day / SECOND, of_day % SECOND);
+        let mut text = MicrosText(*b"0000-00-00T00:00:00.000000Z");
+        let parts = [(0, 4, year), (5, 7, month), (8, 10, day), (11, 13, seconds / 3_600), (14, 16, seconds / 60 % 60)];
+        for (begin, end, number) in parts.into_iter().chain([(17, 19, seconds % 60), (20, 26, micros)]) {
+            let mut rest = number;
+            for digit in text.0[begin..end].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        Some(text)
     }
 
     fn text(self, format: SecondsFormat) -> String {
         DateTime::<Utc>::from_timestamp_micros(self.0).unwrap_or_default().to_rfc3339_opts(format, true)
     }
+}
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+
+/// A time in the log's form.
+struct MicrosText([u8; 27]);
+
+impl MicrosText {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("digits and the separators of the template are ASCII")
+    }
+}
+
+/// Reads exactly the log's form; anything else, valid or not, is left to the general parser.
+fn parse_micros_text(text: &[u8]) -> Option<Timestamp> {
+    let text: &[u8; 27] = text.try_into().ok()?;
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (26, b'Z')];
+    if separators.iter().any(|(place, separator)| text[*place] != *separator) {
+        return None;
+    }
+    let number = |begin: usize, end: usize| {
+        text[begin..end]
+            .iter()
+            .try_fold(0_i64, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0')))
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second, micros) = (number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 26)?);
+    let days = days_from_civil(year, month, day);
+    // A date that the calendar does not have comes back as another one; a leap second is the general parser's matter.
+    if civil(days) != (year, month, day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    Timestamp::from_micros(days * DAY + ((hour * 60 + minute) * 60 + second) * SECOND + micros)
+}
+
+/// The proleptic Gregorian date of a day counted from 1970-01-01: in years that begin in March, a leap day is the last
+/// of its year, and 400 years always have 146,097 days.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let since_march_0000 = days + 719_468;
+    let (era, of_era) = (since_march_0000.div_euclid(146_097), since_march_0000.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, of_year - (153 * march_month + 2) / 5 + 1)
+}
+
+/// The day of a date, the inverse of [`civil`].
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let march_year = year - i64::from(month <= 2);
+    let (era, year_of_era) = (march_year.div_euclid(400), march_year.rem_euclid(400));
+    let march_month = if month > 2 { month - 3 } else { month + 9 };
+    let of_year = (153 * march_month + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year - 719_468
 }
 
 impl fmt::Display for Timestamp {
@@ -76,7 +154,10 @@ impl fmt::Display for Timestamp {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            serializer.serialize_str(&self.to_micros_text())
+            match self.micros_text() {
+                Some(text) => serializer.serialize_str(text.as_str()),
+                None => serializer.serialize_str(&self.to_micros_text()),
+            }
         } else {
             serializer.serialize_i64(self.0)
         }
@@ -134,6 +215,24 @@ mod tests {
         assert_eq!(Timestamp::parse("2026-02-27T16:00:02.123456+05:30"), Some(time));
         assert_eq!(Timestamp::parse("2026-02-27T10:30:02.123456"), Some(time));
         assert_eq!(Timestamp::parse("2026-02-27"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_short_way_and_the_general_one_agree(micros in EARLIEST..=LATEST) {
+            let time = Timestamp(micros);
+            let text = time.to_micros_text();
+            proptest::prop_assert_eq!(&text, &time.text(SecondsFormat::Micros));
+            proptest::prop_assert_eq!(parse_micros_text(text.as_bytes()), Some(time));
+        }
+
+        #[test]
+        fn the_short_way_reads_nothing_that_the_general_one_refuses(text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9]\\.[0-9]{6}Z") {
+            if let Some(time) = parse_micros_text(text.as_bytes()) {
+                let general = DateTime::parse_from_rfc3339(&text).unwrap();
+                proptest::prop_assert_eq!(time.micros(), general.timestamp_micros());
+            }
+        }
     }
 
     #[test]
