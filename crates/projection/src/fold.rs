@@ -21,19 +21,13 @@ const CHILD_AHEAD: i64 = 1_000_000;
 pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<Record> {
     let events = evidence.events();
     let first = events.first()?;
-    let stream = stream::read(events);
-    let mut items = stream.items;
-    let mut covered = Vec::new();
-    for seen in events.iter().filter(|seen| seen.said == Said::Reported) {
-        let is_covered = events.iter().any(|other| covers(other, seen));
-        items.push(Item::new(seen, if is_covered { What::Fields } else { What::Report }));
-        if is_covered {
-            covered.push(seen);
-        }
-    }
+    let Prepared { runs, items, covered, deliveries } = prepare(events);
     let order = order(&items);
     let ordered: Vec<&Seen> = order.iter().map(|place| items[*place].seen).collect();
-    let mut timeline = Timeline::walk(stream.runs, &items, &order);
+    let mut timeline = Timeline::new(runs);
+    for place in &order {
+        timeline.step(*place, &items);
+    }
     for seen in covered {
         attach(&mut timeline.runs, seen);
     }
@@ -74,10 +68,31 @@ pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<
         extensions: extensions(&ordered, &timeline, last.state, replaced),
         executions: timeline.begun.iter().map(|run| execution(&timeline.runs[*run])).collect(),
         // Nothing runs that was not delivered, even where the receipt was not seen.
-        deliveries: stream.deliveries.max(timeline.reported_deliveries).max(timeline.begun.len() as u32),
+        deliveries: deliveries.max(timeline.reported_deliveries).max(timeline.begun.len() as u32),
         truncated: evidence.is_truncated(),
         state_history: history,
     })
+}
+
+/// The events of a job and the part that each plays.
+pub(crate) struct Prepared<'a> {
+    pub(crate) runs: Vec<Run<'a>>,
+    pub(crate) items: Vec<Item<'a>>,
+    /// Reports that Celery's own stream makes superfluous.
+    pub(crate) covered: Vec<&'a Seen>,
+    pub(crate) deliveries: u32,
+}
+
+pub(crate) fn prepare(events: &[Seen]) -> Prepared<'_> {
+    let stream = stream::read(events);
+    let mut items = stream.items;
+    let (covered, moving): (Vec<&Seen>, Vec<&Seen>) = events
+        .iter()
+        .filter(|seen| seen.said == Said::Reported)
+        .partition(|report| events.iter().any(|event| covers(event, report)));
+    items.extend(covered.iter().map(|seen| Item::new(seen, What::Fields)));
+    items.extend(moving.into_iter().map(|seen| Item::new(seen, What::Report)));
+    Prepared { runs: stream.runs, items, covered, deliveries: stream.deliveries }
 }
 
 /// Whether an event of Celery's own stream says what the report says. The report then moves nothing.

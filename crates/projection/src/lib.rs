@@ -8,9 +8,11 @@
 //! - [`Evidence`]: the distinct events of one job, bounded ([`evidence`])
 //! - [`fold`]: evidence to record, in four steps: what Celery's own events testify to (`stream`), one order for all of
 //!   it (`order`), the walk through the states (`timeline`), the fields (`fold`)
+//! - [`explain`]: what the fold made of each event
 //! - [`Row`]: both together, as the views store them
 
 mod evidence;
+mod explain;
 mod fold;
 mod json;
 mod order;
@@ -20,6 +22,7 @@ mod stream;
 mod timeline;
 
 pub use evidence::{Added, Evidence};
+pub use explain::{Testimony, Verdict, explain};
 pub use fold::fold;
 pub use json::JsonText;
 pub use record::{Execution, Outcome, Record, Transition};

@@ -56,8 +56,8 @@ pub(crate) struct Timeline<'a> {
 }
 
 impl<'a> Timeline<'a> {
-    pub(crate) fn walk(runs: Vec<Run<'a>>, items: &[Item<'a>], order: &[usize]) -> Self {
-        let mut timeline = Self {
+    pub(crate) fn new(runs: Vec<Run<'a>>) -> Self {
+        Self {
             over: vec![false; runs.len()],
             runs,
             history: Vec::new(),
@@ -71,20 +71,27 @@ impl<'a> Timeline<'a> {
             withheld: Vec::new(),
             sent_again: None,
             early: None,
-        };
-        for place in order {
-            let seen = items[*place].seen;
-            match items[*place].what {
-                What::Waiting { attempt } => timeline.waiting(*place, seen, attempt),
-                What::Start { run } => timeline.start(run, seen, items),
-                What::End { run } => timeline.end(run, seen),
-                What::Lost { run } => timeline.lost(run),
-                What::EndWithoutRun => timeline.end_without_run(seen),
-                What::Report => timeline.report(seen),
-                What::Fields => {}
-            }
         }
-        timeline
+    }
+
+    /// Takes one step, to the item at this place.
+    pub(crate) fn step(&mut self, place: usize, items: &[Item<'a>]) {
+        let seen = items[place].seen;
+        match items[place].what {
+            What::Waiting { attempt } => self.waiting(place, seen, attempt),
+            What::Start { run } => self.start(run, seen, items),
+            What::End { run } => self.end(run, seen),
+            What::Lost { run } => self.lost(run),
+            What::EndWithoutRun => self.end_without_run(seen),
+            What::Report => self.report(seen),
+            What::Fields => {}
+        }
+    }
+
+    /// What a step can have moved: the length of the history, its last state, executions begun and over.
+    pub(crate) fn progress(&self) -> (usize, Option<JobState>, usize, usize) {
+        let over = self.over.iter().filter(|over| **over).count();
+        (self.history.len(), self.state(), self.begun.len(), over)
     }
 
     pub(crate) fn state(&self) -> Option<JobState> {

@@ -206,3 +206,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_event_is_told_what_became_of_it() {
+    let mut events = one_run();
+    let mut shown_again = celery(CeleryKind::Started, 0.2, "w1", 6);
+    shown_again.job.as_mut().unwrap().queue = Some("redacted differently".to_owned());
+    events.extend([
+        shown_again,
+        report(JobState::Completed, 1.25, None),
+        celery(CeleryKind::Sent, 9.0, "gen1@web", 2),
+        celery(CeleryKind::Received, 240.0, "w2", 3),
+    ]);
+    let mut evidence = projection::Evidence::default();
+    for (place, event) in events.iter().enumerate() {
+        evidence.add(Position::new(place as u64 + 1, 0), event);
+    }
+    let mut told: Vec<(u64, String)> = projection::explain(&evidence)
+        .iter()
+        .map(|one| (one.position.sequence, format!("{:?} {}", one.verdict, one.reason.unwrap_or_default())))
+        .collect();
+    told.sort();
+    let expected = [
+        (1, "Counted "),
+        (2, "Counted a delivery; the state stays"),
+        (3, "Counted "),
+        (4, "Counted "),
+        (5, "Collapsed the same event came twice"),
+        (6, "Collapsed Celery's own event says the same"),
+        (7, "Refused it was sent again after the end, and nothing has come of that"),
+        (8, "Refused another worker received it after the end, and has not run it"),
+    ];
+    let told: Vec<(u64, &str)> = told.iter().map(|(position, told)| (*position, told.as_str())).collect();
+    // Which of two events that differ in a text alone counts is decided by their identities.
+    let (mut same, mut wanted) = (told.clone(), expected.to_vec());
+    same.retain(|(position, _)| ![3, 5].contains(position));
+    wanted.retain(|(position, _)| ![3, 5].contains(position));
+    assert_eq!(same, wanted);
+    assert_eq!(told.iter().filter(|(_, told)| told.contains("came twice")).count(), 1);
+}
