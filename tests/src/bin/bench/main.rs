@@ -47,23 +47,21 @@ fn main() {
 
 fn measure(share: u32) -> Figures {
     let redis = Redis::start();
-    let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
-    let say = |what: &str| eprintln!("measuring: {what}");
+    // A server of its own for each, so that none is measured while it still digests another's events.
+    let start = |what: &str| {
+        eprintln!("measuring: {what}");
+        Forebay::start(Options::celery(&[redis.url(0)]))
+    };
     let scaled = |whole: u32| (whole / share).max(1);
-    say("latency");
+    let forebay = start("latency and reads");
     let latency = measures::latency(&forebay, scaled(2_000) as usize);
-    let time = Duration::from_secs(scaled(10).into());
-    let ingest = [1, 50].map(|batch| {
-        say(&format!("ingest, batches of {batch}"));
-        measures::ingest(&forebay, batch, 8, time)
-    });
-    say("reads");
     let reads = measures::reads(&forebay, 4, scaled(10));
+    drop(forebay);
+    let time = Duration::from_secs(scaled(10).into());
+    let ingest = [1, 50].map(|batch| measures::ingest(&start(&format!("ingest, batches of {batch}")), batch, 8, time));
     let streams = [Some(5_000), None].map(|rate| {
-        say(&format!(
-            "Celery's stream, {}",
-            rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s"))
-        ));
+        let rate_text = rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s"));
+        let forebay = start(&format!("Celery's stream, {rate_text}"));
         measures::stream(&forebay, &redis, rate.unwrap_or(0) as u64, scaled(25_000) as usize, rate)
     });
     let cores = std::thread::available_parallelism().unwrap().get();
@@ -85,7 +83,8 @@ fn print(figures: &Figures) {
     println!("ingest ({} connections)", figures.ingest[0].connections);
     for it in &figures.ingest {
         let figure = format!("{:.0} requests/s, {:.0} events/s", it.requests_per_second, it.events_per_second);
-        row(&format!("batches of {}", it.batch), figure);
+        row(&format!("batches of {}, acknowledged", it.batch), figure);
+        row("  and until all of it can be read", format!("{:.0} events/s", it.recorded_per_second));
     }
     let reads = &figures.reads;
     println!("reads ({} connections)", reads.connections);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forebay_tests::{API_KEY, CONNECTION, Flood, Forebay, Redis, job_id};
+use forebay_tests::{API_KEY, CONNECTION, Flood, Forebay, Redis, job_id, wait_for};
 use rustix::process::Pid;
 use serde::Serialize;
 
@@ -58,18 +58,20 @@ pub(crate) fn latency(forebay: &Forebay, samples: usize) -> Latency {
     }
 }
 
-/// As many POSTs as the server takes.
+/// As many POSTs as the server takes, each event the first of its job, and the time until all of them can be read.
 #[derive(Serialize)]
 pub(crate) struct Ingest {
     pub(crate) batch: usize,
     pub(crate) connections: usize,
     pub(crate) requests_per_second: f64,
     pub(crate) events_per_second: f64,
+    pub(crate) recorded_per_second: f64,
 }
 
 pub(crate) fn ingest(forebay: &Forebay, size: usize, connections: usize, time: Duration) -> Ingest {
     static RUN: AtomicU64 = AtomicU64::new(0);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
+    let begin = Instant::now();
     let requests = in_parallel(connections, time, |connection| {
         let mut client = Raw::connect(forebay.api.address());
         let mut number = 0_u64;
@@ -79,7 +81,19 @@ pub(crate) fn ingest(forebay: &Forebay, size: usize, connections: usize, time: D
             assert_eq!(client.call(&request("POST", "/api/ingest", API_KEY, &batch(&events))), 202);
         }
     });
-    Ingest { batch: size, connections, requests_per_second: requests, events_per_second: requests * size as f64 }
+    let total = requests * time.as_secs_f64() * size as f64;
+    wait_for("the projector to have applied it all", 600, || {
+        let health = forebay.health();
+        let (applied, last) = (health["projector"]["applied"].as_u64()?, health["log"]["lastSequence"].as_u64()?);
+        (applied >= last).then_some(())
+    });
+    Ingest {
+        batch: size,
+        connections,
+        requests_per_second: requests,
+        events_per_second: requests * size as f64,
+        recorded_per_second: total / begin.elapsed().as_secs_f64(),
+    }
 }
 
 /// GET of one job beside a constant answer of the same server, in turns of one second each.
