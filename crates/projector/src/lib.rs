@@ -15,6 +15,8 @@ mod apply;
 mod follow;
 mod handle;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{Handle, start};
 pub use status::{FatalReason, Fenced, Phase, Quarantined, Status};

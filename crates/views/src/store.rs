@@ -50,6 +50,9 @@ pub(crate) fn numbered_key(prefix: u8, number: u64) -> [u8; 9] {
 
 /// A sled database, one tree with a prefix per kind of value.
 ///
+/// A write is in the memory of the process until sled hands its buffers to the system, twice a second. A kill loses the
+/// writes since then, always the last ones, and the log is read again from the checkpoint that is left.
+///
 /// sled panics on some damage that it does not expect. Every call is therefore made under `catch_unwind`, and after
 /// the first panic or finding of damage the store answers nothing any more: whatever state sled was left in is never
 /// used again, which is what makes catching sound here.

@@ -1,0 +1,6 @@
+//! Tests with a real nats-server.
+
+mod crash;
+mod fence;
+mod follow;
+mod support;
