@@ -1,6 +1,6 @@
 //! The stock `sluice-celery` SDK over HTTP.
 
-use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, Redis, Shop, job_id};
+use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, Redis, Shop, job_id, wait_for};
 
 use crate::compare;
 
@@ -31,5 +31,24 @@ fn final_states(pool: &str) {
         // The SDK tells the text of an error, not its type.
         let error = truth.error_text.as_deref();
         assert_eq!(record["error"].as_str(), error, "{record:#}");
+    }
+}
+
+#[test]
+fn what_the_sdk_and_the_stream_tell_of_one_job_becomes_one_record() {
+    let redis = Redis::start();
+    let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
+    let shop = Shop::new(redis.url(0)).with_sdk(forebay.api.address(), API_KEY, &CONNECTION.to_string());
+    let mut worker = shop.worker("both", &["-E", "--pool", "solo", "--queues", "celery"]);
+    let jobs = shop.drive("simple");
+    // The SDK sends what it still holds when the worker stops.
+    worker.stop();
+    for truth in &jobs {
+        // Only the SDK tells Celery's own word for the state.
+        let record = wait_for("both to be in the record", 30, || {
+            let record = compare::record(&forebay.api, truth);
+            (record["extensions"]["celeryState"] == truth.status.as_str()).then_some(record)
+        });
+        compare::check(&record, truth, &shop);
     }
 }
