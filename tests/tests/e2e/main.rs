@@ -6,5 +6,6 @@ mod compare;
 mod crashes;
 mod demo;
 mod documented;
+mod map;
 mod sdk;
 mod stream;
