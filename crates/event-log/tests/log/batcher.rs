@@ -149,6 +149,8 @@ async fn while_the_log_is_away_a_bounded_amount_waits_and_then_all_arrives() {
     let waiting = batcher.stats();
     assert!(waiting.pending_bytes <= 32 << 20 && waiting.pending_bytes > 31 << 20, "{waiting:?}");
     assert_eq!(waiting.acked, 0);
+    // Longer than an append tries by itself.
+    until("the batcher to try again", async || batcher.stats().retries > 0).await;
     server.restart();
     tokio::time::timeout(PATIENCE, &mut blocked).await.expect("there is room again");
     within("the flush", batcher.flush()).await;

@@ -162,7 +162,9 @@ async fn the_server_is_gone_when_its_parent_is_killed_and_the_next_start_has_eve
             let stored = parent.append(&format!("round {round} number {number}"));
             assert_eq!(stored, format!("stored {}\n", (round - 1) * 20 + number + 1));
         }
-        assert_eq!(servers(dir.path()).len(), 1);
+        let [server] = servers(dir.path())[..] else { panic!("one server") };
+        let inherited = fs::read_link(format!("/proc/{server}/fd/0")).unwrap();
+        assert_eq!(inherited, dir.path().join("nats/LOCK"), "the lock is held for as long as the server lives");
         // Dropping kills it, and nothing is given a chance to clean up. The next start may come at once.
         drop(parent);
     }
