@@ -63,35 +63,49 @@ impl TestServer {
     /// Starts it again, on the same port and store.
     pub fn restart(&mut self) {
         self.kill();
-        let port = self.port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
-        let (dir, ports) = (self.dir.path().display(), self.ports());
-        fs::read_dir(&ports)
-            .expect("it is ours")
-            .flatten()
-            .for_each(|entry| fs::remove_file(entry.path()).expect("ours"));
-        let config = format!(
-            "host: 127.0.0.1\nport: {port}\nports_file_dir: \"{}\"\nmax_payload: 8388608\n\
-             jetstream {{ store_dir: \"{dir}/store\", max_file_store: 100GB }}\n{}\n",
-            ports.display(),
-            self.extra
-        );
-        let path = self.dir.path().join("nats.conf");
-        fs::write(&path, config).expect("a file of our own");
-        let log = fs::File::create(self.dir.path().join("nats.log")).expect("a file of our own");
-        let child = Command::new(&self.binary).arg("-c").arg(path).stdin(Stdio::null()).stderr(log).spawn();
-        let mut child = child.expect("nats-server runs");
         let deadline = Instant::now() + Duration::from_secs(60);
-        self.port = loop {
+        // Somebody may have borrowed the port for a moment.
+        while !self.try_start(deadline) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn try_start(&mut self, deadline: Instant) -> bool {
+        let ports = self.ports();
+        let old = fs::read_dir(&ports).expect("a directory of our own").flatten();
+        old.for_each(|entry| fs::remove_file(entry.path()).expect("a file of our own"));
+        let config = self.dir.path().join("nats.conf");
+        fs::write(&config, self.text()).expect("a file of our own");
+        let log = self.dir.path().join("nats.log");
+        let stderr = fs::File::create(&log).expect("a file of our own");
+        let child = Command::new(&self.binary).arg("-c").arg(config).stdin(Stdio::null()).stderr(stderr).spawn();
+        let mut child = child.expect("nats-server runs");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        loop {
+            assert!(Instant::now() < deadline, "nats-server does not come up: {}", said());
             if let Some(port) = read_port(&ports, child.id()) {
-                break Some(port);
+                self.port = Some(port);
+                self.child = Some(child);
+                return true;
             }
-            let ended = child.try_wait().expect("a child of ours");
-            let log = || fs::read_to_string(self.dir.path().join("nats.log")).unwrap_or_default();
-            assert!(ended.is_none(), "nats-server ended: {}", log());
-            assert!(Instant::now() < deadline, "nats-server does not come up: {}", log());
+            if child.try_wait().expect("a child of ours").is_some() {
+                assert!(said().contains("address already in use"), "nats-server ended: {}", said());
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(3));
-        };
-        self.child = Some(child);
+        }
+    }
+
+    fn text(&self) -> String {
+        let port = self.port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
+        let (store, ports) = (self.store(), self.ports());
+        format!(
+            "host: 127.0.0.1\nport: {port}\nports_file_dir: \"{}\"\nmax_payload: 8388608\n\
+             jetstream {{ store_dir: \"{}\", max_file_store: 100GB }}\n{}\n",
+            ports.display(),
+            store.display(),
+            self.extra
+        )
     }
 
     /// Kills it, as a crash would.
