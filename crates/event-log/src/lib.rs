@@ -6,6 +6,7 @@
 //! - [`Reader`]: the messages in order from a position, for ever ([`reader`])
 //! - [`Known`], [`Fence`]: whether the log is still the one that was read before ([`fence`])
 //! - [`Kv`]: the bucket of connections and settings ([`kv`])
+//! - [`Imported`]: messages of another log, which keep the time at which they were published there ([`imported`])
 //! - [`run_nats_helper`] and [`ServerConfig::Embedded`]: the nats-server that lives and dies with us ([`embedded`])
 //!
 //! # Invariants
@@ -19,6 +20,7 @@ mod connect;
 pub mod embedded;
 pub mod error;
 pub mod fence;
+pub mod imported;
 pub mod kv;
 pub mod log;
 pub mod message;
@@ -32,6 +34,7 @@ pub use batcher::{Batcher, BatcherStats};
 pub use embedded::run_nats_helper;
 pub use error::{Anomaly, AppendError, KvError, LogError, OpenError, ReadError};
 pub use fence::{Fence, Known};
+pub use imported::Imported;
 pub use kv::{Kv, KvChange, KvWatch};
 pub use log::{Appended, EventLog, LogInfo, ServerConfig};
 pub use message::LogMessage;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind, RequestErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
@@ -21,6 +22,7 @@ use crate::connect::{External, Link, Target};
 use crate::embedded::{Embedded, Settings};
 use crate::error::{AppendError, LogError, OpenError};
 use crate::fence::{self, Fence, Known};
+use crate::imported::{self, Imported, Seal};
 use crate::kv::Kv;
 use crate::message::{self, LogMessage};
 use crate::reader::Reader;
@@ -114,6 +116,7 @@ struct Inner {
     link: Link,
     context: Context,
     stores: Stores,
+    seal: Seal,
     closed: watch::Sender<bool>,
     embedded: Option<Embedded>,
 }
@@ -134,17 +137,22 @@ impl EventLog {
         link.check_server(target.url())?;
         let context = context(&link);
         let stores = Box::pin(streams::ensure(&context, &link, target.url(), replicas)).await?;
+        let seal = Seal::open(&Kv::new(stores.bucket.clone(), link.clone())).await?;
         let (closed, _) = watch::channel(false);
-        Ok(Self { inner: Arc::new(Inner { target, link, context, stores, closed, embedded }) })
+        Ok(Self { inner: Arc::new(Inner { target, link, context, stores, seal, closed, embedded }) })
     }
 
     /// Stores one message and waits until the log has it, at most five seconds, in which a lost connection is made
     /// good. Sending the same content again within two minutes is recognised.
     pub async fn append(&self, connection: Uuid, payload: Bytes) -> Result<Appended, AppendError> {
+        self.append_message(&Outgoing::new(connection, payload)).await
+    }
+
+    async fn append_message(&self, message: &Outgoing) -> Result<Appended, AppendError> {
         let deadline = Instant::now() + TIMEOUT;
         let mut resent = false;
         loop {
-            let attempt = async { self.send(connection, payload.clone()).await?.acknowledged().await };
+            let attempt = async { self.send(message).await?.acknowledged().await };
             match tokio::time::timeout_at(deadline, attempt).await {
                 // What we sent again ourselves is no repetition by the caller.
                 Ok(Ok(stored)) => return Ok(Appended { duplicate: stored.duplicate && !resent, ..stored }),
@@ -165,22 +173,42 @@ impl EventLog {
         connection: Uuid,
         payload: Bytes,
     ) -> Result<impl Future<Output = Result<Appended, AppendError>> + Send + 'static, AppendError> {
-        let sent = tokio::time::timeout(TIMEOUT, self.send(connection, payload)).await;
-        Ok(sent.unwrap_or_else(|_| Err(unavailable("not connected")))?.acknowledged())
+        Ok(self.send_in_time(&Outgoing::new(connection, payload)).await?.acknowledged())
     }
 
-    async fn send(&self, connection: Uuid, payload: Bytes) -> Result<Sent, AppendError> {
-        let limit = self.max_payload();
-        if payload.len() + ENVELOPE > limit {
-            return Err(AppendError::TooLarge { bytes: payload.len(), limit: limit.saturating_sub(ENVELOPE) });
+    /// Stores one message of another log, as [`append`](Self::append) does, and keeps when it was first published.
+    /// Bringing the same one again within two minutes is recognised.
+    pub async fn append_imported(&self, message: &Imported) -> Result<Appended, AppendError> {
+        self.append_message(&Outgoing::imported(message, &self.inner.seal)).await
+    }
+
+    /// Sends one message of another log, as [`append_pipelined`](Self::append_pipelined) does.
+    pub async fn append_imported_pipelined(
+        &self,
+        message: &Imported,
+    ) -> Result<impl Future<Output = Result<Appended, AppendError>> + Send + 'static + use<>, AppendError> {
+        Ok(self.send_in_time(&Outgoing::imported(message, &self.inner.seal)).await?.acknowledged())
+    }
+
+    async fn send_in_time(&self, message: &Outgoing) -> Result<Sent, AppendError> {
+        let sent = tokio::time::timeout(TIMEOUT, self.send(message)).await;
+        sent.unwrap_or_else(|_| Err(unavailable("not connected")))
+    }
+
+    async fn send(&self, message: &Outgoing) -> Result<Sent, AppendError> {
+        let (bytes, limit) = (message.payload.len(), self.max_payload());
+        if bytes + ENVELOPE > limit {
+            return Err(AppendError::TooLarge { bytes, limit: limit.saturating_sub(ENVELOPE) });
         }
         let link = self.inner.link.clone();
         // Without a connection the client would queue the message and send it long after the caller gave up.
         link.wait_connected().await;
         let generation = link.generation();
-        let id = message::message_id(connection, &payload);
-        let publish = PublishMessage::build().payload(payload).message_id(id);
-        let sent = self.inner.context.send_publish(message::jobs_subject(connection), publish).await;
+        let mut publish = PublishMessage::build().payload(message.payload.clone()).message_id(&message.id);
+        if let Some(published) = &message.published {
+            publish = publish.header(imported::PUBLISHED, published.as_str());
+        }
+        let sent = self.inner.context.send_publish(message.subject.clone(), publish).await;
         Ok(Sent { ack: sent.map_err(|error| append_error(&error))?, link, generation })
     }
 
@@ -229,7 +257,7 @@ impl EventLog {
     /// The message at this position, if the log holds it.
     pub async fn message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
         match Box::pin(self.inner.stores.jobs.direct_get(sequence)).await {
-            Ok(message) => Ok(Some(LogMessage::stored(message))),
+            Ok(message) => Ok(Some(LogMessage::of_stream(message, &self.inner.seal))),
             // In a cluster any copy may answer, also one that is behind; the leader knows for certain.
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => self.certain_message(sequence).await,
             Err(error) => Err(LogError::Unavailable { reason: error.to_string() }),
@@ -239,7 +267,7 @@ impl EventLog {
     /// The message at this position as the leader of the stream has it.
     pub(crate) async fn certain_message(&self, sequence: u64) -> Result<Option<LogMessage>, LogError> {
         match Box::pin(self.inner.stores.jobs.get_raw_message(sequence)).await {
-            Ok(message) => Ok(Some(LogMessage::stored(message))),
+            Ok(message) => Ok(Some(LogMessage::of_stream(message, &self.inner.seal))),
             Err(error) => match error.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),
                 RawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
@@ -296,6 +324,10 @@ impl EventLog {
         &self.inner.target
     }
 
+    pub(crate) fn seal(&self) -> Seal {
+        self.inner.seal
+    }
+
     pub(crate) fn closed(&self) -> watch::Receiver<bool> {
         self.inner.closed.subscribe()
     }
@@ -321,6 +353,28 @@ impl EventLog {
             RequestErrorKind::TimedOut if !self.connected() => LogError::Unavailable { reason: "not connected".into() },
             _ => LogError::Unavailable { reason: error.to_string() },
         }
+    }
+}
+
+/// A message to be sent, again and again if need be.
+struct Outgoing {
+    subject: Subject,
+    payload: Bytes,
+    id: String,
+    /// Of a message of another log: when it was published there, sealed.
+    published: Option<String>,
+}
+
+impl Outgoing {
+    fn new(connection: Uuid, payload: Bytes) -> Self {
+        let id = message::message_id(connection, &payload);
+        Self { subject: message::jobs_subject(connection).into(), payload, id, published: None }
+    }
+
+    fn imported(message: &Imported, seal: &Seal) -> Self {
+        let subject = message::jobs_subject(message.connection);
+        let published = Some(seal.header(message.published, &subject, &message.payload));
+        Self { subject: subject.into(), payload: message.payload.clone(), id: message.id(), published }
     }
 }
 

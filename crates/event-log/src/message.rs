@@ -1,10 +1,12 @@
 //! Messages of the log, and the subjects they stand under.
 
-use async_nats::Subject;
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use proto_events::Timestamp;
 use uuid::Uuid;
+
+use crate::imported::Seal;
 
 /// One message of the log: an event or an array of events of one connection.
 #[derive(Clone, Debug)]
@@ -13,8 +15,10 @@ pub struct LogMessage {
     pub sequence: u64,
     /// Whose events they are, said by the subject; nil when a foreign publisher used a subject that names nobody.
     pub connection: Uuid,
-    /// When the log took it.
+    /// When it was published. For a message that was brought in by an import that is when the first log took it.
     pub published: Timestamp,
+    /// When this log took it; never earlier than that of the message before, but for the servers' clocks.
+    pub stored: Timestamp,
     /// The events, as [`proto_events::decode`] reads them.
     pub payload: Bytes,
     subject: Subject,
@@ -23,16 +27,25 @@ pub struct LogMessage {
 impl LogMessage {
     /// A message as the log would deliver it; for tests of those who read the log.
     pub fn new(sequence: u64, connection: Uuid, published: Timestamp, payload: Bytes) -> Self {
-        Self { sequence, connection, published, payload, subject: jobs_subject(connection).into() }
+        Self { sequence, connection, published, stored: published, payload, subject: jobs_subject(connection).into() }
     }
 
-    pub(crate) fn received(sequence: u64, subject: Subject, published: Timestamp, payload: Bytes) -> Self {
-        Self { sequence, connection: connection_of(&subject), published, payload, subject }
+    pub(crate) fn received(
+        sequence: u64,
+        subject: Subject,
+        stored: Timestamp,
+        payload: Bytes,
+        headers: Option<&HeaderMap>,
+        seal: &Seal,
+    ) -> Self {
+        let published = headers.and_then(|headers| seal.published(headers, &subject, &payload)).unwrap_or(stored);
+        Self { sequence, connection: connection_of(&subject), published, stored, payload, subject }
     }
 
-    pub(crate) fn stored(message: StreamMessage) -> Self {
-        let published = timestamp(message.time.unix_timestamp_nanos());
-        Self::received(message.sequence, message.subject, published, message.payload)
+    pub(crate) fn of_stream(message: StreamMessage, seal: &Seal) -> Self {
+        let stored = timestamp(message.time.unix_timestamp_nanos());
+        let headers = Some(&message.headers);
+        Self::received(message.sequence, message.subject, stored, message.payload, headers, seal)
     }
 
     /// The first 128 bits of the hash of subject and payload: what the fence recognises a position by.
@@ -67,7 +80,7 @@ fn connection_of(subject: &str) -> Uuid {
     subject.split('.').nth(3).and_then(|token| Uuid::try_parse(token).ok()).unwrap_or_default()
 }
 
-fn short_hash(parts: &[&[u8]]) -> [u8; 16] {
+pub(crate) fn short_hash(parts: &[&[u8]]) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         // The length keeps the parts apart: without it ("ab", "c") would be ("a", "bc").
@@ -78,7 +91,7 @@ fn short_hash(parts: &[&[u8]]) -> [u8; 16] {
     short
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing into a string cannot fail.
@@ -94,7 +107,10 @@ mod tests {
     #[test]
     fn the_subject_decides_whose_a_message_is() {
         let connection = Uuid::from_u128(7);
-        let message = |subject: &str| LogMessage::received(1, subject.into(), Timestamp(0), Bytes::from_static(b"{}"));
+        let seal = Seal::of(b"a secret");
+        let message = |subject: &str| {
+            LogMessage::received(1, subject.into(), Timestamp(0), Bytes::from_static(b"{}"), None, &seal)
+        };
         assert_eq!(message(&jobs_subject(connection)).connection, connection);
         assert!(message("forebay.v1.jobs.somebody.0").connection.is_nil());
         assert_ne!(message("forebay.v1.jobs.a.0").fingerprint(), message("forebay.v1.jobs.b.0").fingerprint());

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::connect::Link;
 use crate::error::{Anomaly, ReadError};
+use crate::imported::Seal;
 use crate::log::{self, EventLog};
 use crate::message::{self, LogMessage};
 use crate::streams::JOBS;
@@ -135,7 +136,7 @@ impl Reader {
             },
         };
         link.wait_connected().await;
-        match Source::open(link, &context, self.last, self.hole_told).await {
+        match Source::open(link, &context, self.last, self.hole_told, self.log.seal()).await {
             Ok(source) => Ok(Some(source)),
             Err(Refusal::Missing) => Err(ReadError::Missing),
             Err(Refusal::Other(reason)) => {
@@ -185,10 +186,11 @@ struct Source {
     delivered: u64,
     last: u64,
     hole_told: bool,
+    seal: Seal,
 }
 
 impl Source {
-    async fn open(link: Link, context: &Context, last: u64, hole_told: bool) -> Result<Self, Refusal> {
+    async fn open(link: Link, context: &Context, last: u64, hole_told: bool, seal: Seal) -> Result<Self, Refusal> {
         let generation = link.generation();
         let config = pull::Config {
             name: Some(format!("forebay-reader-{}", Uuid::new_v4().simple())),
@@ -210,7 +212,7 @@ impl Source {
             .messages()
             .await
             .map_err(|error| Refusal::Other(error.to_string()))?;
-        Ok(Self { link, generation, opened: Instant::now(), messages, delivered: 0, last, hole_told })
+        Ok(Self { link, generation, opened: Instant::now(), messages, delivered: 0, last, hole_told, seal })
     }
 
     /// Waits for one message, then takes what has come already. The only wait is the first, so that nothing is lost
@@ -269,11 +271,12 @@ impl Source {
         if sequence != self.last + 1 && !self.hole_told {
             return Err(Anomaly::Hole { after: self.last, next: sequence });
         }
-        let published = message::timestamp(info.published.unix_timestamp_nanos());
+        let stored = message::timestamp(info.published.unix_timestamp_nanos());
         self.delivered = delivery;
         self.last = sequence;
         self.hole_told = false;
         let message = message.message;
-        Ok(LogMessage::received(sequence, message.subject, published, message.payload))
+        let (payload, headers) = (message.payload, message.headers.as_ref());
+        Ok(LogMessage::received(sequence, message.subject, stored, payload, headers, &self.seal))
     }
 }

@@ -1,10 +1,12 @@
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
 use event_log::testing::TestServer;
-use event_log::{AppendError, Appended};
+use event_log::{AppendError, Appended, Imported};
 use futures_util::StreamExt;
+use proto_events::Timestamp;
 use uuid::Uuid;
 
-use crate::support::{CONNECTION, fill, open, payload, until};
+use crate::support::{CONNECTION, fill, open, payload, read_to, until};
 
 #[tokio::test]
 async fn what_is_sent_again_is_recognised_per_connection() {
@@ -21,6 +23,36 @@ async fn what_is_sent_again_is_recognised_per_connection() {
     let info = log.info().await.unwrap();
     assert_eq!((info.first_sequence, info.last_sequence, info.messages), (1, 2, 2));
     assert!(info.bytes > 0 && message.published >= info.created);
+}
+
+#[tokio::test]
+async fn an_imported_message_keeps_its_publish_time_and_nobody_else_can_set_one() {
+    let server = TestServer::start();
+    let log = open(&server).await;
+    let published = Timestamp::parse("2026-02-27T10:30:02.123456Z").unwrap();
+    let imported =
+        |sequence| Imported { connection: CONNECTION, published, payload: payload(1), log: Timestamp(7), sequence };
+    let append = async |sequence| log.append_imported(&imported(sequence)).await.unwrap();
+    assert_eq!(append(1).await, Appended { sequence: 1, duplicate: false });
+    assert_eq!(append(2).await, Appended { sequence: 2, duplicate: false }, "the other log had it twice");
+    assert_eq!(append(1).await, Appended { sequence: 1, duplicate: true });
+    log.append_imported_pipelined(&imported(3)).await.unwrap().await.unwrap();
+
+    // Another publisher repeats what it saw, on a message of its own.
+    let header = log.jobs_stream().get_raw_message(1).await.unwrap().headers.get("Forebay-Published").cloned().unwrap();
+    let forged = PublishMessage::build().payload(payload(2)).header("Forebay-Published", header);
+    let subject = format!("forebay.v1.jobs.{CONNECTION}.0");
+    log.jetstream().send_publish(subject, forged).await.unwrap().await.unwrap();
+
+    // A reader that was opened by another process knows the seal too.
+    let other = open(&server).await;
+    let told = read_to(&mut other.reader(0), 4).await;
+    for message in told.messages {
+        let same = log.message(message.sequence).await.unwrap().unwrap();
+        assert_eq!((same.published, same.stored), (message.published, message.stored));
+        assert!(message.stored > published);
+        assert_eq!(message.published, if message.sequence == 4 { message.stored } else { published });
+    }
 }
 
 #[tokio::test]
