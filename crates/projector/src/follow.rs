@@ -2,7 +2,7 @@
 //! and after every interruption that the log is still the one that the views were made from.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_log::{EventLog, Fence, Known, LogError, LogInfo, LogMessage, ReadError};
 use proto_events::Timestamp;
@@ -12,8 +12,8 @@ use views::Checkpoint;
 use crate::handle::Shared;
 use crate::status::{Fenced, Phase};
 
-/// How often the end of the log is asked for, which tells how far behind the views are.
-const POLL: Duration = Duration::from_secs(1);
+/// How often the end of the log is asked for, which tells how far behind the views are: their age is known this exactly.
+const POLL: Duration = Duration::from_millis(250);
 /// Between two questions that the log did not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -79,9 +79,10 @@ impl Follower {
 
     /// Where to read from, once it is certain that this is the log of the views.
     async fn begin(&self) -> Result<Known, Fenced> {
-        let info = loop {
+        let (asked, info) = loop {
+            let asked = Instant::now();
             if let Some(info) = answer(self.log.info().await).await? {
-                break info;
+                break (asked, info);
             }
         };
         let known = self.checkpoint.map_or(
@@ -92,7 +93,8 @@ impl Follower {
         let target = last(&info);
         self.shared.progress.send_modify(|progress| {
             progress.target = Some(target);
-            progress.saw_end(target);
+            progress.created = Some(known.created);
+            progress.saw_end_at(asked, target);
             progress.catch_up();
         });
         tracing::info!(after = known.sequence, target, "following the log");
@@ -120,12 +122,22 @@ impl Follower {
         }
     }
 
+    /// Asks for the end of the log, now and then and whenever somebody wants to know.
     async fn poll(&self) {
         loop {
-            tokio::time::sleep(POLL).await;
-            if let Ok(info) = self.log.info().await {
-                self.shared.progress.send_modify(|progress| progress.saw_end(last(&info)));
-            }
+            // Either way it is time.
+            let _ = tokio::time::timeout(POLL, self.shared.ask.notified()).await;
+            let asked = Instant::now();
+            let before = self.shared.progress.borrow().applied;
+            let Ok(info) = self.log.info().await else { continue };
+            self.shared.progress.send_modify(|progress| {
+                // Of another log, or one that lost its end, nothing may be believed; the reader is about to find out.
+                if progress.created == Some(info.created) && info.last_sequence >= before {
+                    progress.saw_end_at(asked, last(&info));
+                } else {
+                    progress.saw_end(last(&info));
+                }
+            });
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_log::EventLog;
 use parking_lot::Mutex;
 use tokio::runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use views::{Reader, Writer};
 
 use crate::apply::{Applier, Fold};
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) quarantine: Mutex<Vec<Quarantined>>,
     pub(crate) stop: watch::Sender<bool>,
+    /// Wakes who asks for the end of the log.
+    pub(crate) ask: Notify,
     /// Whether the thread has ended, its last write done.
     ended: watch::Sender<bool>,
 }
@@ -53,6 +55,7 @@ pub(crate) fn start_with(log: EventLog, writer: Writer, reader: &Reader, fold: F
         progress: watch::Sender::new(Progress::new(reader.applied())),
         quarantine: Mutex::default(),
         stop: watch::Sender::new(false),
+        ask: Notify::new(),
         ended: watch::Sender::new(false),
     });
     let (batches, waiting) = mpsc::channel(WAITING);
@@ -107,6 +110,23 @@ impl Handle {
         });
         match tokio::time::timeout(timeout, done).await {
             Ok(Ok(progress)) => progress.applied >= sequence,
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// Waits until readers see all that the log held at this moment; `false` when they do not in time, or never will.
+    pub async fn wait_complete(&self, moment: Instant, timeout: Duration) -> bool {
+        let is_complete = |progress: &Progress| progress.complete_at.is_some_and(|at| at >= moment);
+        let mut progress = self.shared.progress.subscribe();
+        if is_complete(&progress.borrow()) {
+            return true;
+        }
+        self.shared.ask.notify_one();
+        let done = progress.wait_for(|progress| {
+            is_complete(progress) || matches!(progress.phase, Phase::Fenced(_) | Phase::Failed(_))
+        });
+        match tokio::time::timeout(timeout, done).await {
+            Ok(Ok(progress)) => is_complete(&progress),
             Ok(Err(_)) | Err(_) => false,
         }
     }

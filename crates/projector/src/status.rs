@@ -1,8 +1,12 @@
 //! How far the projector is, and what is the matter with it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto_events::{Position, Timestamp};
+
+/// So many looks at the log's end may wait until that end is applied.
+const SIGHTS: usize = 64;
 
 /// What the projector does.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +77,8 @@ pub struct Status {
     pub lag_events: u64,
     /// Age of the oldest of them in seconds, 0 when there is none.
     pub lag_seconds: f64,
+    /// Readers see at least all that the log held so long ago; `None` until the log was asked.
+    pub staleness: Option<Duration>,
     /// Events that could not be read and were passed over, since the start.
     pub quarantined: u64,
     /// The log had dropped messages before they were applied: it began here when that was noticed.
@@ -100,6 +106,12 @@ pub(crate) struct Progress {
     pub(crate) trimmed: Option<u64>,
     /// When the oldest message that is not applied was published, or a little before; `None` when all are applied.
     pub(crate) behind_since: Option<Timestamp>,
+    /// When the log was created that is followed; `None` until it was asked.
+    pub(crate) created: Option<Timestamp>,
+    /// All that the log held at this moment is applied. By the clock of this process alone: no other one plays a part.
+    pub(crate) complete_at: Option<Instant>,
+    /// When the log was asked for its end, and what it said, as far as that is not applied.
+    sights: VecDeque<(Instant, u64)>,
 }
 
 impl Progress {
@@ -112,6 +124,9 @@ impl Progress {
             quarantined: 0,
             trimmed: None,
             behind_since: None,
+            created: None,
+            complete_at: None,
+            sights: VecDeque::new(),
         }
     }
 
@@ -120,6 +135,7 @@ impl Progress {
         self.applied = sequence;
         self.log_last = self.log_last.max(sequence);
         self.behind_since = (sequence < self.log_last).then_some(published);
+        self.settle();
         self.catch_up();
     }
 
@@ -151,6 +167,23 @@ impl Progress {
         }
     }
 
+    /// The log that is followed, asked at that moment, ended here.
+    pub(crate) fn saw_end_at(&mut self, asked: Instant, last: u64) {
+        self.saw_end(last);
+        // Where too many wait, the older ones are worth more: their end will be reached first.
+        if self.sights.len() < SIGHTS {
+            self.sights.push_back((asked, last));
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some((asked, _)) = self.sights.front().filter(|(_, last)| *last <= self.applied) {
+            self.complete_at = Some(*asked);
+            self.sights.pop_front();
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         let age = self.behind_since.map_or(0, |since| now().micros().saturating_sub(since.micros()).max(0));
         Status {
@@ -160,6 +193,7 @@ impl Progress {
             target: self.target.unwrap_or(0),
             lag_events: self.log_last.saturating_sub(self.applied),
             lag_seconds: age as f64 / 1e6,
+            staleness: self.complete_at.map(|at| at.elapsed()),
             quarantined: self.quarantined,
             trimmed: self.trimmed,
         }
