@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use proto_events::{JobState, Position, Timestamp};
+use proto_events::{EventId, JobState, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Evidence;
@@ -14,6 +14,8 @@ use crate::timeline::Timeline;
 /// One event, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Testimony {
+    /// Which event it is.
+    pub id: EventId,
     /// The lowest place in the log where it stands.
     pub position: Position,
     /// When it happened, by its own word.
@@ -56,7 +58,8 @@ pub fn explain(evidence: &Evidence) -> Vec<Testimony> {
             _ if timeline.progress() != before => (Verdict::Counted, None),
             _ => unmoved(item, timeline.state()),
         };
-        testimonies.push(Testimony { position: item.seen.position, at: item.seen.at, verdict, reason });
+        let Seen { id, position, at, .. } = *item.seen;
+        testimonies.push(Testimony { id, position, at, verdict, reason });
     }
     testimonies
 }
