@@ -18,7 +18,7 @@ pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
 
 /// The parts that the API stands on.
 pub struct Parts {
-    /// For ingest.
+    /// For ingest, and for events behind a record.
     pub log: EventLog,
     /// For reads.
     pub reader: Reader,
@@ -42,7 +42,12 @@ pub struct App {
     caught_up: AtomicBool,
     /// One large body at a time and processor is unpacked and read.
     pub(crate) heavy: Arc<Semaphore>,
+    /// Few requests at a time read events back from the log.
+    pub(crate) evidence: Semaphore,
 }
+
+/// Each may hold many megabytes.
+const EVIDENCE_AT_ONCE: usize = 4;
 
 const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
 const CATCHING_UP: ApiError = ApiError::Unavailable("The server is reading its log and not ready yet.");
@@ -57,6 +62,7 @@ impl App {
             parts: OnceLock::new(),
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
+            evidence: Semaphore::new(EVIDENCE_AT_ONCE),
         })
     }
 

@@ -116,15 +116,18 @@ impl Call {
 /// An answer with a JSON body.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(bytes.into());
-            *response.status_mut() = status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
+        Ok(bytes) => json_bytes(status, bytes),
         // The bodies of errors are plain texts, so this goes one step deep at most.
         Err(error) => ApiError::internal(error).response(),
     }
+}
+
+/// An answer whose JSON is made already.
+pub(crate) fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Whatever a handler came to, as an answer.

@@ -179,7 +179,7 @@ async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Respo
 }
 
 /// A moment without the log is bridged; a longer one is told at once, for the sender stands still until it is answered.
-async fn wait_connected(log: &EventLog) -> Result<(), ApiError> {
+pub(crate) async fn wait_connected(log: &EventLog) -> Result<(), ApiError> {
     let deadline = Instant::now() + RECONNECT_TIME;
     while !log.connected() {
         if Instant::now() > deadline {

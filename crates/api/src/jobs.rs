@@ -1,30 +1,29 @@
-//! `GET /api/jobs` and `GET /api/jobs/{id}`.
+//! `GET /api/jobs`, `GET /api/jobs/{id}` and `GET /api/jobs/{id}/events`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use projection::Record;
+use projection::{Record, Row};
 use proto_events::event::check_external_id;
 use proto_events::{Framework, JobState, Timestamp, job_id};
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 use views::{Reader, ViewError};
-use warp::http::{Method, StatusCode};
+use warp::http::Method;
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, wrong_method};
-use crate::http::{Call, json as answer};
-use crate::params::{self, ListParams};
+use crate::http::Call;
+use crate::params::{self, AsOf, ListParams};
+use crate::{consistency, evidence};
 
 /// Other runs of the same task name shown with a job.
 const RECENT: usize = 10;
 /// How long the answer about an unknown job waits for the log.
 const LOG_TIME: Duration = Duration::from_millis(200);
-/// How long a read waits for the position that it asks for.
-const AFTER_TIME: Duration = Duration::from_secs(5);
 
 /// A job in full.
 #[derive(Serialize)]
@@ -133,25 +132,74 @@ impl<'a> From<&'a Record> for Item<'a> {
 
 pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    let ListParams { query, after } = params::list_params(&call.query)?;
-    wait_for(parts, after).await?;
+    let ListParams { query, wanted } = params::list_params(&call.query)?;
     let limit = query.limit;
-    let page = read(&parts.reader, move |reader| reader.list(&query)).await?;
-    let next_cursor = page.next.map(|cursor| cursor.to_string());
-    let data = page.jobs.iter().map(Item::from).collect();
-    let pagination = Pagination { next_cursor, limit, total: page.total };
-    Ok(answer(StatusCode::OK, &List { data, pagination }))
+    let list = async {
+        let page = read(&parts.reader, move |reader| reader.list(&query)).await?;
+        let next_cursor = page.next.map(|cursor| cursor.to_string());
+        let data = page.jobs.iter().map(Item::from).collect();
+        encoded(&List { data, pagination: Pagination { next_cursor, limit, total: page.total } })
+    };
+    Ok(consistency::answer(parts, &call.headers, wanted, list).await)
 }
 
-/// `id` is as it stands in the path: encoded, and perhaps with slashes.
-pub(crate) async fn get(id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+/// `path` is as it stands in the request: encoded, and perhaps with slashes, which an id may have, too. One that ends
+/// in `/events` has to have its slash encoded.
+pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    wait_for(parts, params::job_params(&call.query)?).await?;
-    let candidates = candidates(&id, &parts.connections.ids());
-    let found = read(&parts.reader, move |reader| find(reader, &candidates)).await?;
-    let Some((record, others)) = found else { return Err(not_found(parts).await) };
-    let detail = Detail { record: &record, recent_executions: others.iter().map(Recent::from).collect() };
-    Ok(answer(StatusCode::OK, &detail))
+    match path.rsplit_once('/') {
+        Some((id, "events")) => {
+            let wanted = params::events_params(&call.query)?;
+            Ok(consistency::answer(parts, &call.headers, wanted, events(id, &app, parts)).await)
+        }
+        _ => {
+            let params = params::job_params(&call.query)?;
+            let read = async {
+                match params.as_of {
+                    None => job(&path, parts).await,
+                    Some(then) => job_as_of(&path, &app, parts, then).await,
+                }
+            };
+            Ok(consistency::answer(parts, &call.headers, params.wanted, read).await)
+        }
+    }
+}
+
+async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
+    let candidates = candidates(id, &parts.connections.ids());
+    let found = read(&parts.reader, move |reader| {
+        let Some(record) = first(&candidates, |id| reader.job(id))? else { return Ok(None) };
+        let others = reader.recent(record.connection_id, &record.name, RECENT, record.id)?;
+        Ok(Some((record, others)))
+    });
+    let Some((record, others)) = found.await? else { return Err(not_found(parts).await) };
+    encoded(&Detail { record: &record, recent_executions: others.iter().map(Recent::from).collect() })
+}
+
+/// Which other runs there were by then is not known without reading the whole log, so none are named.
+async fn job_as_of(id: &str, app: &App, parts: &Parts, then: AsOf) -> Result<Vec<u8>, ApiError> {
+    if let AsOf::Position(last) = then {
+        consistency::applied(parts, last.sequence).await?;
+    }
+    let record = evidence::as_of(app, parts, &row(id, parts).await?, then).await?;
+    encoded(&Detail { record: &record, recent_executions: Vec::new() })
+}
+
+async fn events(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {
+    let row = row(id, parts).await?;
+    encoded(&evidence::events(app, parts, &row).await?)
+}
+
+async fn row(id: &str, parts: &Parts) -> Result<Arc<Row>, ApiError> {
+    let candidates = candidates(id, &parts.connections.ids());
+    match read(&parts.reader, move |reader| first(&candidates, |id| reader.row(id))).await? {
+        Some(row) => Ok(row),
+        None => Err(not_found(parts).await),
+    }
+}
+
+fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(body).map_err(ApiError::internal)
 }
 
 fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
@@ -160,14 +208,6 @@ fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     }
     app.auth.require(&call.headers)?;
     app.readable()
-}
-
-async fn wait_for(parts: &Parts, after: Option<u64>) -> Result<(), ApiError> {
-    let Some(sequence) = after else { return Ok(()) };
-    if parts.projector.wait_applied(sequence, AFTER_TIME).await {
-        return Ok(());
-    }
-    Err(ApiError::Unavailable("The log position asked for is not applied yet."))
 }
 
 /// Reads block for microseconds, and now and then for as long as the writer holds sled's lock.
@@ -190,14 +230,9 @@ fn candidates(path: &str, connections: &[Uuid]) -> Vec<Uuid> {
     own.into_iter().chain(foreign).collect()
 }
 
-fn find(reader: &Reader, candidates: &[Uuid]) -> Result<Option<(Record, Vec<Record>)>, ViewError> {
-    for id in candidates {
-        if let Some(record) = reader.job(*id)? {
-            let others = reader.recent(record.connection_id, &record.name, RECENT, record.id)?;
-            return Ok(Some((record, others)));
-        }
-    }
-    Ok(None)
+/// The first of them that there is.
+fn first<T>(candidates: &[Uuid], get: impl Fn(Uuid) -> Result<Option<T>, ViewError>) -> Result<Option<T>, ViewError> {
+    candidates.iter().find_map(|id| get(*id).transpose()).transpose()
 }
 
 /// Says since when the log reaches back, where it can tell at once.

@@ -4,6 +4,8 @@
 //! - [`serve`]: the server around warp's service (`server`); which path leads where (`routes`)
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
+//! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
+//! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may read
 //! - [`Connections`], `manage`: senders and their API keys
@@ -11,14 +13,16 @@
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
 //! # Invariants
-//! - Ingest answers only after the log has acknowledged; reads answer only from the views, and only after all that the
-//!   log held at the start is applied.
+//! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record
+//!   apart), and only after all that the log held at the start is applied.
 //! - The key of a request decides its connection, never its body.
 
 mod app;
 mod auth;
 pub mod connections;
+mod consistency;
 mod errors;
+mod evidence;
 mod health;
 mod http;
 mod ingest;

@@ -2,11 +2,13 @@
 //! ignored filter is a wrong answer.
 
 use std::str::FromStr;
+use std::time::Duration;
 
-use proto_events::JobState;
+use proto_events::{JobState, Position, Timestamp};
 use uuid::Uuid;
 use views::{Cursor, Query};
 
+use crate::consistency::Wanted;
 use crate::errors::ApiError;
 
 const SEARCH_CHARACTERS: usize = 500;
@@ -16,28 +18,66 @@ const CURSOR_CHARACTERS: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct ListParams {
     pub(crate) query: Query,
-    pub(crate) after: Option<u64>,
+    pub(crate) wanted: Wanted,
 }
 
-/// What `GET /api/jobs/{id}` was asked beside the id: to wait until this log position is applied.
-pub(crate) fn job_params(raw: &str) -> Result<Option<u64>, ApiError> {
-    let mut after = None;
-    for (name, value) in pairs(raw)? {
-        match name.as_str() {
-            "after" => after = Some(position(&value)?),
-            _ => return Err(unknown(&name)),
+/// What `GET /api/jobs/{id}` was asked beside the id.
+#[derive(Debug)]
+pub(crate) struct JobParams {
+    pub(crate) as_of: Option<AsOf>,
+    pub(crate) wanted: Wanted,
+}
+
+/// A state of the log: as it was when it ended there, or at that time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum AsOf {
+    /// Up to this event and with it.
+    Position(Position),
+    /// With what was published at this very time.
+    Time(Timestamp),
+}
+
+impl AsOf {
+    /// Whether an event at this position was there then.
+    pub(crate) fn holds(self, position: Position, published: Timestamp) -> bool {
+        match self {
+            Self::Position(last) => position <= last,
+            Self::Time(last) => published <= last,
         }
     }
-    Ok(after)
+
+    /// The same, where it is not known when it was published.
+    pub(crate) fn may_hold(self, position: Position) -> bool {
+        match self {
+            Self::Position(last) => position <= last,
+            Self::Time(_) => true,
+        }
+    }
 }
 
-/// What `GET /api/jobs` was asked.
+pub(crate) fn job_params(raw: &str) -> Result<JobParams, ApiError> {
+    let mut params = JobParams { as_of: None, wanted: Wanted::default() };
+    for (name, value) in pairs(raw)? {
+        match name.as_str() {
+            "asOf" => params.as_of = Some(as_of(&value)?),
+            _ => wanted(&mut params.wanted, &name, &value)?,
+        }
+    }
+    Ok(params)
+}
+
+/// What `GET /api/jobs/{id}/events` was asked.
+pub(crate) fn events_params(raw: &str) -> Result<Wanted, ApiError> {
+    let mut asked = Wanted::default();
+    pairs(raw)?.iter().try_for_each(|(name, value)| wanted(&mut asked, name, value))?;
+    Ok(asked)
+}
+
 pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
-    let mut params = ListParams { query: Query { limit: 50, ..Query::default() }, after: None };
+    let mut params = ListParams { query: Query { limit: 50, ..Query::default() }, wanted: Wanted::default() };
     for (name, value) in pairs(raw)? {
         let query = &mut params.query;
         match name.as_str() {
-            "after" => params.after = Some(position(&value)?),
             "limit" => query.limit = limit(&value)?,
             "state" => query.state = Some(state(&value)?),
             "search" => query.search = search(value)?,
@@ -46,10 +86,41 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
             // The documented order is the only one there is yet.
             "sortBy" => only("sortBy", &value, "createdAt")?,
             "sortOrder" => only("sortOrder", &value, "desc")?,
-            _ => return Err(unknown(&name)),
+            _ => wanted(&mut params.wanted, &name, &value)?,
         }
     }
     Ok(params)
+}
+
+/// The parameters that all reads have.
+fn wanted(wanted: &mut Wanted, name: &str, value: &str) -> Result<(), ApiError> {
+    match name {
+        "atLeast" => {
+            let rule = "must be a log position, SEQUENCE or SEQUENCE.INDEX, as ingest answers it in sequence";
+            // A message is applied whole.
+            wanted.at_least = Some(parsed::<Position>("atLeast", value, rule)?.sequence);
+        }
+        "maxStaleness" => {
+            let millis = parsed("maxStaleness", value, "must be a whole number of milliseconds")?;
+            wanted.max_staleness = Some(Duration::from_millis(millis));
+        }
+        _ => return Err(unknown(name)),
+    }
+    Ok(())
+}
+
+fn as_of(value: &str) -> Result<AsOf, ApiError> {
+    let position = || {
+        let position: Position = value.parse().ok()?;
+        // Without an index the whole message is meant.
+        let index = if value.contains('.') { position.index } else { u32::MAX };
+        Some(AsOf::Position(Position { index, ..position }))
+    };
+    position().or_else(|| Timestamp::parse(value).map(AsOf::Time)).ok_or_else(|| {
+        let rule =
+            "must be a time as in RFC 3339, with any + written %2B, or a log position, SEQUENCE or SEQUENCE.INDEX";
+        ApiError::field("asOf", rule)
+    })
 }
 
 fn pairs(raw: &str) -> Result<Vec<(String, String)>, ApiError> {
@@ -90,10 +161,6 @@ fn cursor(value: &str) -> Result<Cursor, ApiError> {
     parsed("cursor", value, "must be the nextCursor of an earlier answer")
 }
 
-fn position(value: &str) -> Result<u64, ApiError> {
-    parsed("after", value, "must be a log position, as ingest answers it in sequence")
-}
-
 fn parsed<T: FromStr>(field: &str, value: &str, rule: &str) -> Result<T, ApiError> {
     value.parse().map_err(|_| ApiError::field(field, rule))
 }
@@ -126,14 +193,39 @@ mod tests {
     #[test]
     fn takes_what_is_documented() {
         let id = "550e8400-e29b-41d4-a716-446655440000";
-        let raw = format!("state=failed&search=send%20mail+%2F&limit=100&connectionId={id}&after=7&sortBy=createdAt");
+        let raw = format!(
+            "state=failed&search=send%20mail+%2F&limit=100&connectionId={id}&sortBy=createdAt&atLeast=7.3&maxStaleness=250"
+        );
         let params = list_params(&raw).unwrap();
         assert_eq!(params.query.state, Some(JobState::Failed));
         assert_eq!(params.query.search.as_deref(), Some("send mail /"));
-        assert_eq!((params.query.limit, params.after), (100, Some(7)));
+        assert_eq!(params.query.limit, 100);
+        let wanted = Wanted { at_least: Some(7), max_staleness: Some(Duration::from_millis(250)) };
+        assert_eq!(params.wanted, wanted);
         assert_eq!(params.query.connections, Some(vec![id.parse().unwrap()]));
         let params = list_params("").unwrap();
         assert_eq!((params.query.limit, params.query.state, params.query.connections), (50, None, None));
+        assert_eq!(params.wanted, Wanted::default());
+        assert_eq!(events_params("maxStaleness=250&atLeast=7").unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_state_of_the_log_is_a_position_or_a_time() {
+        let as_of = |text: &str| job_params(&format!("asOf={text}")).unwrap().as_of.unwrap();
+        assert_eq!(as_of("12"), AsOf::Position(Position::new(12, u32::MAX)));
+        assert_eq!(as_of("12.0"), AsOf::Position(Position::new(12, 0)));
+        let time = Timestamp::parse("2026-02-27T10:30:02.000001Z").unwrap();
+        assert_eq!(as_of("2026-02-27T10:30:02.000001Z"), AsOf::Time(time));
+        assert_eq!(as_of("2026-02-27T11:30:02.000001%2B01:00"), AsOf::Time(time));
+        for wrong in
+            ["", "now", "1.", ".1", "-1", "1.2.3", "2026-02-27", "2026-02-27T11:30:02+01:00", "99999999999999999999"]
+        {
+            let error = job_params(&format!("asOf={wrong}")).unwrap_err();
+            assert!(
+                matches!(error, ApiError::Validation { details: Some(it), .. } if it["asOf"].is_string()),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]
@@ -154,7 +246,14 @@ mod tests {
             (&long_search, "search"),
             (&long_cursor, "cursor"),
             ("connectionId=default", "connectionId"),
-            ("after=-1", "after"),
+            ("atLeast=-1", "atLeast"),
+            ("atLeast=1.x", "atLeast"),
+            ("atLeast=", "atLeast"),
+            ("maxStaleness=-1", "maxStaleness"),
+            ("maxStaleness=1.5", "maxStaleness"),
+            ("maxStaleness=1s", "maxStaleness"),
+            ("asOf=1", "asOf"),
+            ("after=1", "after"),
             ("sortBy=name", "sortBy"),
             ("limit=5&limit=6", "limit"),
             ("stat=failed", "stat"),
@@ -165,5 +264,6 @@ mod tests {
             assert!(details.is_some_and(|details| details.get(field).is_some()), "{raw}: {message}");
         }
         assert!(job_params("state=failed").is_err());
+        assert!(events_params("asOf=1").is_err());
     }
 }

@@ -120,7 +120,7 @@ impl Server {
     fn ingest(&self, key: &str) {
         let (status, answer) = self.request("POST", "/api/ingest", key, &batch().to_string());
         assert_eq!((status, &answer["accepted"], &answer["rejected"]), (202, &json!(3), &json!([])));
-        let path = format!("/api/jobs?after={}", answer["sequence"]);
+        let path = format!("/api/jobs?atLeast={}", answer["sequence"]);
         assert_eq!(self.request("GET", &path, &self.token(), "").0, 200);
     }
 

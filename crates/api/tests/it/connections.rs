@@ -31,7 +31,7 @@ async fn a_connection_is_made_used_listed_and_deleted() {
         (&answer.body["accepted"], &answer.body["rejected"][0]["code"]),
         (&json!(1), &json!("CONNECTION_MISMATCH"))
     );
-    let read = server.client.get("/api/jobs/a?after=1").admin().send();
+    let read = server.client.get("/api/jobs/a?atLeast=1").admin().send();
     assert_eq!((read.status, &read.body["connectionId"]), (200, &json!(id)), "found over all connections");
 
     let list = server.client.get("/api/connections").admin().send();

@@ -86,7 +86,7 @@ impl Server {
         let answer = self.ingest(events);
         assert_eq!(answer.status, 202, "{}", answer.body);
         assert_eq!(answer.body["rejected"], json!([]));
-        let read = self.client.get(&format!("/api/jobs?after={}", answer.body["sequence"])).admin().send();
+        let read = self.client.get(&format!("/api/jobs?atLeast={}", answer.body["sequence"])).admin().send();
         assert_eq!(read.status, 200, "{}", read.body);
     }
 

@@ -32,7 +32,7 @@ async fn a_batch_is_acknowledged_with_its_position_and_recognised_when_sent_agai
     let again = server.ingest(&events);
     assert_eq!(again.body, json!({ "accepted": 2, "duplicates": 2, "rejected": [], "sequence": 1 }));
     assert_eq!(server.last_sequence().await, 1);
-    let read = server.client.get("/api/jobs/a?after=1").admin().send();
+    let read = server.client.get("/api/jobs/a?atLeast=1").admin().send();
     assert_eq!((read.status, &read.body["state"]), (200, &json!("active")));
 }
 
@@ -58,7 +58,7 @@ async fn a_bad_event_is_named_and_does_not_sink_its_batch() {
     ];
     assert_eq!(rejected, expected);
     let total = |path: &str| server.client.get(path).admin().send().body["pagination"]["total"].clone();
-    assert_eq!(total("/api/jobs?after=1"), 1);
+    assert_eq!(total("/api/jobs?atLeast=1"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn a_batch_too_large_for_one_message_is_stored_in_several() {
     assert_eq!(first.body["sequence"], last);
     let again = server.ingest(&events);
     assert_eq!((&again.body["duplicates"], &again.body["sequence"]), (&json!(150), &json!(last)));
-    let read = server.client.get(&format!("/api/jobs?after={last}")).admin().send();
+    let read = server.client.get(&format!("/api/jobs?atLeast={last}")).admin().send();
     assert_eq!(read.body["pagination"]["total"], 150);
 }
 

@@ -161,11 +161,3 @@ async fn a_wrong_parameter_is_named() {
         assert!(error["details"][field].is_string(), "{query}: {error}");
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_waits_for_what_never_comes_is_told_so() {
-    let server = Server::start().await;
-    let ahead = server.client.get("/api/jobs?after=999999").admin().send();
-    ahead.error(503, "UNAVAILABLE");
-    assert_eq!(ahead.header("retry-after"), Some("2"));
-}

@@ -8,6 +8,8 @@
 
 mod auth;
 mod connections;
+mod consistency;
+mod evidence;
 mod harness;
 mod health;
 mod hostile;
