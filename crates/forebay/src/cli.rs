@@ -58,7 +58,9 @@ ID is Forebay's id of the job or the framework's own (Celery's task id). Works b
 
 Examples:
   forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52
-  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --json | jq .stateHistory";
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --json | jq .stateHistory
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --events                        # what it was folded from
+  forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --as-of 2026-02-27T10:30:00Z    # what was known then";
 
 const CONNECTION_HELP: &str = "\
 Examples:
@@ -78,7 +80,13 @@ Examples:
 pub(crate) struct JobArgs {
     /// Forebay's id of the job, or the framework's own
     pub(crate) id: String,
-    /// Print the record as the API answers it
+    /// Show the events that the record was folded from, and what the fold made of each
+    #[arg(long, conflicts_with = "as_of")]
+    pub(crate) events: bool,
+    /// Show the job as the log stood then: a time as in RFC 3339, or a log position (SEQUENCE or SEQUENCE.INDEX)
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub(crate) as_of: Option<String>,
+    /// Print what the API answers
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An answer, whatever its status.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Why the answer may be out of date, in a word.
+    pub(crate) stale: Option<String>,
     pub(crate) body: Value,
 }
 
@@ -61,10 +63,11 @@ impl Client {
         let mut response =
             self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.admin.address))?;
         let status = response.status().as_u16();
+        let stale = response.headers().get("forebay-stale").and_then(|reason| reason.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
         let body = serde_json::from_slice(&body)
             .with_context(|| format!("what answers at {} is not Forebay", self.admin.address))?;
-        Ok(Answer { status, body })
+        Ok(Answer { status, stale, body })
     }
 
     /// Waits until the server has read its log. That may take a while, and as long as it gets on, so do we. What else
@@ -121,7 +124,7 @@ impl Answer {
     }
 }
 
-/// Anything as one segment of a path.
+/// Anything as one segment of a path, or one value of a query.
 pub(crate) fn segment(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }

@@ -21,11 +21,12 @@ mod text;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs};
 use crate::client::segment;
-use crate::commands::{connection, fold, job};
+use crate::commands::{connection, events, fold, job};
 use crate::offline::{Missing, with_server};
 use crate::text::Paint;
 
@@ -61,18 +62,27 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
     let config = args.stack.resolve()?;
     logging::for_command(config.json_logs);
-    let path = format!("/api/jobs/{}", segment(&args.id));
+    let mut path = format!("/api/jobs/{}", segment(&args.id));
+    if args.events {
+        path += "/events";
+    } else if let Some(then) = &args.as_of {
+        path += &format!("?asOf={}", segment(then));
+    }
     let answer = with_server(&config, Missing::Refuse, move |client| client.get(&path))?;
     if answer.status == 404 {
-        anyhow::bail!("no job has the id {}", text::short(&args.id, 200));
+        bail!("{}", job::not_found(&args.id, &answer.body));
     }
-    let record = answer.good()?;
-    let text = if args.json {
-        serde_json::to_string_pretty(&record)? + "\n"
-    } else {
-        job::describe(&record, Paint::for_stdout())?
-    };
-    print(&text)
+    if let Some(reason) = &answer.stale {
+        eprintln!("forebay: this may be out of date, the log is not the one it was read from: {reason}");
+    }
+    let answer = answer.good()?;
+    let paint = Paint::for_stdout();
+    print(&match &args.as_of {
+        _ if args.json => serde_json::to_string_pretty(&answer)? + "\n",
+        _ if args.events => events::describe(&answer, paint)?,
+        Some(then) => format!("As the log stood at {then}\n\n{}", job::describe(&answer, paint)?),
+        None => job::describe(&answer, paint)?,
+    })
 }
 
 fn manage_connections(args: ConnectionArgs) -> anyhow::Result<ExitCode> {

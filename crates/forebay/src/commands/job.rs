@@ -49,6 +49,20 @@ pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Why the server finds no such job, or none at the time that was asked for.
+pub(crate) fn not_found(id: &str, answer: &Value) -> String {
+    let id = short(id, 200);
+    let details = &answer["error"]["details"];
+    let Some(reason) = details["asOf"].as_str() else { return format!("no job has the id {id}") };
+    let reason = reason.trim_end_matches('.');
+    match (details["firstPosition"].as_str(), details["firstPublishedAt"].as_str()) {
+        (Some(position), Some(published)) => {
+            format!("{id}: {reason}; its first event is at position {position} and was published at {published}")
+        }
+        _ => format!("{id}: {reason}"),
+    }
+}
+
 fn header(record: &Record, paint: Paint) -> String {
     let state = paint.state(record.state, record.state.as_str());
     let mut text = format!("{}  {state}\n", paint.bold(&harmless(&record.name)));
