@@ -32,6 +32,22 @@ pub struct Evidence {
     first_position: Option<Position>,
 }
 
+/// What one event says of its job, as the evidence keeps it: what a bulk pass carries from the log to the fold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fact(Seen);
+
+impl Fact {
+    /// What the event at this place in the log says; `None` when it is not a job event.
+    pub fn of(position: Position, event: &Event) -> Option<Self> {
+        Seen::of(position, event).map(Self)
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        self.0.position
+    }
+}
+
 /// What adding an event did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
@@ -48,7 +64,15 @@ pub enum Added {
 impl Evidence {
     /// Adds an event that stands at this place in the log.
     pub fn add(&mut self, position: Position, event: &Event) -> Added {
-        let Some(seen) = Seen::of(position, event) else { return Added::NotAJob };
+        match Fact::of(position, event) {
+            Some(fact) => self.add_fact(fact),
+            None => Added::NotAJob,
+        }
+    }
+
+    /// Adds what an event says.
+    pub fn add_fact(&mut self, Fact(seen): Fact) -> Added {
+        let position = seen.position;
         self.first_position = Some(self.first_position.map_or(position, |first| first.min(position)));
         let place = match self.events.binary_search_by_key(&seen.key(), Seen::key) {
             Ok(known) => {
@@ -124,6 +148,22 @@ impl Evidence {
     /// The lowest log position of any event of the job; position 0 where there is none.
     pub fn first_position(&self) -> Position {
         self.first_position.unwrap_or_default()
+    }
+
+    /// The evidence as it was when the log ended at this message, as far as what is kept tells: of a job with so many
+    /// events that some were left out, not more than that.
+    #[must_use]
+    pub fn up_to(&self, sequence: u64) -> Self {
+        let mut before = Self { truncated: self.truncated, ..Self::default() };
+        for seen in self.events.iter().filter(|seen| seen.position.sequence <= sequence) {
+            before.add_fact(Fact(seen.clone()));
+        }
+        before
+    }
+
+    /// Whether any event stands behind this message of the log.
+    pub fn reaches_beyond(&self, sequence: u64) -> bool {
+        self.events.iter().any(|seen| seen.position.sequence > sequence)
     }
 
     /// The log positions of the events that are kept, in their order of time.

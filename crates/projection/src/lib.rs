@@ -21,7 +21,7 @@ mod seen;
 mod stream;
 mod timeline;
 
-pub use evidence::{Added, Evidence};
+pub use evidence::{Added, Evidence, Fact};
 pub use explain::{Testimony, Verdict, explain};
 pub use fold::fold;
 pub use json::JsonText;
@@ -56,6 +56,11 @@ impl Row {
         for (position, event) in events {
             evidence.add(position, event);
         }
+        Self::of(connection, external_id, evidence)
+    }
+
+    /// The row of this evidence; `None` where there is no evidence.
+    pub fn of(connection: Uuid, external_id: &str, evidence: Evidence) -> Option<Row> {
         let record = fold(connection, external_id, &evidence)?;
         Some(Row { record, evidence })
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use event_log::LogMessage;
 use projection::Row;
-use proto_events::{Event, EventType, Position};
+use proto_events::{Event, EventType, Position, Timestamp};
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
-use views::{Applied, LANDMARK_EVERY, Landmark, Writer};
+use views::{Applied, Checkpoint, LANDMARK_EVERY, Landmark, Writer};
 
 use crate::follow::Batch;
 use crate::handle::Shared;
@@ -54,12 +54,42 @@ pub(crate) struct Applier {
     last: u64,
     unflushed_bytes: usize,
     flush_at: Option<Instant>,
+    /// Wanted once a message is reached.
+    hold: Option<Hold>,
+    /// Who gets the views when the loop ends now.
+    surrender: Option<oneshot::Sender<Writer>>,
+}
+
+/// What one who holds the loop at a message says next.
+pub(crate) enum Release {
+    /// Go on.
+    Resume,
+    /// Go on with these views, which are at the same message.
+    Switch(Box<Writer>),
+    /// Hand over the views and end.
+    Surrender(oneshot::Sender<Writer>),
+}
+
+/// The wish that the loop stand still, all written, at a message or at the first chance after it.
+pub(crate) struct Hold {
+    /// The message; 0 for the first chance.
+    pub(crate) at: u64,
+    /// Told where it stands, with the checkpoint there if there is one.
+    pub(crate) held: oneshot::Sender<(u64, Option<Checkpoint>)>,
+    /// How it goes on; dropped means resume.
+    pub(crate) release: oneshot::Receiver<Release>,
+}
+
+enum Next {
+    Batch(Option<Batch>),
+    Hold(Hold),
+    FlushDue,
 }
 
 impl Applier {
     pub(crate) fn new(writer: Writer, shared: Arc<Shared>, fold: Fold) -> Self {
         let last = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
-        Self { writer, shared, fold, last, unflushed_bytes: 0, flush_at: None }
+        Self { writer, shared, fold, last, unflushed_bytes: 0, flush_at: None, hold: None, surrender: None }
     }
 
     /// Applies batches until there are no more, then writes everything.
@@ -67,21 +97,71 @@ impl Applier {
         mut self,
         runtime: &runtime::Handle,
         mut batches: mpsc::Receiver<Batch>,
+        mut holds: mpsc::Receiver<Hold>,
     ) -> Result<(), FatalReason> {
         loop {
-            let next = match self.flush_at {
-                None => Ok(batches.blocking_recv()),
-                Some(at) => runtime.block_on(async { tokio::time::timeout_at(at, batches.recv()).await }),
-            };
-            match next {
-                Ok(Some(batch)) => self.apply(&batch)?,
-                Ok(None) => return Ok(self.writer.close()?),
-                Err(_) => self.flush()?,
+            match runtime.block_on(self.next(&mut batches, &mut holds)) {
+                Next::Batch(Some(batch)) => self.apply_held(&batch)?,
+                Next::Batch(None) => return Ok(self.writer.close()?),
+                Next::Hold(hold) => {
+                    self.hold = Some(hold);
+                    self.hold_if_there()?;
+                }
+                Next::FlushDue => self.flush()?,
+            }
+            if let Some(to) = self.surrender.take() {
+                // Whoever asked may be gone; all is written in any case.
+                let _ = to.send(self.writer);
+                return Ok(());
             }
             if self.is_flush_due() {
                 self.flush()?;
             }
         }
+    }
+
+    async fn next(&self, batches: &mut mpsc::Receiver<Batch>, holds: &mut mpsc::Receiver<Hold>) -> Next {
+        let due = async {
+            match self.flush_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(hold) = holds.recv() => Next::Hold(hold),
+            batch = batches.recv() => Next::Batch(batch),
+            () = due => Next::FlushDue,
+        }
+    }
+
+    /// Applies a batch, cut where somebody wants the loop to stand still.
+    fn apply_held(&mut self, batch: &Batch) -> Result<(), FatalReason> {
+        let Some(at) = self.hold.as_ref().map(|hold| hold.at) else {
+            return self.apply(batch.created, &batch.messages);
+        };
+        let (before, after) = batch.messages.split_at(batch.messages.partition_point(|message| message.sequence <= at));
+        self.apply(batch.created, before)?;
+        self.hold_if_there()?;
+        if self.surrender.is_none() {
+            self.apply(batch.created, after)?;
+        }
+        Ok(())
+    }
+
+    /// Stands still if somebody wants that here.
+    fn hold_if_there(&mut self) -> Result<(), FatalReason> {
+        let Some(hold) = self.hold.take_if(|hold| hold.at <= self.last) else { return Ok(()) };
+        self.flush()?;
+        let checkpoint = self.writer.checkpoint().filter(|checkpoint| checkpoint.sequence == self.last);
+        if hold.held.send((self.last, checkpoint)).is_ok() {
+            match hold.release.blocking_recv() {
+                Ok(Release::Switch(writer)) => self.writer = *writer,
+                Ok(Release::Surrender(to)) => self.surrender = Some(to),
+                Ok(Release::Resume) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn is_flush_due(&self) -> bool {
@@ -97,10 +177,10 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(&mut self, batch: &Batch) -> Result<(), FatalReason> {
+    fn apply(&mut self, created: Timestamp, messages: &[LogMessage]) -> Result<(), FatalReason> {
         // The reader hands out nothing twice; this is what the views rely on, so it is made certain here.
-        let fresh = batch.messages.partition_point(|message| message.sequence <= self.last);
-        let messages = &batch.messages[fresh..];
+        let fresh = messages.partition_point(|message| message.sequence <= self.last);
+        let messages = &messages[fresh..];
         let Some(end) = messages.last() else { return Ok(()) };
         let mut events = Vec::with_capacity(messages.len());
         for message in messages {
@@ -108,14 +188,12 @@ impl Applier {
         }
         let rows = self.rows(&mut events)?;
         let landmarks = self.landmarks(messages);
-        self.writer.stage(
-            rows,
-            Applied { created: batch.created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks },
-        )?;
+        self.writer
+            .stage(rows, Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks })?;
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
-        self.shared.progress.send_modify(|progress| progress.applied(end.sequence, end.published));
+        self.shared.progress.send_modify(|progress| progress.applied(end.sequence, end.stored));
         Ok(())
     }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use event_log::EventLog;
 use parking_lot::Mutex;
 use tokio::runtime;
-use tokio::sync::{Notify, mpsc, watch};
-use views::{Reader, Writer};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use views::{Checkpoint, Reader, Writer};
 
-use crate::apply::{Applier, Fold};
+use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
 use crate::status::{FatalReason, Phase, Progress, Quarantined, Status};
 
@@ -22,7 +22,40 @@ const WAITING: usize = 2;
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+    fold: Fold,
 }
+
+/// The loop, standing still.
+pub(crate) struct Held {
+    /// At this message.
+    pub(crate) at: u64,
+    /// The checkpoint there, if there is one.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    release: oneshot::Sender<Release>,
+}
+
+impl Held {
+    /// Lets it go on.
+    pub(crate) fn resume(self) {
+        let _ = self.release.send(Release::Resume);
+    }
+
+    /// Lets it go on with other views, which are at the same message.
+    pub(crate) fn switch(self, writer: Writer) -> Result<(), Gone> {
+        self.release.send(Release::Switch(Box::new(writer))).map_err(|_| Gone)
+    }
+
+    /// Ends it and takes its views.
+    pub(crate) async fn surrender(self) -> Result<Writer, Gone> {
+        let (to, writer) = oneshot::channel();
+        self.release.send(Release::Surrender(to)).map_err(|_| Gone)?;
+        writer.await.map_err(|_| Gone)
+    }
+}
+
+/// The loop has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gone;
 
 /// What the halves of the loop and the handles share.
 pub(crate) struct Shared {
@@ -31,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) stop: watch::Sender<bool>,
     /// Wakes who asks for the end of the log.
     pub(crate) ask: Notify,
+    /// To the thread that applies, for whoever wants it to stand still.
+    holds: Mutex<mpsc::Sender<Hold>>,
     /// Whether the thread has ended, its last write done.
     ended: watch::Sender<bool>,
 }
@@ -51,28 +86,35 @@ pub fn start(log: EventLog, writer: Writer, reader: &Reader) -> Handle {
 }
 
 pub(crate) fn start_with(log: EventLog, writer: Writer, reader: &Reader, fold: Fold) -> Handle {
+    let (holds, wanted) = mpsc::channel(1);
     let shared = Arc::new(Shared {
         progress: watch::Sender::new(Progress::new(reader.applied())),
         quarantine: Mutex::default(),
         stop: watch::Sender::new(false),
         ask: Notify::new(),
+        holds: Mutex::new(holds),
         ended: watch::Sender::new(false),
     });
+    run(log, writer, &shared, fold, wanted);
+    Handle { shared, fold }
+}
+
+/// Starts both halves of the loop.
+fn run(log: EventLog, writer: Writer, shared: &Arc<Shared>, fold: Fold, holds: mpsc::Receiver<Hold>) {
     let (batches, waiting) = mpsc::channel(WAITING);
-    let follower = Follower::new(log, Arc::clone(&shared), writer.checkpoint());
-    let applier = Applier::new(writer, Arc::clone(&shared), fold);
+    let follower = Follower::new(log, Arc::clone(shared), writer.checkpoint());
+    let applier = Applier::new(writer, Arc::clone(shared), fold);
     tokio::spawn(follower.run(batches));
-    let (runtime, for_thread) = (runtime::Handle::current(), Arc::clone(&shared));
+    let (runtime, for_thread) = (runtime::Handle::current(), Arc::clone(shared));
     std::thread::Builder::new()
         .name("projector".to_owned())
         .spawn(move || {
             // Nothing of the applier is used after a panic, so no broken state can be seen.
-            let result = catch_unwind(AssertUnwindSafe(|| applier.run(&runtime, waiting)));
+            let result = catch_unwind(AssertUnwindSafe(|| applier.run(&runtime, waiting, holds)));
             let result = result.unwrap_or_else(|panic| Err(FatalReason::Panicked(message(&*panic))));
             for_thread.end(result);
         })
         .expect("the system gives a thread at start, or nothing would run");
-    Handle { shared }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -143,6 +185,30 @@ impl Handle {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Makes the loop stand still once it has applied this message, all written; at 0, at the first chance.
+    pub(crate) async fn hold(&self, at: u64) -> Result<Held, Gone> {
+        let (held, standing) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        let holds = self.shared.holds.lock().clone();
+        holds.send(Hold { at, held, release: released }).await.map_err(|_| Gone)?;
+        let (at, checkpoint) = standing.await.map_err(|_| Gone)?;
+        Ok(Held { at, checkpoint, release })
+    }
+
+    /// Starts the loop again on other views, after it was fenced. Waits for the end of the old one.
+    pub(crate) async fn start_over(&self, log: EventLog, writer: Writer) {
+        let mut ended = self.shared.ended.subscribe();
+        // The sender lives as long as this handle, so this is not an error.
+        let _ = ended.wait_for(|ended| *ended).await;
+        let (holds, wanted) = mpsc::channel(1);
+        *self.shared.holds.lock() = holds;
+        self.shared.stop.send_replace(false);
+        self.shared.ended.send_replace(false);
+        let applied = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
+        self.shared.progress.send_replace(Progress::new(applied));
+        run(log, writer, &self.shared, self.fold, wanted);
     }
 
     /// Stops reading, writes what is staged and the checkpoint, and waits for that.

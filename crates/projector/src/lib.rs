@@ -3,6 +3,8 @@
 //!
 //! # Layout
 //! - [`start`] and [`Handle`]: start it, watch it, stop it ([`handle`])
+//! - [`Rebuilds`]: a new generation from the whole log, beside the one that serves ([`rebuild`], [`pass`])
+//! - [`Verification`]: the views compared with a fresh replay ([`verify`])
 //! - [`Status`]: how far it is and what is the matter ([`status`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
@@ -14,9 +16,15 @@
 mod apply;
 mod follow;
 mod handle;
+mod pass;
+mod rebuild;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use handle::{Handle, start};
+pub use pass::PassError;
+pub use rebuild::{RebuildError, RebuildState, RebuildStatus, Rebuilds};
 pub use status::{FatalReason, Fenced, Phase, Quarantined, Status};
+pub use verify::{Difference, FieldDifference, Verdict, Verification};

@@ -192,6 +192,18 @@ pub(crate) fn decode<T: Stored>(bytes: &[u8]) -> Result<T, ViewError> {
     whole(T::NAME, body(T::FORMAT, T::NAME, bytes)?)
 }
 
+/// Appends a value that only this process reads again, and before it ends: no format byte.
+pub(crate) fn append_scratch(bytes: &mut Vec<u8>, value: &impl Serialize) {
+    append(bytes, value);
+}
+
+/// Takes such a value off the front.
+pub(crate) fn take_scratch<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, ViewError> {
+    let (value, used) = decode_from_slice(bytes, CONFIG).map_err(|error| corrupt("scratch value", error))?;
+    *bytes = &bytes[used..];
+    Ok(value)
+}
+
 fn append(bytes: &mut Vec<u8>, value: &impl Serialize) {
     encode_into_std_write(value, bytes, CONFIG)
         .expect("a vector always accepts, and our types hold sequences of known length and nothing that refuses");

@@ -8,6 +8,7 @@ use crate::store::CONDEMNED;
 
 const CURRENT: &str = "CURRENT";
 const LOCK: &str = "LOCK";
+const BUILDING: &str = "building";
 const ASIDE: &str = ".set-aside-";
 /// So many generations that were set aside are kept, for whoever wants to know what happened.
 const KEPT_ASIDE: usize = 2;
@@ -69,6 +70,22 @@ impl Directory {
         }
     }
 
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the generation that serves.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        let Some(generation) = self.current()? else { return Ok(0) };
+        let mut bytes = 0;
+        for entry in fs::read_dir(generation)? {
+            // Files come and go under sled's hands.
+            bytes += entry?.metadata().map_or(0, |metadata| metadata.len());
+        }
+        Ok(bytes)
+    }
+
     /// The generation that `CURRENT` names, if both are there.
     pub(crate) fn current(&self) -> io::Result<Option<PathBuf>> {
         let name = match fs::read(self.path.join(CURRENT)) {
@@ -116,6 +133,25 @@ impl Directory {
             highest = highest.max(number(name).unwrap_or(0));
         }
         Ok(self.path.join(format!("gen-{:04}", highest + 1)))
+    }
+
+    /// Where a generation that comes after all others is built. What an earlier process left unfinished is removed.
+    pub(crate) fn building(&self) -> io::Result<PathBuf> {
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == BUILDING) {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(self.next()?.with_extension(BUILDING))
+    }
+
+    /// Gives a generation that was built its name.
+    pub(crate) fn finish(&self, building: &Path) -> io::Result<PathBuf> {
+        let finished = building.with_extension("");
+        fs::rename(building, &finished)?;
+        sync(&self.path)?;
+        Ok(finished)
     }
 
     /// Renames a generation so that it is not opened again, and removes the oldest of those set aside before.

@@ -88,6 +88,11 @@ impl Index {
         })
     }
 
+    /// All jobs and their first positions, in no order.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (Uuid, Position)> + '_ {
+        self.entries.iter().map(|entry| (entry.id, entry.first()))
+    }
+
     fn place(&self, id: Uuid) -> Option<usize> {
         self.places.find(hash(id), |place| self.entries[*place as usize].id == id).map(|place| *place as usize)
     }

@@ -7,32 +7,41 @@
 //! # Layout
 //! - [`open`]: generations, set aside what cannot be used ([`open`], [`generation`])
 //! - [`Writer`]: stage rows, flush them in small atomic chunks, the checkpoint last ([`writer`])
+//! - [`Generations`]: another generation beside the one that serves, and the switch ([`generations`])
+//! - [`Scatter`]: facts sorted by job through temporary files, for a pass over the whole log ([`scratch`])
+//! - [`BulkWriter`]: a whole new generation in the order of its keys ([`bulk`])
 //! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
 //! - [`index`]: the list of all jobs in memory; [`recent`]: pages of recent executions
 //! - [`store`]: sled and its keys; [`codec`]: values as bytes; [`digest`]: the sum of all records
 //!
 //! It is not a database: there is one table, and its only writer is the projector.
 
+mod bulk;
 mod codec;
 mod digest;
 mod error;
 mod generation;
+mod generations;
 mod index;
 mod open;
 mod query;
 mod reader;
 mod recent;
+mod scratch;
 mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use bulk::{BulkWriter, Prepared};
 pub use codec::{Checkpoint, Landmark, Past};
 pub use digest::Digest;
 pub use error::{OpenError, ViewError};
 pub use generation::Reason;
+pub use generations::{Candidate, Generations};
 pub use open::{Opened, Options, Outcome, open};
 pub use query::{Counts, Cursor, NotACursor, Page, Query};
 pub use reader::Reader;
+pub use scratch::{Gathered, Scatter, Sorter, Told};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

@@ -11,6 +11,7 @@ use crate::codec::{self, Checkpoint, Landmark, Meta, Past, StoredRow, Tally};
 use crate::digest::Digest;
 use crate::error::{OpenError, ViewError};
 use crate::generation::{Directory, Reason};
+use crate::generations::Generations;
 use crate::index::Index;
 use crate::reader::Reader;
 use crate::recent::RecentPage;
@@ -36,6 +37,8 @@ pub struct Opened {
     pub writer: Writer,
     /// For any number of readers.
     pub reader: Reader,
+    /// For another generation beside the one that serves.
+    pub generations: Generations,
     /// What was found.
     pub outcome: Outcome,
 }
@@ -89,24 +92,15 @@ fn set_aside(directory: &Directory, generation: &Path, reason: Reason) -> std::i
 }
 
 fn opened(directory: Directory, loaded: Loaded, options: &Options, outcome: Outcome) -> Opened {
-    let state = State {
-        rows: std::collections::HashMap::default(),
-        pages: std::collections::HashMap::default(),
-        applied: loaded.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
-        checkpoint: loaded.checkpoint,
-        index: loaded.index,
-    };
-    let shared = Arc::new(Shared {
-        store: loaded.store,
-        fold_version: options.fold_version,
-        state: RwLock::new(state),
-        _directory: directory,
-    });
-    Opened { writer: Writer::new(Arc::clone(&shared), loaded.tally), reader: Reader { shared }, outcome }
+    let directory = Arc::new(directory);
+    let (writer, shared) = loaded.into_shared(Arc::clone(&directory), options);
+    let reader = Reader::new(shared);
+    let generations = Generations::new(directory, *options, reader.clone());
+    Opened { writer, reader, generations, outcome }
 }
 
 /// A new generation.
-fn create(generation: &Path, options: &Options) -> Result<Store, ViewError> {
+pub(crate) fn create(generation: &Path, options: &Options) -> Result<Store, ViewError> {
     let store = Store::open(generation, options.cache_bytes)?;
     let mut batch = sled::Batch::default();
     let meta = Meta { layout: LAYOUT, fold_version: options.fold_version };
@@ -117,7 +111,7 @@ fn create(generation: &Path, options: &Options) -> Result<Store, ViewError> {
 }
 
 /// A generation that was read.
-struct Loaded {
+pub(crate) struct Loaded {
     store: Store,
     index: Index,
     checkpoint: Option<Checkpoint>,
@@ -125,13 +119,30 @@ struct Loaded {
 }
 
 impl Loaded {
+    pub(crate) fn into_shared(self, directory: Arc<Directory>, options: &Options) -> (Writer, Arc<Shared>) {
+        let state = State {
+            rows: std::collections::HashMap::default(),
+            pages: std::collections::HashMap::default(),
+            applied: self.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
+            checkpoint: self.checkpoint,
+            index: self.index,
+        };
+        let shared = Arc::new(Shared {
+            store: self.store,
+            fold_version: options.fold_version,
+            state: RwLock::new(state),
+            _directory: directory,
+        });
+        (Writer::new(Arc::clone(&shared), self.tally), shared)
+    }
+
     fn empty(store: Store) -> Self {
         Self { store, index: Index::default(), checkpoint: None, tally: Tally::default() }
     }
 }
 
 /// Opens a generation. The inner error says why it is to be set aside.
-fn load(generation: &Path, options: &Options) -> Result<Result<Loaded, Reason>, OpenError> {
+pub(crate) fn load(generation: &Path, options: &Options) -> Result<Result<Loaded, Reason>, OpenError> {
     let began = Instant::now();
     if let Some(cause) = Directory::condemned(generation).map_err(|cause| OpenError::of(generation, cause))? {
         return Ok(Err(Reason::Damaged(cause)));

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use projection::{Record, Row};
-use proto_events::Timestamp;
+use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
 use crate::codec::{self, Checkpoint, Landmark, Past};
@@ -19,19 +20,34 @@ use crate::store::{prefix, recent_key};
 /// 100,000 jobs.
 #[derive(Clone)]
 pub struct Reader {
-    pub(crate) shared: Arc<Shared>,
+    /// The generation that serves. It changes when another one is promoted; an answer comes from one of them.
+    slot: Arc<RwLock<Arc<Shared>>>,
 }
 
 impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { slot: Arc::new(RwLock::new(shared)) }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.slot.read())
+    }
+
+    /// Lets all readers answer from another generation from now on; gives the one that served.
+    pub(crate) fn switch(&self, shared: Arc<Shared>) -> Arc<Shared> {
+        std::mem::replace(&mut *self.slot.write(), shared)
+    }
+
     /// The record of a job.
     pub fn job(&self, id: Uuid) -> Result<Option<Record>, ViewError> {
-        let staged = self.shared.state.read().rows.get(&id).cloned();
-        self.record(id, staged.as_deref())
+        let shared = self.shared();
+        let staged = shared.state.read().rows.get(&id).cloned();
+        shared.record(id, staged.as_deref())
     }
 
     /// A job with its evidence.
     pub fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
-        self.shared.row(id)
+        self.shared().row(id)
     }
 
     /// The most recent jobs of a task name but this one, newest `createdAt` first. Recent are the 64 jobs of the name
@@ -40,10 +56,11 @@ impl Reader {
         if name == UNKNOWN_NAME {
             return Ok(Vec::new());
         }
+        let shared = self.shared();
         let key = recent_key(connection, name);
         // Read before the lock is taken: what is staged in between is newer and wins.
-        let stored = self.shared.store.read(&key)?;
-        let state = self.shared.state.read();
+        let stored = shared.store.read(&key)?;
+        let state = shared.state.read();
         let Some(page) = state.pages.get(&key).or(stored.as_ref()) else { return Ok(Vec::new()) };
         let mut jobs: Vec<(Timestamp, Uuid)> = page
             .latest()
@@ -55,31 +72,56 @@ impl Reader {
         jobs.truncate(limit);
         let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
         drop(state);
-        self.records(staged)
+        shared.records(staged)
     }
 
     /// A part of the list of jobs.
     pub fn list(&self, query: &Query) -> Result<Page, ViewError> {
-        let state = self.shared.state.read();
+        let shared = self.shared();
+        let state = shared.state.read();
         let found = state.index.find(query);
         let staged: Vec<_> = found.jobs.iter().map(|job| (job.id, state.rows.get(&job.id).cloned())).collect();
         drop(state);
-        Ok(Page { jobs: self.records(staged)?, next: found.next, total: found.total })
+        Ok(Page { jobs: shared.records(staged)?, next: found.next, total: found.total })
     }
 
     /// How many jobs are in each state; `None` means in all connections.
     pub fn counts(&self, connections: Option<&[Uuid]>) -> Counts {
-        self.shared.state.read().index.counts(connections)
+        self.shared().state.read().index.counts(connections)
+    }
+
+    /// All jobs, each with the lowest log position of its events, in no order.
+    pub fn jobs(&self) -> Vec<(Uuid, Position)> {
+        self.shared().state.read().index.jobs().collect()
+    }
+
+    /// The jobs whose stored records differ from those of other views, or that only one of them has, up to so many.
+    /// Both stand still and have written everything.
+    pub fn differing(&self, other: &Self, most: usize) -> Result<Vec<Uuid>, ViewError> {
+        let (ours, theirs) = (self.shared(), other.shared());
+        let mut differing = Vec::new();
+        for (id, _) in self.jobs() {
+            let digest = |shared: &Shared| shared.stored(id, |row| Ok(Digest::of(id, row.record)));
+            if digest(&ours)? != digest(&theirs)? {
+                differing.push(id);
+            }
+        }
+        let known = ours.state.read();
+        let only_theirs = other.jobs().into_iter().map(|(id, _)| id).filter(|id| known.index.get(*id).is_none());
+        differing.extend(only_theirs);
+        differing.sort_unstable();
+        differing.truncate(most);
+        Ok(differing)
     }
 
     /// The last message of the log whose effect is seen here, 0 when there is none.
     pub fn applied(&self) -> u64 {
-        self.shared.state.read().applied
+        self.shared().state.read().applied
     }
 
     /// The last checkpoint that was written.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
-        self.shared.state.read().checkpoint
+        self.shared().state.read().checkpoint
     }
 
     /// The digest of all records at the last checkpoint.
@@ -90,7 +132,7 @@ impl Reader {
     /// The digest of all records at a message, if one of the last 1,000 checkpoints was there.
     pub fn digest_at(&self, sequence: u64) -> Result<Option<Digest>, ViewError> {
         let mut digest = None;
-        self.shared.store.scan(&[prefix::PAST], |_, bytes| {
+        self.shared().store.scan(&[prefix::PAST], |_, bytes| {
             let past: Past = codec::decode(bytes)?;
             if past.sequence == sequence {
                 digest = Some(past.digest);
@@ -104,13 +146,15 @@ impl Reader {
     /// to where it is still the same.
     pub fn landmarks(&self) -> Result<Vec<Landmark>, ViewError> {
         let mut landmarks = Vec::new();
-        self.shared.store.scan(&[prefix::LANDMARK], |_, bytes| {
+        self.shared().store.scan(&[prefix::LANDMARK], |_, bytes| {
             landmarks.push(codec::decode(bytes)?);
             Ok(())
         })?;
         Ok(landmarks)
     }
+}
 
+impl Shared {
     fn records(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>) -> Result<Vec<Record>, ViewError> {
         jobs.into_iter().filter_map(|(id, staged)| self.record(id, staged.as_deref()).transpose()).collect()
     }
@@ -119,7 +163,7 @@ impl Reader {
     fn record(&self, id: Uuid, staged: Option<&Row>) -> Result<Option<Record>, ViewError> {
         match staged {
             Some(row) => Ok(Some(row.record.clone())),
-            None => self.shared.stored(id, |row| row.record()),
+            None => self.stored(id, |row| row.record()),
         }
     }
 }

@@ -21,8 +21,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) fold_version: u32,
     pub(crate) state: RwLock<State>,
-    /// Holds the lock; let go last.
-    pub(crate) _directory: Directory,
+    /// Holds the lock, which the last generation lets go.
+    pub(crate) _directory: Arc<Directory>,
 }
 
 /// What is newer than the disk, and the list of all jobs. Never locked while sled writes.

@@ -116,6 +116,11 @@ impl Store {
         self.run(|tree| tree.apply_batch(batch))
     }
 
+    /// Writes one value. No lock is taken that a reader would wait for.
+    pub(crate) fn insert(&self, key: &[u8], value: Vec<u8>) -> Result<(), ViewError> {
+        self.run(|tree| tree.insert(key, value).map(drop))
+    }
+
     /// All values whose keys start so, one at a time. Stops at the first error, the visitor's included.
     pub(crate) fn scan(
         &self,

@@ -3,4 +3,5 @@
 mod crash;
 mod fence;
 mod follow;
+mod rebuild;
 mod support;

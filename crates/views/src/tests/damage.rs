@@ -102,12 +102,12 @@ fn damage_found_while_reading_condemns_the_generation() {
     opened.writer.flush().unwrap();
     let id = log.0[0].id();
     let key = crate::store::row_key(id);
-    let mut bytes = opened.reader.shared.store.get(&key).unwrap().unwrap().to_vec();
+    let mut bytes = opened.reader.shared().store.get(&key).unwrap().unwrap().to_vec();
     // The end of the evidence, which no digest covers.
     bytes.push(0);
     let mut batch = sled::Batch::default();
     batch.insert(&key, bytes);
-    opened.reader.shared.store.apply(batch).unwrap();
+    opened.reader.shared().store.apply(batch).unwrap();
 
     assert!(matches!(opened.reader.row(id), Err(ViewError::Corrupt(_))));
     // From then on nothing of these views is trusted.
@@ -127,7 +127,7 @@ fn a_row_that_is_missing_is_missed() {
     opened.writer.flush().unwrap();
     let mut batch = sled::Batch::default();
     batch.remove(&crate::store::row_key(log.0[3].id()));
-    opened.reader.shared.store.apply(batch).unwrap();
+    opened.reader.shared().store.apply(batch).unwrap();
     drop(opened);
     let opened = open_in(dir.path());
     assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::Damaged(_), .. }));

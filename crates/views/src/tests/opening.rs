@@ -57,7 +57,7 @@ fn another_format_is_not_guessed_at() {
         let opened = open_in(dir.path());
         let mut batch = sled::Batch::default();
         batch.insert(&[crate::store::prefix::META], meta);
-        opened.reader.shared.store.apply(batch).unwrap();
+        opened.reader.shared().store.apply(batch).unwrap();
         drop(opened);
         assert!(matches!(open_in(dir.path()).outcome, Outcome::SetAside { reason: Reason::OtherFormat, .. }));
     }
@@ -90,7 +90,7 @@ fn views_in_use_are_left_alone() {
     // A reader alone keeps them in use.
     drop(first.writer);
     assert!(matches!(open(dir.path(), &OPTIONS).err(), Some(OpenError::Locked { .. })));
-    drop(first.reader);
+    drop((first.reader, first.generations));
     assert_eq!(open_in(dir.path()).outcome, Outcome::Existing);
 }
 

@@ -1,0 +1,298 @@
+//! One pass over the whole log: every job folded once, in the order of the ids, whatever the order of the events.
+//!
+//! This is not the way of live events. A log replayed through it would read, fold and write each job as often as it has
+//! events, in random order; the pass sorts the facts by job through temporary files first, so that it does so once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use event_log::{EventLog, LogError, LogMessage, ReadError};
+use projection::{Fact, Row};
+use proto_events::Position;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use views::{Applied, LANDMARK_EVERY, Landmark, Scatter, Told, ViewError};
+
+/// Batches that may wait for each thread that sorts.
+const WAITING: usize = 4;
+/// Rows that may wait for the one who writes them.
+const AHEAD: usize = 256;
+/// Between two questions that the log did not answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Why a pass did not come to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PassError {
+    /// It was told to stop.
+    #[error("it was aborted")]
+    Aborted,
+    /// The log is another one now, or was rolled back: start over.
+    #[error("the log was replaced or rolled back while it was read: start over")]
+    LogChanged,
+    /// The log cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Log(String),
+    /// Files cannot be read or written.
+    #[error(transparent)]
+    Views(#[from] ViewError),
+    /// A bug.
+    #[error("it panicked: {0}")]
+    Panicked(String),
+}
+
+/// How far a pass is, and the way to stop it.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    stop: AtomicBool,
+    messages: AtomicU64,
+    messages_total: AtomicU64,
+    read: AtomicU64,
+    folded: AtomicU64,
+}
+
+impl Watch {
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), PassError> {
+        if self.stop.load(Ordering::Relaxed) { Err(PassError::Aborted) } else { Ok(()) }
+    }
+
+    /// Events done and events in all. Each is read and folded, so half of the work is done when all are read; how many
+    /// there are is estimated until then, from the messages that are left.
+    pub(crate) fn events(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (read, messages) = (load(&self.read), load(&self.messages));
+        let total = if messages == 0 {
+            0
+        } else {
+            (u128::from(read) * u128::from(load(&self.messages_total)) / u128::from(messages)) as u64
+        };
+        (read.midpoint(load(&self.folded)), total)
+    }
+}
+
+/// All facts of the log up to a message, sorted into parts.
+pub(crate) struct Scattered {
+    scatter: Scatter,
+    pub(crate) applied: Applied,
+}
+
+/// Reads the log from its first message to `target` and sorts what it says by job.
+pub(crate) async fn scatter(
+    log: &EventLog,
+    target: u64,
+    directory: &Path,
+    watch: &Arc<Watch>,
+) -> Result<Scattered, PassError> {
+    let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
+    watch.messages_total.store(target.saturating_sub(info.first_sequence.saturating_sub(1)), Ordering::Relaxed);
+    let scatter = Arc::new(Scatter::new(directory, info.bytes)?);
+    let mut applied = Applied { created: info.created, sequence: 0, fingerprint: [0; 16], landmarks: Vec::new() };
+    let mut sorters = Sorters::start(&scatter, watch);
+    if info.messages > 0 {
+        let mut reader = log.reader(info.first_sequence - 1);
+        while applied.sequence < target {
+            watch.check()?;
+            match reader.next().await {
+                Ok(batch) => {
+                    let mut messages = batch.messages;
+                    messages.truncate(messages.partition_point(|message| message.sequence <= target));
+                    note(&mut applied, &messages);
+                    // The log may have lost its last messages since; what comes next tells that they are passed.
+                    let passed = messages.is_empty();
+                    sorters.send(messages).await;
+                    if passed {
+                        break;
+                    }
+                }
+                Err(ReadError::Reconnected { .. }) => same_log(log, &applied).await?,
+                Err(error) => return Err(PassError::Log(error.to_string())),
+            }
+        }
+    }
+    sorters.finish().await?;
+    let scatter = Arc::into_inner(scatter).ok_or_else(|| PassError::Panicked("a sorter is still there".to_owned()))?;
+    Ok(Scattered { scatter, applied })
+}
+
+/// Remembers the last message, and one of each thousand.
+fn note(applied: &mut Applied, messages: &[LogMessage]) {
+    for message in messages {
+        if message.sequence / LANDMARK_EVERY > applied.sequence / LANDMARK_EVERY {
+            applied.landmarks.push(Landmark { sequence: message.sequence, fingerprint: message.fingerprint() });
+        }
+        applied.sequence = message.sequence;
+    }
+    if let Some(last) = messages.last() {
+        applied.fingerprint = last.fingerprint();
+    }
+}
+
+async fn same_log(log: &EventLog, applied: &Applied) -> Result<(), PassError> {
+    loop {
+        match log.info().await {
+            Ok(info) if info.created == applied.created && info.last_sequence >= applied.sequence => return Ok(()),
+            Ok(_) | Err(LogError::Missing) => return Err(PassError::LogChanged),
+            Err(error) => {
+                tracing::debug!(%error, "the log does not answer yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// The threads that decode and sort.
+struct Sorters {
+    inputs: Vec<mpsc::Sender<Vec<LogMessage>>>,
+    next: usize,
+    tasks: JoinSet<Result<(), PassError>>,
+}
+
+impl Sorters {
+    fn start(scatter: &Arc<Scatter>, watch: &Arc<Watch>) -> Self {
+        let mut sorters = Self { inputs: Vec::new(), next: 0, tasks: JoinSet::new() };
+        for _ in 0..threads() {
+            let (input, messages) = mpsc::channel(WAITING);
+            sorters.inputs.push(input);
+            let (scatter, watch) = (Arc::clone(scatter), Arc::clone(watch));
+            sorters.tasks.spawn_blocking(move || sort(&scatter, &watch, messages));
+        }
+        sorters
+    }
+
+    async fn send(&mut self, messages: Vec<LogMessage>) {
+        // A sorter that is gone has failed, which `finish` tells.
+        let _ = self.inputs[self.next].send(messages).await;
+        self.next = (self.next + 1) % self.inputs.len();
+    }
+
+    async fn finish(mut self) -> Result<(), PassError> {
+        self.inputs.clear();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|error| PassError::Panicked(error.to_string()))??;
+        }
+        Ok(())
+    }
+}
+
+fn sort(scatter: &Scatter, watch: &Watch, mut batches: mpsc::Receiver<Vec<LogMessage>>) -> Result<(), PassError> {
+    let mut sorter = scatter.sorter();
+    while let Some(messages) = batches.blocking_recv() {
+        watch.check()?;
+        for message in &messages {
+            let events = sort_message(&mut sorter, message)?;
+            watch.messages.fetch_add(1, Ordering::Relaxed);
+            watch.read.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+    Ok(sorter.finish()?)
+}
+
+/// What cannot be read is passed over, as the live way does, which reports it.
+fn sort_message(sorter: &mut views::Sorter<'_>, message: &LogMessage) -> Result<u64, PassError> {
+    if message.connection.is_nil() {
+        return Ok(0);
+    }
+    let Ok(elements) = proto_events::decode(&message.payload) else { return Ok(0) };
+    let mut events = 0;
+    for (index, element) in elements.into_iter().enumerate() {
+        events += 1;
+        let Ok(event) = element else { continue };
+        let Some(fact) = Fact::of(Position::new(message.sequence, index as u32), &event) else { continue };
+        let Some(job) = event.job else { continue };
+        sorter.put(&Told { connection: message.connection, external_id: job.external_id, fact })?;
+    }
+    Ok(events)
+}
+
+impl Scattered {
+    /// Folds every job and hands what `map` makes of its row, done by several threads, to `sink`, done by the calling
+    /// one, in ascending order of the ids. Blocks.
+    pub(crate) fn fold<T: Send>(
+        &self,
+        watch: &Watch,
+        map: impl Fn(Row) -> Result<T, PassError> + Sync,
+        mut sink: impl FnMut(T) -> Result<(), PassError>,
+    ) -> Result<(), PassError> {
+        let (threads, parts) = (threads(), self.scatter.parts());
+        std::thread::scope(|scope| {
+            let mut outputs = Vec::new();
+            for first in 0..threads {
+                let (output, rows) = sync_channel(AHEAD);
+                outputs.push(rows);
+                let map = &map;
+                scope.spawn(move || {
+                    for part in (first..parts).step_by(threads) {
+                        let told = self.fold_part(part, watch, map, &mut |row| output.send(Some(row)).is_ok());
+                        let ended = match told {
+                            Ok(true) => output.send(None),
+                            Ok(false) => return,
+                            Err(error) => output.send(Some(Err(error))),
+                        };
+                        if ended.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            for part in 0..parts {
+                let rows = &outputs[part % threads];
+                loop {
+                    match rows.recv() {
+                        Ok(Some(row)) => sink(row?)?,
+                        Ok(None) => break,
+                        Err(_) => return Err(PassError::Panicked("in the fold".to_owned())),
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// `false` when nobody takes the rows any more.
+    fn fold_part<T>(
+        &self,
+        part: usize,
+        watch: &Watch,
+        map: &impl Fn(Row) -> Result<T, PassError>,
+        output: &mut impl FnMut(Result<T, PassError>) -> bool,
+    ) -> Result<bool, PassError> {
+        for row in self.scatter.gather(part)? {
+            watch.check()?;
+            let events = row.evidence.len() as u64;
+            if !output(map(row)) {
+                return Ok(false);
+            }
+            watch.folded.fetch_add(events, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The rate of something that is counted, and how long the rest will take.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    since: Instant,
+}
+
+impl Pace {
+    pub(crate) fn begin() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    /// Events per second, and seconds left.
+    pub(crate) fn of(&self, done: u64, total: u64) -> (f64, Option<f64>) {
+        let rate = done as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
+        (rate, (rate > 0.0).then(|| total.saturating_sub(done) as f64 / rate))
+    }
+}

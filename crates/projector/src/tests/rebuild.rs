@@ -1,0 +1,160 @@
+//! A generation made anew from the log equals the one that followed it, takes its place unseen, and rights what is wrong.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use event_log::testing::TestServer;
+use projection::Row;
+use proto_events::{JobState, Timestamp};
+
+use super::support::{all, connect, event, flood, id, open_views, publish, uninterrupted, until, until_phase};
+use crate::handle::{start, start_with};
+use crate::status::Fenced;
+use crate::{Phase, RebuildError, RebuildState, RebuildStatus, Rebuilds, Verification};
+
+async fn ended(rebuilds: &Rebuilds, begun: &RebuildStatus) -> RebuildStatus {
+    use RebuildState::{Aborted, Completed, Failed};
+    until("the rebuild ends", async || {
+        matches!(rebuilds.status(begun.id).unwrap().state, Completed | Failed | Aborted)
+    })
+    .await;
+    rebuilds.status(begun.id).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuilt_under_load_it_is_the_same_and_nobody_sees_the_switch() {
+    let server = TestServer::start();
+    let log = connect(&server).await;
+    flood(&log, 0..3_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_views(dir.path());
+    let (reader, generations) = (opened.reader.clone(), opened.generations.clone());
+    let live = start(log.clone(), opened.writer, &opened.reader);
+    until_phase(&live, &Phase::Following).await;
+    let rebuilds = Rebuilds::new(log.clone(), live.clone(), reader.clone(), generations.clone());
+
+    // A reader looks at one job all the while: it is never gone and never older than before.
+    publish(&log, &[event("watched", JobState::Queued, 1)]).await;
+    until("the watched job", async || reader.job(id("watched")).unwrap().is_some()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (watcher, stopped) = (reader.clone(), Arc::clone(&stop));
+    let watching = std::thread::spawn(move || {
+        let (mut applied, mut looks) = (0, 0_u64);
+        while !stopped.load(Ordering::Relaxed) {
+            let now = watcher.applied();
+            assert!(now >= applied, "back in time: {now} after {applied}");
+            assert!(watcher.job(id("watched")).unwrap().is_some());
+            (applied, looks) = (now, looks + 1);
+        }
+        looks
+    });
+
+    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
+    assert_eq!(rebuilds.begin(Timestamp(0)).await.unwrap_err(), RebuildError::UnderWay);
+    flood(&log, 3_000..6_000).await;
+    let done = ended(&rebuilds, &begun).await;
+    assert_eq!((done.state, done.same_as_before), (RebuildState::Completed, Some(true)), "{done:?}");
+    assert!(done.jobs > 1_000 && done.events_done == done.events_total, "{done:?}");
+    stop.store(true, Ordering::Relaxed);
+    assert!(watching.join().unwrap() > 0);
+
+    // It goes on following, restarts, and is what an uninterrupted projector makes.
+    flood(&log, 6_000..6_500).await;
+    let last = log.info().await.unwrap().last_sequence;
+    assert!(live.wait_applied(last, super::support::PATIENCE).await);
+    let verdict = Verification::default().run(&log, reader.clone(), &generations).await.unwrap();
+    assert!(verdict.equal && verdict.sequence == last && verdict.jobs > 1_000, "{verdict:?}");
+    live.stop().await.unwrap();
+    drop((rebuilds, live, reader, generations, opened.reader, opened.generations));
+    let again = open_views(dir.path());
+    let (records, digest) = uninterrupted(&log).await;
+    assert_eq!(again.reader.digest(), digest);
+    assert!(all(&again.reader) == records);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_that_differ_from_the_log_are_found_out_and_replaced() {
+    let server = TestServer::start();
+    let log = connect(&server).await;
+    flood(&log, 0..300).await;
+    publish(&log, &[event("wrong", JobState::Queued, 1)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_views(dir.path());
+    let (reader, generations) = (opened.reader.clone(), opened.generations.clone());
+    // A fold with a fault in it: one job shows another queue.
+    let live = start_with(log.clone(), opened.writer, &opened.reader, |known, connection, external_id, events| {
+        let events = events.iter().map(|event| (event.position, &event.event));
+        let mut row = Row::apply(known, connection, external_id, events)?;
+        if external_id == "wrong" {
+            row.record.queue = Some("nowhere".to_owned());
+        }
+        Some(row)
+    });
+    until_phase(&live, &Phase::Following).await;
+    let verdict = Verification::default().run(&log, reader.clone(), &generations).await.unwrap();
+    assert_eq!((verdict.equal, verdict.differing), (false, 1));
+    let difference = &verdict.differences[0];
+    assert_eq!((difference.external_id.as_str(), difference.fields.len()), ("wrong", 1));
+    assert_eq!((difference.fields[0].field.as_str(), &difference.fields[0].views), ("queue", &"nowhere".into()));
+
+    let rebuilds = Rebuilds::new(log.clone(), live.clone(), reader.clone(), generations);
+    let done = ended(&rebuilds, &rebuilds.begin(Timestamp(0)).await.unwrap()).await;
+    assert_eq!((done.state, done.same_as_before), (RebuildState::Completed, Some(false)), "{done:?}");
+    assert_eq!(done.differing, [id("wrong")]);
+    assert_eq!(reader.job(id("wrong")).unwrap().unwrap().queue, None);
+    live.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_of_a_log_that_is_gone_are_replaced_by_hand_only() {
+    let server = TestServer::start();
+    let log = connect(&server).await;
+    publish(&log, &[event("old", JobState::Queued, 1)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_views(dir.path());
+    let live = start(log.clone(), opened.writer, &opened.reader);
+    until_phase(&live, &Phase::Following).await;
+    live.stop().await.unwrap();
+    drop((opened.reader, opened.generations, live));
+
+    let other = TestServer::start();
+    let log = connect(&other).await;
+    publish(&log, &[event("new", JobState::Queued, 1)]).await;
+    let opened = open_views(dir.path());
+    let reader = opened.reader.clone();
+    let live = start(log.clone(), opened.writer, &opened.reader);
+    until_phase(&live, &Phase::Fenced(Fenced::Recreated)).await;
+    let rebuilds = Rebuilds::new(log.clone(), live.clone(), reader.clone(), opened.generations);
+    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
+    until("it waits", async || rebuilds.status(begun.id).unwrap().reason.is_some()).await;
+    assert_eq!(rebuilds.status(begun.id).unwrap().state, RebuildState::Verifying);
+    assert!(reader.job(id("old")).unwrap().is_some(), "the old views still answer");
+
+    assert_eq!(rebuilds.promote(begun.id).await.unwrap().state, RebuildState::Completed);
+    assert!(reader.job(id("old")).unwrap().is_none());
+    assert!(reader.job(id("new")).unwrap().is_some());
+    let next = publish(&log, &[event("new", JobState::Active, 2)]).await;
+    assert!(live.wait_applied(next, super::support::PATIENCE).await, "it follows the new log");
+    assert_eq!(rebuilds.promote(begun.id).await.unwrap_err(), RebuildError::NotWaiting);
+    live.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_rebuild_leaves_nothing_behind() {
+    let server = TestServer::start();
+    let log = connect(&server).await;
+    flood(&log, 0..2_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_views(dir.path());
+    let live = start(log.clone(), opened.writer, &opened.reader);
+    until_phase(&live, &Phase::Following).await;
+    let rebuilds = Rebuilds::new(log.clone(), live.clone(), opened.reader.clone(), opened.generations.clone());
+    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
+    let aborted = rebuilds.abort(begun.id).await.unwrap();
+    assert_eq!(aborted.state, RebuildState::Aborted, "{aborted:?}");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "CURRENT, LOCK and one generation: {left:?}");
+    let done = ended(&rebuilds, &rebuilds.begin(Timestamp(0)).await.unwrap()).await;
+    assert_eq!(done.state, RebuildState::Completed, "{done:?}");
+    live.stop().await.unwrap();
+}

@@ -1,0 +1,137 @@
+//! Facts sorted by job, through temporary files: what a pass over the whole log needs, in the memory of one file.
+//!
+//! A job's id begins with random bits, so the ids cut into equal ranges cut the jobs into equal parts, each of which
+//! fits into memory; and parts taken in order give all jobs in order.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+
+use parking_lot::Mutex;
+use projection::{Evidence, Fact, Row};
+use uuid::Uuid;
+
+use crate::codec;
+use crate::error::ViewError;
+
+/// One fact and the job that it is of.
+pub struct Told {
+    /// The connection.
+    pub connection: Uuid,
+    /// The job's external id.
+    pub external_id: String,
+    /// What was said.
+    pub fact: Fact,
+}
+
+/// Temporary files, one for each range of job ids. They have no name, so that they vanish with the process.
+pub struct Scatter {
+    parts: Vec<Mutex<File>>,
+}
+
+/// Bytes that a thread collects for one part before it writes them.
+const BUFFER: usize = 64 * 1_024;
+/// More parts would cost more file handles than they save memory.
+const MOST_PARTS: u64 = 256;
+/// The bytes of facts that one part should hold, about.
+const PART_BYTES: u64 = 32 << 20;
+
+impl Scatter {
+    /// Makes the files in this directory, so many that one holds about 32 MB when all facts have so many bytes.
+    pub fn new(directory: &Path, expected_bytes: u64) -> Result<Self, ViewError> {
+        let parts = (expected_bytes / PART_BYTES + 1).next_power_of_two().min(MOST_PARTS);
+        let parts = (0..parts).map(|_| tempfile::tempfile_in(directory).map(Mutex::new)).collect::<Result<_, _>>();
+        Ok(Self { parts: parts.map_err(|cause| ViewError::of(&cause))? })
+    }
+
+    /// How many parts there are.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// For one thread that puts facts in.
+    pub fn sorter(&self) -> Sorter<'_> {
+        Sorter { scatter: self, buffers: vec![Vec::new(); self.parts.len()] }
+    }
+
+    fn part_of(&self, job: Uuid) -> usize {
+        let first = (job.as_u128() >> 120) as usize;
+        first * self.parts.len() / 256
+    }
+
+    fn write(&self, part: usize, bytes: &mut Vec<u8>) -> Result<(), ViewError> {
+        self.parts[part].lock().write_all(bytes).map_err(|cause| ViewError::of(&cause))?;
+        bytes.clear();
+        Ok(())
+    }
+
+    /// All jobs of a part, in ascending order of their ids, each with its row. The part is emptied.
+    pub fn gather(&self, part: usize) -> Result<Gathered, ViewError> {
+        let mut file = self.parts[part].lock();
+        let mut bytes = Vec::new();
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut bytes))
+            .and_then(|_| file.set_len(0))
+            .and_then(|()| file.rewind())
+            .map_err(|cause| ViewError::of(&cause))?;
+        drop(file);
+        let mut rest = bytes.as_slice();
+        let mut facts: Vec<(Uuid, Uuid, String, Fact)> = Vec::new();
+        while !rest.is_empty() {
+            facts.push(codec::take_scratch(&mut rest)?);
+        }
+        drop(bytes);
+        facts.sort_unstable_by_key(|(job, _, _, fact)| (*job, fact.position()));
+        Ok(Gathered { facts: facts.into_iter().peekable() })
+    }
+}
+
+/// Puts facts into the parts.
+pub struct Sorter<'a> {
+    scatter: &'a Scatter,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Sorter<'_> {
+    /// Puts one fact where its job belongs.
+    pub fn put(&mut self, told: &Told) -> Result<(), ViewError> {
+        let job = proto_events::job_id(told.connection, &told.external_id);
+        let part = self.scatter.part_of(job);
+        codec::append_scratch(&mut self.buffers[part], &(job, told.connection, &told.external_id, &told.fact));
+        if self.buffers[part].len() >= BUFFER {
+            self.scatter.write(part, &mut self.buffers[part])?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is still in memory.
+    pub fn finish(mut self) -> Result<(), ViewError> {
+        for (part, buffer) in self.buffers.iter_mut().enumerate() {
+            self.scatter.write(part, buffer)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of one part, in ascending order of their ids.
+pub struct Gathered {
+    facts: std::iter::Peekable<std::vec::IntoIter<(Uuid, Uuid, String, Fact)>>,
+}
+
+impl Iterator for Gathered {
+    type Item = Row;
+
+    fn next(&mut self) -> Option<Row> {
+        loop {
+            let (job, connection, external_id, fact) = self.facts.next()?;
+            let mut evidence = Evidence::default();
+            evidence.add_fact(fact);
+            while let Some((_, _, _, fact)) = self.facts.next_if(|(other, ..)| *other == job) {
+                evidence.add_fact(fact);
+            }
+            if let Some(row) = Row::of(connection, &external_id, evidence) {
+                return Some(row);
+            }
+        }
+    }
+}
