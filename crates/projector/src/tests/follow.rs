@@ -126,7 +126,7 @@ async fn a_panic_is_fatal_and_loud() {
     assert!(!handle.wait_applied(bad, PATIENCE).await);
     assert_eq!(handle.stop().await, Err(reason));
     assert!(reader.job(id("good")).unwrap().is_some());
-    drop((handle, reader, opened.reader));
+    drop((handle, reader, opened.reader, opened.generations));
 
     // The next start meets it again, from where the last one was.
     let (handle, reader) = project(&log, dir.path());
