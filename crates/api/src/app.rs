@@ -44,6 +44,8 @@ pub struct App {
     pub(crate) heavy: Arc<Semaphore>,
     /// Few requests at a time read events back from the log.
     pub(crate) evidence: Semaphore,
+    /// One import at a time.
+    pub(crate) import: Semaphore,
 }
 
 /// Each may hold many megabytes.
@@ -63,6 +65,7 @@ impl App {
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
+            import: Semaphore::new(1),
         })
     }
 

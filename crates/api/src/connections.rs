@@ -2,7 +2,8 @@
 //! so that every node knows them; each node keeps a copy in memory and follows the changes.
 //!
 //! Of a key only a keyed hash is stored. Keys that we make are long and random; one from the environment may be weaker,
-//! and there the bucket's own secret keeps tables of hashes made elsewhere from being of use.
+//! and there the bucket's own secret keeps tables of hashes made elsewhere from being of use. A connection that came
+//! from another bucket keeps that one's secret beside its hash, so that its key stays good.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -36,12 +37,21 @@ pub struct Connection {
     pub created_at: Timestamp,
     /// The keyed hash of its API key, in hex; none where nothing is sent over HTTP.
     key_hash: Option<String>,
+    /// The secret that the hash was made with, in hex; none where it is the bucket's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_secret: Option<String>,
 }
 
 impl Connection {
     /// Whether it has an API key.
     pub fn has_key(&self) -> bool {
         self.key_hash.is_some()
+    }
+
+    /// The same without its key.
+    #[must_use]
+    pub fn without_key(self) -> Self {
+        Self { key_hash: None, key_secret: None, ..self }
     }
 }
 
@@ -129,11 +139,15 @@ impl Connections {
 
     /// The connection that this API key belongs to.
     pub fn by_key(&self, key: &str) -> Option<Uuid> {
-        let hash = self.hash(key);
+        let ours = self.hash(key);
         // Every hash is compared, and BLAKE3's comparison takes the same time wherever two differ.
         let matches = |connection: &&Connection| {
             let stored = connection.key_hash.as_deref().and_then(|stored| blake3::Hash::from_hex(stored).ok());
-            stored.is_some_and(|stored| stored == hash)
+            let hash = match &connection.key_secret {
+                None => Some(ours),
+                Some(secret) => secret_of(secret).map(|secret| blake3::keyed_hash(&secret, key.as_bytes())),
+            };
+            stored.is_some() && stored == hash
         };
         self.read(|known| known.values().filter(matches).map(|connection| connection.id).last())
     }
@@ -154,6 +168,7 @@ impl Connections {
             name: name.to_owned(),
             created_at: now(),
             key_hash: Some(self.hash(&key).to_string()),
+            key_secret: None,
         };
         self.store_new(&connection).await?;
         Ok((connection, key))
@@ -165,11 +180,12 @@ impl Connections {
         if let Some(connection) = self.find(name) {
             return Ok(connection);
         }
-        let connection = Connection { id: Uuid::new_v4(), name: name.to_owned(), created_at: now(), key_hash: None };
+        let name = name.to_owned();
+        let connection = Connection { id: Uuid::new_v4(), name, created_at: now(), key_hash: None, key_secret: None };
         match self.store_new(&connection).await {
             Ok(()) => Ok(connection),
             // Another node made it in this moment.
-            Err(ConnectionError::Taken(_)) => self.stored(name).await?.ok_or(ConnectionError::Unknown),
+            Err(ConnectionError::Taken(name)) => self.stored(&name).await?.ok_or(ConnectionError::Unknown),
             Err(error) => Err(error),
         }
     }
@@ -177,12 +193,16 @@ impl Connections {
     /// Makes the default connection what the configuration says; what that leaves open stays as it is.
     pub async fn ensure_default(&self, wanted: &DefaultConnection) -> Result<Connection, ConnectionError> {
         let stored = self.stored(DEFAULT).await?;
-        let kept_hash = stored.as_ref().and_then(|stored| stored.key_hash.clone());
+        let (key_hash, key_secret) = match &wanted.key {
+            Some(key) => (Some(self.hash(key).to_string()), None),
+            None => stored.clone().map(|stored| (stored.key_hash, stored.key_secret)).unwrap_or_default(),
+        };
         let connection = Connection {
             id: wanted.id.or(stored.as_ref().map(|stored| stored.id)).unwrap_or_else(Uuid::new_v4),
             name: DEFAULT.to_owned(),
             created_at: stored.as_ref().map_or_else(now, |stored| stored.created_at),
-            key_hash: wanted.key.as_ref().map(|key| self.hash(key).to_string()).or(kept_hash),
+            key_hash,
+            key_secret,
         };
         match stored {
             Some(stored) if stored == connection => {}
@@ -207,16 +227,54 @@ impl Connections {
         Ok(connection)
     }
 
+    /// All of them, or this one alone, such that their keys are good in any bucket that takes them in.
+    pub fn export(&self, only: Option<Uuid>) -> Vec<Connection> {
+        let mut all = self.list();
+        all.retain(|connection| only.is_none_or(|only| connection.id == only));
+        for connection in &mut all {
+            if connection.key_hash.is_some() {
+                connection.key_secret.get_or_insert_with(|| blake3::Hash::from_bytes(self.secret).to_string());
+            }
+        }
+        all
+    }
+
+    /// Takes in a connection of another bucket. One whose id is known stays as it is, but gets the key if it has none;
+    /// a name that is taken gets the beginning of the id behind it. The answer is how it stands here.
+    pub async fn import(&self, connection: Connection) -> Result<Connection, ConnectionError> {
+        let own_secret = connection.key_secret.as_deref().and_then(secret_of) == Some(self.secret);
+        let key_secret = connection.key_secret.clone().filter(|_| !own_secret);
+        let connection = Connection { key_secret, ..connection };
+        if let Some(known) = self.find(&connection.id.to_string()) {
+            if known.has_key() || !connection.has_key() {
+                return Ok(known);
+            }
+            let Connection { key_hash, key_secret, .. } = connection;
+            let with_key = Connection { key_hash, key_secret, ..known };
+            self.store(&with_key).await?;
+            return Ok(with_key);
+        }
+        let name = checked_name(&connection.name)?.to_owned();
+        match self.store_new(&Connection { name: name.clone(), ..connection.clone() }).await {
+            Ok(()) => Ok(Connection { name, ..connection }),
+            Err(ConnectionError::Taken(_)) => {
+                let connection = Connection { name: with_id(&name, connection.id), ..connection };
+                self.store_new(&connection).await?;
+                Ok(connection)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where the configuration has given the default connection another id, the jobs of the former one stay readable
     /// under a name of its own, without a key.
     async fn keep_former_default(&self, former: &Connection, new: &Connection) -> Result<(), ConnectionError> {
         if former.id == new.id {
             return Ok(());
         }
-        let id = former.id.simple().to_string();
-        let name = format!("{DEFAULT}-{}", id.get(..8).unwrap_or_default());
+        let name = with_id(DEFAULT, former.id);
         tracing::info!(former = %former.id, new = %new.id, %name, "the default connection has a new id");
-        self.store(&Connection { name, key_hash: None, ..former.clone() }).await
+        self.store(&Connection { name, ..former.clone().without_key() }).await
     }
 
     /// What the bucket holds now, which the copy may not know yet.
@@ -293,6 +351,17 @@ async fn secret(kv: &Kv) -> Result<[u8; 32], ConnectionError> {
     let stored = kv.get(SECRET).await?;
     let secret = stored.as_deref().and_then(|stored| stored.try_into().ok());
     secret.ok_or_else(|| ConnectionError::Damaged { key: SECRET.to_owned() })
+}
+
+fn secret_of(text: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(text).ok().map(|secret| *secret.as_bytes())
+}
+
+/// A name that is taken, made free with the beginning of an id.
+fn with_id(name: &str, id: Uuid) -> String {
+    let id = id.simple().to_string();
+    let name: String = name.chars().take(NAME_CHARACTERS - 9).collect();
+    format!("{name}-{}", id.get(..8).unwrap_or_default())
 }
 
 /// Keys of the bucket take few characters, names take any.

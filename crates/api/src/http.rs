@@ -82,7 +82,7 @@ impl Call {
             .map_err(|_| ApiError::Validation { message: format!("The body must be {shape}, as JSON."), details: None })
     }
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         match tokio::time::timeout(BODY_SILENCE, self.body.next()).await {
             Err(_) => Err(ApiError::RequestTimeout),
             Ok(None) => Ok(None),

@@ -9,6 +9,7 @@
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may read
 //! - [`Connections`], `manage`: senders and their API keys
+//! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
@@ -19,6 +20,7 @@
 
 mod app;
 mod auth;
+pub mod backup;
 pub mod connections;
 mod consistency;
 mod errors;

@@ -123,7 +123,7 @@ fn as_of(value: &str) -> Result<AsOf, ApiError> {
     })
 }
 
-fn pairs(raw: &str) -> Result<Vec<(String, String)>, ApiError> {
+pub(crate) fn pairs(raw: &str) -> Result<Vec<(String, String)>, ApiError> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
         if pairs.iter().any(|(known, _)| *known == name) {
@@ -161,7 +161,7 @@ fn cursor(value: &str) -> Result<Cursor, ApiError> {
     parsed("cursor", value, "must be the nextCursor of an earlier answer")
 }
 
-fn parsed<T: FromStr>(field: &str, value: &str, rule: &str) -> Result<T, ApiError> {
+pub(crate) fn parsed<T: FromStr>(field: &str, value: &str, rule: &str) -> Result<T, ApiError> {
     value.parse().map_err(|_| ApiError::field(field, rule))
 }
 
@@ -169,7 +169,7 @@ fn only(field: &str, value: &str, allowed: &str) -> Result<(), ApiError> {
     if value == allowed { Ok(()) } else { Err(ApiError::field(field, format!("must be {allowed}"))) }
 }
 
-fn unknown(name: &str) -> ApiError {
+pub(crate) fn unknown(name: &str) -> ApiError {
     ApiError::field(&shown(name), "is not a known parameter")
 }
 

@@ -9,7 +9,7 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::http::{answer, call};
-use crate::{errors, health, ingest, jobs, manage, session};
+use crate::{backup, errors, health, ingest, jobs, manage, session};
 
 /// The whole API.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
@@ -24,6 +24,8 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     let session = at("session").and(end()).and(request.clone()).then(session::session).map(answer);
     let connections = at("connections").and(end()).and(request.clone()).then(manage::connections).map(answer);
     let connection = at("connections").and(rest()).and(request.clone()).then(manage::connection).map(answer);
+    let export = at("export").and(end()).and(request.clone()).then(backup::export).map(answer);
+    let import = at("import").and(end()).and(request.clone()).then(backup::import).map(answer);
     let health = at("health").and(end()).and(request.clone()).then(health::health).map(answer);
     let live = at("health").and(path("live")).and(end()).and(request).then(health::live).map(answer);
 
@@ -37,6 +39,10 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
         .or(connections)
         .unify()
         .or(connection)
+        .unify()
+        .or(export)
+        .unify()
+        .or(import)
         .unify()
         .or(health)
         .unify()

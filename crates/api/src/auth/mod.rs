@@ -50,8 +50,16 @@ impl Auth {
 
     /// Lets the operator through, by bearer token or by cookie.
     pub(crate) fn require(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let by_token = bearer(headers).is_some_and(|token| blake3::hash(token.as_bytes()) == self.admin_token);
-        if by_token || self.has_session(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+        if self.has_token(headers) || self.has_session(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+    }
+
+    /// Lets the holder of the admin token through, and no session.
+    pub(crate) fn require_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.has_token(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        bearer(headers).is_some_and(|token| blake3::hash(token.as_bytes()) == self.admin_token)
     }
 
     fn has_session(&self, headers: &HeaderMap) -> bool {
