@@ -12,6 +12,7 @@ use views::Reader;
 use crate::auth::Auth;
 use crate::connections::Connections;
 use crate::errors::ApiError;
+use crate::maintenance::Maintenance;
 
 /// The state of every source now.
 pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
@@ -28,6 +29,8 @@ pub struct Parts {
     pub connections: Arc<Connections>,
     /// For health.
     pub sources: Sources,
+    /// For rebuilding and verifying the views.
+    pub maintenance: Maintenance,
     /// Whether arguments and results are dropped from what is sent over HTTP, too.
     pub redact_args: bool,
 }

@@ -46,6 +46,12 @@ pub enum ApiError {
         /// What may explain it: since when the log reaches back.
         details: Option<Value>,
     },
+    /// No such thing.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The disk is too small for it.
+    #[error("{0}")]
+    InsufficientStorage(String),
     /// No such connection.
     #[error("Connection not found.")]
     ConnectionNotFound,
@@ -122,10 +128,11 @@ impl ApiError {
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "api-key"),
             Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "auth"),
             Self::ForeignOrigin => (StatusCode::FORBIDDEN, "FORBIDDEN", "auth"),
-            Self::JobNotFound { .. } | Self::ConnectionNotFound | Self::NoSuchPath => {
+            Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
                 (StatusCode::NOT_FOUND, "NOT_FOUND", "api-errors")
             }
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "api-errors"),
+            Self::InsufficientStorage(_) => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", "api-errors"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "CONFLICT", "api-errors"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "api-errors"),
             Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "api-errors"),

@@ -10,6 +10,7 @@
 //! - [`Auth`], `session`: who may read
 //! - [`Connections`], `manage`: senders and their API keys
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
+//! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`)
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
@@ -29,6 +30,7 @@ mod health;
 mod http;
 mod ingest;
 mod jobs;
+mod maintenance;
 mod manage;
 mod params;
 mod routes;
@@ -39,4 +41,5 @@ pub use app::{App, Parts, Sources};
 pub use auth::{Auth, PasswordError};
 pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
 pub use errors::ApiError;
+pub use maintenance::Maintenance;
 pub use server::serve;

@@ -9,7 +9,7 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::http::{answer, call};
-use crate::{backup, errors, health, ingest, jobs, manage, session};
+use crate::{backup, errors, health, ingest, jobs, maintenance, manage, session};
 
 /// The whole API.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
@@ -26,6 +26,12 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     let connection = at("connections").and(rest()).and(request.clone()).then(manage::connection).map(answer);
     let export = at("export").and(end()).and(request.clone()).then(backup::export).map(answer);
     let import = at("import").and(end()).and(request.clone()).then(backup::import).map(answer);
+    let rebuilds = at("rebuilds").and(end()).and(request.clone()).then(maintenance::rebuilds).map(answer);
+    let rebuild = at("rebuilds").and(rest()).and(request.clone()).then(maintenance::rebuild).map(answer);
+    let verifications =
+        at("verifications").and(end()).and(request.clone()).then(maintenance::verifications).map(answer);
+    let verification = at("verifications").and(rest()).and(request.clone()).then(maintenance::verification).map(answer);
+    let maintenance = rebuilds.or(rebuild).unify().or(verifications).unify().or(verification).unify();
     let health = at("health").and(end()).and(request.clone()).then(health::health).map(answer);
     let live = at("health").and(path("live")).and(end()).and(request).then(health::live).map(answer);
 
@@ -43,6 +49,8 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
         .or(export)
         .unify()
         .or(import)
+        .unify()
+        .or(maintenance)
         .unify()
         .or(health)
         .unify()

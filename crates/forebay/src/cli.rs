@@ -31,6 +31,12 @@ pub(crate) enum Command {
     /// Show one job: its state, its timeline, its runs, its error
     #[command(after_help = JOB_HELP)]
     Job(JobArgs),
+    /// Make the views anew from the log, compare them with the old ones, and let them serve; reads go on meanwhile
+    #[command(after_help = REBUILD_HELP)]
+    Rebuild(RebuildArgs),
+    /// Fold the whole log afresh and compare it with the views; exit 0 means that they are equal
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArgs),
     /// Manage connections: each is one sender with its own API key and its own jobs
     #[command(after_help = CONNECTION_HELP)]
     Connection(ConnectionArgs),
@@ -62,6 +68,25 @@ Examples:
   forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --events                        # what it was folded from
   forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52 --as-of 2026-02-27T10:30:00Z    # what was known then";
 
+const REBUILD_HELP: &str = "\
+The log is the truth and the views are made from it, so they can be thrown away and made again. Works beside a running
+server, which answers all the while, and without one.
+
+Where the log is another one than the views were made from (deleted, restored, rolled back), the new views wait: the old
+ones may be the last copy of what was lost. Then --promote lets the new ones serve.
+
+Examples:
+  forebay rebuild
+  forebay rebuild --promote 0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11";
+
+const VERIFY_HELP: &str = "\
+Works beside a running server, which answers and takes events in all the while, and without one. Exit 0: equal. Exit 1:
+each differing job is printed, field by field.
+
+Examples:
+  forebay verify && echo equal
+  forebay verify --json | jq .verdict";
+
 const CONNECTION_HELP: &str = "\
 Examples:
   forebay connection create billing    # prints the new connection's id and its API key, once
@@ -87,6 +112,27 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "TIME|POSITION")]
     pub(crate) as_of: Option<String>,
     /// Print what the API answers
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RebuildArgs {
+    /// Let a rebuild serve that waits for a person to say so
+    #[arg(long, value_name = "ID")]
+    pub(crate) promote: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

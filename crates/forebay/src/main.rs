@@ -24,9 +24,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs};
-use crate::client::segment;
-use crate::commands::{connection, events, fold, job};
+use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, RebuildArgs};
+use crate::client::{Client, segment};
+use crate::commands::maintain::Ended;
+use crate::commands::{connection, events, fold, job, maintain};
+use crate::config::StackArgs;
 use crate::offline::{Missing, with_server};
 use crate::text::Paint;
 
@@ -51,6 +53,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(*args),
         Command::Job(args) => show_job(args),
+        Command::Rebuild(args) => {
+            let RebuildArgs { promote, json, stack } = args;
+            maintain(stack, move |client, paint| match promote {
+                Some(id) => maintain::promote(client, &id, json, paint),
+                None => maintain::rebuild(client, json, paint),
+            })
+        }
+        Command::Verify(args) => maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint)),
         Command::Connection(args) => manage_connections(args),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;
@@ -83,6 +93,18 @@ fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
         Some(then) => format!("As the log stood at {then}\n\n{}", job::describe(&answer, paint)?),
         None => job::describe(&answer, paint)?,
     })
+}
+
+fn maintain(
+    stack: StackArgs,
+    work: impl FnOnce(&Client, Paint) -> anyhow::Result<Ended> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    let config = stack.resolve()?;
+    logging::for_command(config.json_logs);
+    let paint = Paint::for_stdout();
+    let ended = with_server(&config, Missing::Refuse, move |client| work(client, paint))?;
+    print(&ended.text)?;
+    Ok(if ended.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn manage_connections(args: ConnectionArgs) -> anyhow::Result<ExitCode> {

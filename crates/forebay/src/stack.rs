@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
-use api::{App, Connections, Parts};
+use api::{App, Connections, Maintenance, Parts};
 use event_log::{EventLog, ServerConfig};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ pub(crate) struct Stack {
     pub(crate) connections: Arc<Connections>,
     pub(crate) projector: projector::Handle,
     reader: views::Reader,
+    generations: views::Generations,
     sources: Arc<RwLock<Vec<SourceHandle>>>,
 }
 
@@ -34,11 +35,11 @@ impl Stack {
         let connections = Connections::open(log.kv()).await?;
         let views_dir = dir.path().join("views");
         let options = views::Options { fold_version: projection::FOLD_VERSION, cache_bytes: CACHE_BYTES };
-        let views::Opened { writer, reader, outcome } =
+        let views::Opened { writer, reader, generations, outcome } =
             tokio::task::spawn_blocking(move || views::open(&views_dir, &options)).await??;
         tracing::info!(?outcome, applied = reader.applied(), "views opened");
         let projector = projector::start(log.clone(), writer, &reader);
-        Ok(Self { log, connections, projector, reader, sources: Arc::default() })
+        Ok(Self { log, connections, projector, reader, generations, sources: Arc::default() })
     }
 
     /// Lets the API answer from these parts.
@@ -50,6 +51,7 @@ impl Stack {
             projector: self.projector.clone(),
             connections: Arc::clone(&self.connections),
             sources: Arc::new(move || locked(sources.read()).iter().map(SourceHandle::status).collect()),
+            maintenance: Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations),
             redact_args,
         });
     }

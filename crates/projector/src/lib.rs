@@ -27,4 +27,6 @@ pub use handle::{Handle, start};
 pub use pass::PassError;
 pub use rebuild::{RebuildError, RebuildState, RebuildStatus, Rebuilds};
 pub use status::{FatalReason, Fenced, Phase, Quarantined, Status};
-pub use verify::{Difference, FieldDifference, Verdict, Verification};
+pub use verify::{
+    Difference, FieldDifference, Verdict, Verification, VerificationState, VerificationStatus, Verifications,
+};

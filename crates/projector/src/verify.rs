@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use event_log::EventLog;
+use parking_lot::Mutex;
 use projection::{Record, Row};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 use views::{Generations, Reader};
 
-use crate::pass::{PassError, Watch, scatter};
+use crate::pass::{Pace, PassError, Watch, scatter};
 
 /// Differing jobs that are reported in full.
 const REPORTED: usize = 1_000;
@@ -107,6 +108,119 @@ impl Verification {
             Ok(verdict)
         });
         compared.await.map_err(|error| PassError::Panicked(error.to_string()))?
+    }
+}
+
+/// What a verification does, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerificationState {
+    /// The log is read, folded and compared.
+    Running,
+    /// There is a verdict.
+    Completed,
+    /// There is none, and `reason` says why.
+    Failed,
+}
+
+/// A verification, as it is told.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerificationStatus {
+    /// Its id.
+    pub id: Uuid,
+    /// What it does.
+    pub state: VerificationState,
+    /// Events done: each is half done when it is read.
+    pub events_done: u64,
+    /// Events in all, estimated until all are read.
+    pub events_total: u64,
+    /// Events a second, so far.
+    pub events_per_second: f64,
+    /// Seconds until it is done; null while that cannot be told.
+    pub eta_seconds: Option<f64>,
+    /// Why there is no verdict.
+    pub reason: Option<String>,
+    /// What came of it.
+    pub verdict: Option<Verdict>,
+}
+
+/// Verifies the views of one server, one verification at a time. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifications {
+    log: EventLog,
+    views: Reader,
+    generations: Generations,
+    latest: Arc<Mutex<Option<Arc<Latest>>>>,
+}
+
+struct Latest {
+    id: Uuid,
+    verification: Verification,
+    pace: Pace,
+    result: Mutex<Option<Result<Verdict, PassError>>>,
+}
+
+impl Latest {
+    fn status(&self) -> VerificationStatus {
+        let (events_done, events_total) = self.verification.progress();
+        let (events_per_second, eta) = self.pace.of(events_done, events_total);
+        let result = self.result.lock().clone();
+        let (state, reason, verdict) = match result {
+            None => (VerificationState::Running, None, None),
+            Some(Ok(verdict)) => (VerificationState::Completed, None, Some(verdict)),
+            Some(Err(error)) => (VerificationState::Failed, Some(error.to_string()), None),
+        };
+        let eta_seconds = eta.filter(|_| state == VerificationState::Running);
+        VerificationStatus { id: self.id, state, events_done, events_total, events_per_second, eta_seconds, reason, verdict }
+    }
+}
+
+impl Verifications {
+    /// Of the views that this reader reads.
+    pub fn new(log: EventLog, views: Reader, generations: Generations) -> Self {
+        Self { log, views, generations, latest: Arc::default() }
+    }
+
+    /// Begins one; while one is under way, that one is what you get.
+    pub fn begin(&self) -> VerificationStatus {
+        let mut latest = self.latest.lock();
+        if let Some(running) = latest.as_ref().filter(|latest| latest.result.lock().is_none()) {
+            return running.status();
+        }
+        let begun = Arc::new(Latest {
+            id: Uuid::new_v4(),
+            verification: Verification::default(),
+            pace: Pace::begin(),
+            result: Mutex::default(),
+        });
+        *latest = Some(Arc::clone(&begun));
+        let status = begun.status();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let result = begun.verification.run(&this.log, this.views, &this.generations).await;
+            match &result {
+                Ok(verdict) if verdict.equal => tracing::info!(jobs = verdict.jobs, "the views equal a fresh replay"),
+                Ok(verdict) => tracing::error!(differing = verdict.differing, "the views differ from a fresh replay"),
+                Err(error) => tracing::warn!(%error, "the views could not be verified"),
+            }
+            *begun.result.lock() = Some(result);
+        });
+        status
+    }
+
+    /// The latest one, if it has this id.
+    pub fn status(&self, id: Uuid) -> Option<VerificationStatus> {
+        self.latest.lock().as_ref().filter(|latest| latest.id == id).map(|latest| latest.status())
+    }
+
+    /// Stops it. `false` when it is not the latest one.
+    pub fn abort(&self, id: Uuid) -> bool {
+        let latest = self.latest.lock().clone();
+        latest.filter(|latest| latest.id == id).is_some_and(|latest| {
+            latest.verification.abort();
+            true
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{App, Auth, Connections, DefaultConnection, Parts};
+use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts};
 use event_log::EventLog;
 use event_log::testing::TestServer;
 use projection::FOLD_VERSION;
@@ -62,10 +62,11 @@ impl Server {
         let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()) };
         connections.ensure_default(&default).await.unwrap();
         let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20 };
-        let views::Opened { writer, reader, .. } = views::open(dir.path(), &options).unwrap();
+        let views::Opened { writer, reader, generations, .. } = views::open(dir.path(), &options).unwrap();
         let projector = projector::start(log.clone(), writer, &reader);
         bare.app.attach(Parts {
             log: log.clone(),
+            maintenance: Maintenance::new(&log, &projector, &reader, &generations),
             reader,
             projector,
             connections: Arc::clone(&connections),

@@ -4,3 +4,4 @@ pub(crate) mod connection;
 pub(crate) mod events;
 pub(crate) mod fold;
 pub(crate) mod job;
+pub(crate) mod maintain;

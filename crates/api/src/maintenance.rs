@@ -1,0 +1,123 @@
+//! `/api/rebuilds` and `/api/verifications`: the views made anew from the log, or compared with it, while they serve.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use event_log::EventLog;
+use projector::{RebuildError, Rebuilds, Verifications};
+use proto_events::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+use views::{Generations, Reader};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use crate::app::App;
+use crate::auth::refuse_foreign;
+use crate::errors::{ApiError, wrong_method};
+use crate::http::{Call, json as answer};
+
+/// Rebuilds and verifications of the views.
+pub struct Maintenance {
+    rebuilds: Rebuilds,
+    verifications: Verifications,
+}
+
+impl Maintenance {
+    /// Of the views that this reader reads and this projector keeps up to date.
+    pub fn new(log: &EventLog, projector: &projector::Handle, reader: &Reader, generations: &Generations) -> Self {
+        let (projector, reader) = (projector.clone(), reader.clone());
+        Self {
+            rebuilds: Rebuilds::new(log.clone(), projector, reader.clone(), generations.clone()),
+            verifications: Verifications::new(log.clone(), reader, generations.clone()),
+        }
+    }
+}
+
+impl From<RebuildError> for ApiError {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::NotFound => Self::NotFound("Rebuild not found."),
+            RebuildError::UnderWay | RebuildError::NotWaiting => Self::Conflict(sentence(&error)),
+            RebuildError::Disk { .. } => Self::InsufficientStorage(sentence(&error)),
+            error => {
+                tracing::warn!(%error, "a rebuild cannot begin");
+                Self::Unavailable("The log or the disk does not answer.")
+            }
+        }
+    }
+}
+
+/// An error's text as the API writes its messages.
+fn sentence(error: &RebuildError) -> String {
+    let mut text = error.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text + "."
+}
+
+/// `GET` and `POST /api/rebuilds`.
+pub(crate) async fn rebuilds(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    app.auth.require(&call.headers)?;
+    match call.method {
+        Method::GET => Ok(answer(StatusCode::OK, &json!({ "data": app.parts()?.maintenance.rebuilds.all() }))),
+        Method::POST => {
+            refuse_foreign(&call.headers)?;
+            let begun = app.readable()?.maintenance.rebuilds.begin(now()).await?;
+            Ok(answer(StatusCode::ACCEPTED, &begun))
+        }
+        _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
+    }
+}
+
+/// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`.
+pub(crate) async fn rebuild(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    app.auth.require(&call.headers)?;
+    let rebuilds = &app.parts()?.maintenance.rebuilds;
+    let (id, action) = path.split_once('/').unwrap_or((&path, ""));
+    let id: Uuid = id.parse().map_err(|_| ApiError::from(RebuildError::NotFound))?;
+    if call.method != Method::GET {
+        refuse_foreign(&call.headers)?;
+    }
+    match (action, &call.method) {
+        ("", &Method::GET) => Ok(answer(StatusCode::OK, &rebuilds.status(id)?)),
+        ("", &Method::DELETE) => Ok(answer(StatusCode::OK, &rebuilds.abort(id).await?)),
+        ("promote", &Method::POST) => Ok(answer(StatusCode::OK, &rebuilds.promote(id).await?)),
+        ("", method) => Err(wrong_method(method, "GET, HEAD, DELETE")),
+        ("promote", method) => Err(wrong_method(method, "POST")),
+        _ => Err(ApiError::NoSuchPath),
+    }
+}
+
+/// `POST /api/verifications`.
+pub(crate) async fn verifications(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    app.auth.require(&call.headers)?;
+    if call.method != Method::POST {
+        return Err(wrong_method(&call.method, "POST"));
+    }
+    refuse_foreign(&call.headers)?;
+    Ok(answer(StatusCode::ACCEPTED, &app.readable()?.maintenance.verifications.begin()))
+}
+
+/// `GET` and `DELETE /api/verifications/{id}`.
+pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    app.auth.require(&call.headers)?;
+    let not_found = ApiError::NotFound("Verification not found.");
+    let verifications = &app.parts()?.maintenance.verifications;
+    let id: Uuid = id.parse().map_err(|_| not_found.clone())?;
+    match call.method {
+        Method::GET => {}
+        Method::DELETE => {
+            refuse_foreign(&call.headers)?;
+            verifications.abort(id);
+        }
+        _ => return Err(wrong_method(&call.method, "GET, HEAD, DELETE")),
+    }
+    Ok(answer(StatusCode::OK, &verifications.status(id).ok_or(not_found)?))
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since_epoch.as_micros() as i64)
+}

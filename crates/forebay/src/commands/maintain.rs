@@ -1,0 +1,133 @@
+//! `forebay rebuild` and `forebay verify`.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::text::{Paint, harmless};
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How a command ended, and what it says.
+pub(crate) struct Ended {
+    /// Whether all is well.
+    pub(crate) good: bool,
+    pub(crate) text: String,
+}
+
+/// Begins a rebuild and waits for its end.
+pub(crate) fn rebuild(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let begun = client.post("/api/rebuilds", &json!({}))?.good()?;
+    let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
+    told(&ended, as_json, paint)
+}
+
+/// Lets a rebuild serve that waits for a person.
+pub(crate) fn promote(client: &Client, id: &str, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let path = format!("/api/rebuilds/{}/promote", crate::client::segment(id));
+    told(&client.post(&path, &json!({}))?.good()?, as_json, paint)
+}
+
+fn told(ended: &Value, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let state = ended["state"].as_str().unwrap_or_default();
+    let good = state == "completed";
+    if as_json {
+        return Ok(Ended { good, text: serde_json::to_string_pretty(ended)? + "\n" });
+    }
+    let (jobs, events) = (&ended["jobs"], &ended["eventsTotal"]);
+    let rate = ended["eventsPerSecond"].as_f64().unwrap_or_default();
+    let reason = ended["reason"].as_str().unwrap_or_default();
+    let text = match (state, ended["sameAsBefore"].as_bool()) {
+        ("completed", Some(false)) => {
+            let mut text = format!(
+                "{}: {jobs} jobs from {events} events; the views differed from the log and are replaced. Jobs that changed:\n",
+                paint.bold("rebuilt")
+            );
+            for id in ended["differing"].as_array().into_iter().flatten() {
+                let _ = writeln!(text, "  {}", id.as_str().unwrap_or_default());
+            }
+            text
+        }
+        ("completed", same) => {
+            let same = if same == Some(true) { ", the same as before" } else { "" };
+            format!("{}: {jobs} jobs from {events} events, {rate:.0} events/s{same}\n", paint.bold("rebuilt"))
+        }
+        ("verifying", _) => {
+            let id = ended["id"].as_str().unwrap_or_default();
+            format!("{reason}\nTo let the new views serve: forebay rebuild --promote {id}\n")
+        }
+        _ => format!("the rebuild {state}: {reason}\n"),
+    };
+    Ok(Ended { good, text })
+}
+
+/// Compares the views with a fresh replay and waits for the verdict.
+pub(crate) fn verify(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let begun = client.post("/api/verifications", &json!({}))?.good()?;
+    let ended = wait(client, "/api/verifications", &begun, "verifying")?;
+    let verdict = &ended["verdict"];
+    let good = verdict["equal"] == true;
+    if as_json {
+        return Ok(Ended { good, text: serde_json::to_string_pretty(&ended)? + "\n" });
+    }
+    if verdict.is_null() {
+        let reason = ended["reason"].as_str().unwrap_or("it does not say why");
+        anyhow::bail!("the views could not be verified: {reason}");
+    }
+    let (jobs, sequence) = (&verdict["jobs"], &verdict["sequence"]);
+    if good {
+        let equal = paint.bold("equal");
+        return Ok(Ended {
+            good,
+            text: format!("{equal}: {jobs} jobs, as a fresh replay of the log up to {sequence} gives them\n"),
+        });
+    }
+    let mut text =
+        format!("{} of {jobs} jobs differ from a fresh replay of the log up to {sequence}\n", verdict["differing"]);
+    for job in verdict["differences"].as_array().into_iter().flatten() {
+        let external = harmless(job["externalId"].as_str().unwrap_or_default());
+        let _ = writeln!(text, "\n{}  {external}", job["id"].as_str().unwrap_or_default());
+        for field in job["fields"].as_array().into_iter().flatten() {
+            let name = field["field"].as_str().unwrap_or_default();
+            let _ = writeln!(text, "  {name}\n    views   {}\n    replay  {}", field["views"], field["replay"]);
+        }
+    }
+    Ok(Ended { good, text })
+}
+
+/// Follows a piece of work until it is over or waits for a person.
+fn wait(client: &Client, path: &str, begun: &Value, what: &str) -> anyhow::Result<Value> {
+    let path = format!("{path}/{}", begun["id"].as_str().unwrap_or_default());
+    let bar = bar(what);
+    loop {
+        let status = client.get(&path)?.good()?;
+        let waits = status["state"] == "verifying" && !status["reason"].is_null();
+        let under_way = ["running", "catching_up", "verifying"].map(Some).contains(&status["state"].as_str());
+        if waits || !under_way {
+            bar.finish_and_clear();
+            return Ok(status);
+        }
+        bar.set_length(status["eventsTotal"].as_u64().unwrap_or_default());
+        bar.set_position(status["eventsDone"].as_u64().unwrap_or_default());
+        bar.set_message(status["state"].as_str().unwrap_or_default().replace('_', " "));
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn bar(what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    let template =
+        format!("{what} {{bar:30}} {{human_pos}} of {{human_len}} events, {{per_sec}}, {{eta}} left ({{msg}})");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar
+}
