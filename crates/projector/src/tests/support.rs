@@ -53,7 +53,7 @@ pub(super) async fn publish_bytes(log: &EventLog, bytes: Vec<u8>) -> u64 {
 pub(super) async fn flood(log: &EventLog, messages: std::ops::Range<u64>) {
     let mut acks = Vec::new();
     for number in messages {
-        let events: Vec<Event> = (0..number % 7 + 1)
+        let events: Vec<Event> = (0..=number % 7)
             .map(|n| {
                 let mixed = (number * 10 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let state = JobState::ALL[(mixed >> 50) as usize % JobState::ALL.len()];
