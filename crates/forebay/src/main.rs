@@ -32,6 +32,9 @@ use crate::config::StackArgs;
 use crate::offline::{Missing, with_server};
 use crate::text::Paint;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before any thread is started: the helper becomes another program.
     let mut arguments = std::env::args_os().skip(1);

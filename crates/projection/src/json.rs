@@ -13,7 +13,8 @@ pub struct JsonText(Box<str>);
 impl JsonText {
     /// The text of a value.
     pub fn of(value: &Value) -> Self {
-        Self(value.to_string().into())
+        // Not `to_string`, which goes through the machinery of formatting.
+        Self(serde_json::to_string(value).expect("a value with text keys is always JSON").into())
     }
 
     /// The text of an object.
