@@ -65,7 +65,8 @@ server_name: "forebay"
 ports_file_dir: {ports}
 logtime: false
 max_payload: {MAX_PAYLOAD}
-authorization {{ user: {user}, password: {password} }}
+# In quotes, or a password such as 12e5… would begin like a number.
+authorization {{ user: "{user}", password: "{password}" }}
 jetstream {{
   store_dir: {store}
   sync_interval: "{sync}"
@@ -115,4 +116,29 @@ pub(crate) fn read_port(ports: &Path, pid: u32) -> Option<u16> {
     let entry = fs::read_dir(ports).ok()?.flatten().find(ours)?;
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
     ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{nats_server, old_nats_server};
+    use std::process::{Command, Stdio};
+
+    /// One in fifteen of the passwords that we make begins with digits and an `e`.
+    #[test]
+    fn a_password_that_begins_like_a_number_is_a_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { dir: dir.path().join("nats") };
+        layout.make().unwrap();
+        for password in ["12e5f00d", "7e", "00"] {
+            let credentials = Credentials { user: "forebay".to_owned(), password: password.to_owned() };
+            layout.write_config(&credentials, None, false).unwrap();
+            for server in [nats_server(), old_nats_server()] {
+                let mut check = Command::new(&server);
+                let said = check.arg("-t").arg("-c").arg(layout.config()).stdin(Stdio::null()).output().unwrap();
+                let words = String::from_utf8_lossy(&said.stderr);
+                assert!(said.status.success(), "{} with {password}: {words}", server.display());
+            }
+        }
+    }
 }
