@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
-use projector::{RebuildError, Rebuilds, Verifications};
+use projector::{From, RebuildError, Rebuilds, Verifications};
 use proto_events::Timestamp;
+use serde::Deserialize;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 use views::{Generations, Reader};
 use warp::http::{Method, StatusCode};
@@ -21,24 +23,37 @@ use crate::http::{Call, json as answer};
 pub struct Maintenance {
     rebuilds: Rebuilds,
     verifications: Verifications,
+    /// Removes replaced views when their day is over.
+    tidy: JoinHandle<()>,
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.tidy.abort();
+    }
 }
 
 impl Maintenance {
-    /// Of the views that this reader reads and this projector keeps up to date.
+    /// Of the views that this reader reads and this projector keeps up to date. Within a tokio runtime.
     pub fn new(log: &EventLog, projector: &projector::Handle, reader: &Reader, generations: &Generations) -> Self {
         let (projector, reader) = (projector.clone(), reader.clone());
+        let rebuilds = Rebuilds::new(log.clone(), projector, reader.clone(), generations.clone());
+        let tidying = rebuilds.clone();
         Self {
-            rebuilds: Rebuilds::new(log.clone(), projector, reader.clone(), generations.clone()),
+            tidy: tokio::spawn(async move { tidying.tidy().await }),
+            rebuilds,
             verifications: Verifications::new(log.clone(), reader, generations.clone()),
         }
     }
 }
 
-impl From<RebuildError> for ApiError {
+impl std::convert::From<RebuildError> for ApiError {
     fn from(error: RebuildError) -> Self {
         match error {
             RebuildError::NotFound => Self::NotFound("Rebuild not found."),
-            RebuildError::UnderWay | RebuildError::NotWaiting => Self::Conflict(sentence(&error)),
+            RebuildError::UnderWay | RebuildError::NotWaiting | RebuildError::NothingBefore => {
+                Self::Conflict(sentence(&error))
+            }
             RebuildError::Disk { .. } => Self::InsufficientStorage(sentence(&error)),
             error => {
                 tracing::warn!(%error, "a rebuild cannot begin");
@@ -58,23 +73,47 @@ fn sentence(error: &RebuildError) -> String {
 }
 
 /// `GET` and `POST /api/rebuilds`.
-pub(crate) async fn rebuilds(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
     match call.method {
         Method::GET => Ok(answer(StatusCode::OK, &json!({ "data": app.parts()?.maintenance.rebuilds.all() }))),
         Method::POST => {
             refuse_foreign(&call.headers)?;
-            let begun = app.readable()?.maintenance.rebuilds.begin(now()).await?;
+            let wanted: Wanted = match call.body(BODY_BYTES).await? {
+                nothing if nothing.is_empty() => Wanted::default(),
+                body => serde_json::from_slice(&body).map_err(|_| ApiError::Validation {
+                    message: "The body must be empty or an object with the flag \"rollback\", as JSON.".to_owned(),
+                    details: None,
+                })?,
+            };
+            let from = if wanted.rollback { From::Previous } else { From::Log };
+            let begun = app.readable()?.maintenance.rebuilds.begin(from, now()).await?;
             Ok(answer(StatusCode::ACCEPTED, &begun))
         }
         _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
     }
 }
 
-/// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`.
+#[derive(Default, Deserialize)]
+struct Wanted {
+    /// Go back to the generation that served before.
+    #[serde(default)]
+    rollback: bool,
+}
+
+const BODY_BYTES: usize = 1_024;
+
+/// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`, `DELETE /api/rebuilds/previous`.
 pub(crate) async fn rebuild(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
     let rebuilds = &app.parts()?.maintenance.rebuilds;
+    if path == "previous" {
+        if call.method != Method::DELETE {
+            return Err(wrong_method(&call.method, "DELETE"));
+        }
+        refuse_foreign(&call.headers)?;
+        return Ok(answer(StatusCode::OK, &json!({ "removed": rebuilds.discard_previous()? })));
+    }
     let (id, action) = path.split_once('/').unwrap_or((&path, ""));
     let id: Uuid = id.parse().map_err(|_| ApiError::from(RebuildError::NotFound))?;
     if call.method != Method::GET {

@@ -75,8 +75,11 @@ server, which answers all the while, and without one.
 Where the log is another one than the views were made from (deleted, restored, rolled back), the new views wait: the old
 ones may be the last copy of what was lost. Then --promote lets the new ones serve.
 
+The views that served before are kept for a day.
+
 Examples:
   forebay rebuild
+  forebay rebuild --rollback
   forebay rebuild --promote 0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11";
 
 const VERIFY_HELP: &str = "\
@@ -121,8 +124,14 @@ pub(crate) struct JobArgs {
 #[derive(Args, Debug)]
 pub(crate) struct RebuildArgs {
     /// Let a rebuild serve that waits for a person to say so
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", group = "what")]
     pub(crate) promote: Option<String>,
+    /// Undo the last rebuild: the views that served before serve again
+    #[arg(long, group = "what")]
+    pub(crate) rollback: bool,
+    /// Remove the views that served before the last rebuild, which are kept for a day
+    #[arg(long, group = "what")]
+    pub(crate) discard_old: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

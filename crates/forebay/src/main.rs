@@ -57,10 +57,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(*args),
         Command::Job(args) => show_job(args),
         Command::Rebuild(args) => {
-            let RebuildArgs { promote, json, stack } = args;
+            let RebuildArgs { promote, rollback, discard_old, json, stack } = args;
             maintain(stack, move |client, paint| match promote {
                 Some(id) => maintain::promote(client, &id, json, paint),
-                None => maintain::rebuild(client, json, paint),
+                None if discard_old => maintain::discard_old(client, json),
+                None => maintain::rebuild(client, rollback, json, paint),
             })
         }
         Command::Verify(args) => maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint)),
@@ -79,7 +80,7 @@ fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
     if args.events {
         path += "/events";
     } else if let Some(then) = &args.as_of {
-        path += &format!("?asOf={}", segment(then));
+        path = format!("{path}?asOf={}", segment(then));
     }
     let answer = with_server(&config, Missing::Refuse, move |client| client.get(&path))?;
     if answer.status == 404 {

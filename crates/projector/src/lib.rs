@@ -25,7 +25,7 @@ mod verify;
 
 pub use handle::{Handle, start};
 pub use pass::PassError;
-pub use rebuild::{RebuildError, RebuildState, RebuildStatus, Rebuilds};
+pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};
 pub use status::{FatalReason, Fenced, Phase, Quarantined, Status};
 pub use verify::{
     Difference, FieldDifference, Verdict, Verification, VerificationState, VerificationStatus, Verifications,

@@ -24,6 +24,10 @@ const CLOSE: u64 = 500;
 const LOOK: Duration = Duration::from_millis(20);
 /// For one generation to reach the message at which the other one stands.
 const MEETING: Duration = Duration::from_secs(60);
+/// The generation that served before is kept for so long.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Between two looks at whether that is over.
+const TIDY: Duration = Duration::from_secs(10 * 60);
 /// Rebuilds that are remembered.
 const REMEMBERED: usize = 20;
 /// Differing jobs that are named.
@@ -45,6 +49,15 @@ pub enum RebuildState {
     Failed,
     /// Somebody stopped it.
     Aborted,
+}
+
+/// What the new generation is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The whole log, folded afresh.
+    Log,
+    /// The generation that served before: this undoes a rebuild.
+    Previous,
 }
 
 /// A rebuild, as it is told.
@@ -80,6 +93,9 @@ pub struct RebuildStatus {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
+    /// There is no generation to go back to.
+    #[error("there are no earlier views to go back to: they are kept for a day after they were replaced")]
+    NothingBefore,
     /// One at a time.
     #[error("a rebuild is under way already: wait for it, or abort it")]
     UnderWay,
@@ -181,9 +197,13 @@ impl Rebuilds {
         Self { inner: Arc::new(Inner { log, live, serving, generations, all: Mutex::default() }) }
     }
 
-    /// Begins a rebuild, unless one is under way or the disk is too small for it.
-    pub async fn begin(&self, now: Timestamp) -> Result<RebuildStatus, RebuildError> {
+    /// Begins a rebuild, unless one is under way or the disk is too small for it. From the log, or, to undo the last
+    /// one, from the generation that served before.
+    pub async fn begin(&self, from: From, now: Timestamp) -> Result<RebuildStatus, RebuildError> {
         let inner = Arc::clone(&self.inner);
+        if from == From::Previous && !matches!(inner.generations.previous(), Ok(Some(_))) {
+            return Err(RebuildError::NothingBefore);
+        }
         let info = inner.log.info().await.map_err(|error| RebuildError::Unavailable(error.to_string()))?;
         let (need, free) =
             inner.generations.room(info.bytes).map_err(|error| RebuildError::Unavailable(error.to_string()))?;
@@ -219,8 +239,8 @@ impl Rebuilds {
         }
         let target = if info.messages == 0 { 0 } else { info.last_sequence };
         let status = rebuild.status();
-        tracing::info!(id = %rebuild.id, target, "rebuilding the views from the log");
-        *rebuild.task.lock() = Some(tokio::spawn(inner.run(Arc::clone(&rebuild), target)));
+        tracing::info!(id = %rebuild.id, ?from, target, "rebuilding the views");
+        *rebuild.task.lock() = Some(tokio::spawn(inner.run(Arc::clone(&rebuild), from, target)));
         Ok(status)
     }
 
@@ -231,6 +251,26 @@ impl Rebuilds {
 
     fn find(&self, id: Uuid) -> Result<Arc<Rebuild>, RebuildError> {
         self.inner.all.lock().iter().find(|rebuild| rebuild.id == id).cloned().ok_or(RebuildError::NotFound)
+    }
+
+    /// Removes the generation that served before. `false` when there is none.
+    pub fn discard_previous(&self) -> Result<bool, RebuildError> {
+        if self.inner.all.lock().iter().any(|rebuild| rebuild.is_under_way()) {
+            return Err(RebuildError::UnderWay);
+        }
+        let removed = self.inner.generations.tidy(Duration::ZERO);
+        removed.map(|removed| removed > 0).map_err(|error| RebuildError::Unavailable(error.to_string()))
+    }
+
+    /// Removes the generation that served before once its day is over, for as long as this is awaited.
+    pub async fn tidy(&self) {
+        loop {
+            let under_way = self.inner.all.lock().iter().any(|rebuild| rebuild.is_under_way());
+            if !under_way && let Err(error) = self.inner.generations.tidy(KEPT) {
+                tracing::warn!(%error, "old generations of the views could not be looked after");
+            }
+            tokio::time::sleep(TIDY).await;
+        }
     }
 
     /// One of them.
@@ -268,8 +308,8 @@ impl Rebuilds {
 }
 
 impl Inner {
-    async fn run(self: Arc<Self>, rebuild: Arc<Rebuild>, target: u64) {
-        match self.rebuild(&rebuild, target).await {
+    async fn run(self: Arc<Self>, rebuild: Arc<Rebuild>, from: From, target: u64) {
+        match self.rebuild(&rebuild, from, target).await {
             Ok(()) => {}
             Err(PassError::Aborted) => rebuild.enter(RebuildState::Aborted, Some(PassError::Aborted.to_string())),
             Err(error) => {
@@ -279,8 +319,11 @@ impl Inner {
         }
     }
 
-    async fn rebuild(&self, rebuild: &Arc<Rebuild>, target: u64) -> Result<(), PassError> {
-        let (writer, candidate) = self.build(rebuild, target).await?;
+    async fn rebuild(&self, rebuild: &Arc<Rebuild>, from: From, target: u64) -> Result<(), PassError> {
+        let (writer, candidate) = match from {
+            From::Log => self.build(rebuild, target).await?,
+            From::Previous => self.open_previous().await?,
+        };
         rebuild.enter(RebuildState::CatchingUp, None);
         let shadow = start(self.log.clone(), writer, &candidate.reader());
         match self.catch_up(&shadow, rebuild).await {
@@ -297,7 +340,7 @@ impl Inner {
             *rebuild.waiting.lock() = Some(Waiting { shadow, candidate });
             return Ok(());
         }
-        self.replace(shadow, candidate, rebuild).await
+        self.replace(shadow, candidate, from, rebuild).await
     }
 
     /// Makes the new generation of the log up to the target.
@@ -326,6 +369,13 @@ impl Inner {
         built.await.map_err(|error| PassError::Panicked(error.to_string()))?
     }
 
+    async fn open_previous(&self) -> Result<(Writer, Candidate), PassError> {
+        let generations = self.generations.clone();
+        let opened = tokio::task::spawn_blocking(move || generations.open_previous()).await;
+        let opened = opened.map_err(|error| PassError::Panicked(error.to_string()))??;
+        opened.ok_or(PassError::Aborted)
+    }
+
     async fn catch_up(&self, shadow: &Handle, rebuild: &Rebuild) -> Result<(), PassError> {
         loop {
             rebuild.watch.check()?;
@@ -340,13 +390,20 @@ impl Inner {
     }
 
     /// Brings both generations to the same message, compares them, and puts the new one in the place of the old one.
-    async fn replace(&self, shadow: Handle, candidate: Candidate, rebuild: &Rebuild) -> Result<(), PassError> {
+    async fn replace(
+        &self,
+        shadow: Handle,
+        candidate: Candidate,
+        from: From,
+        rebuild: &Rebuild,
+    ) -> Result<(), PassError> {
         let Some((new, old)) = self.meet(&shadow).await else {
             self.give_up(shadow, candidate).await;
             return Err(PassError::Log("the two generations did not meet at one message".to_owned()));
         };
         let digests = new.checkpoint.zip(old.checkpoint).map(|(new, old)| (new.digest, old.digest));
-        if let Some((new, old)) = digests {
+        // Whoever goes back to the generation before wants it as it is.
+        if let Some((new, old)) = digests.filter(|_| from == From::Log) {
             self.compare(new, old, &candidate, rebuild)?;
         }
         let at = new.at;
@@ -398,10 +455,8 @@ impl Inner {
         let _ = shadow.stop().await;
         drop(shadow);
         let generations = self.generations.clone();
-        let discarded = tokio::task::spawn_blocking(move || generations.discard(candidate)).await;
-        if let Ok(Err(error)) = discarded {
-            tracing::warn!(%error, "the files of a rebuild that was given up are left behind");
-        }
+        // Files that cannot be removed are told of in the log.
+        let _ = tokio::task::spawn_blocking(move || generations.discard(candidate)).await;
     }
 }
 

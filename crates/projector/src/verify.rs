@@ -172,7 +172,16 @@ impl Latest {
             Some(Err(error)) => (VerificationState::Failed, Some(error.to_string()), None),
         };
         let eta_seconds = eta.filter(|_| state == VerificationState::Running);
-        VerificationStatus { id: self.id, state, events_done, events_total, events_per_second, eta_seconds, reason, verdict }
+        VerificationStatus {
+            id: self.id,
+            state,
+            events_done,
+            events_total,
+            events_per_second,
+            eta_seconds,
+            reason,
+            verdict,
+        }
     }
 }
 

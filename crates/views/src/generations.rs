@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bulk::BulkWriter;
 use crate::error::ViewError;
@@ -10,6 +11,9 @@ use crate::open::{Options, load};
 use crate::reader::Reader;
 use crate::shared::Shared;
 use crate::writer::Writer;
+
+/// In the directory of a generation: when another one took its place.
+const REPLACED: &str = "REPLACED";
 
 /// The generations of one directory. Cheap to clone.
 #[derive(Clone)]
@@ -60,24 +64,84 @@ impl Generations {
 
     /// Opens a generation that [`BulkWriter::finish`] has closed. It is checked from end to end.
     pub fn open(&self, building: &Path) -> Result<(Writer, Candidate), ViewError> {
-        let path = self.directory.finish(building).map_err(|cause| ViewError::of(&cause))?;
+        self.open_finished(self.directory.finish(building).map_err(|cause| ViewError::of(&cause))?)
+    }
+
+    fn open_finished(&self, path: PathBuf) -> Result<(Writer, Candidate), ViewError> {
         let loaded = load(&path, &self.options).map_err(|error| ViewError::Io(error.to_string()))?;
         let loaded = loaded.map_err(|reason| ViewError::Corrupt(reason.to_string()))?;
         let (writer, shared) = loaded.into_shared(Arc::clone(&self.directory), &self.options);
         Ok((writer, Candidate { path, shared }))
     }
 
-    /// Lets the candidate serve from now on, also after a restart. The generation that served stays on disk.
+    /// Lets the candidate serve from now on, also after a restart. The generation that served is kept for a day; older
+    /// ones are removed.
     pub fn promote(&self, candidate: Candidate) -> Result<(), ViewError> {
-        self.directory.promote(&candidate.path).map_err(|cause| ViewError::of(&cause))?;
+        let failed = |cause: std::io::Error| ViewError::of(&cause);
+        let served = self.directory.current().map_err(failed)?;
+        self.directory.promote(&candidate.path).map_err(failed)?;
         drop(self.serving.switch(candidate.shared));
+        // It may have served before.
+        let _ = std::fs::remove_file(candidate.path.join(REPLACED));
+        for other in self.directory.generations(false).map_err(failed)? {
+            if other != candidate.path && Some(&other) != served.as_ref() {
+                remove(&other);
+            }
+        }
+        if let Some(served) = served {
+            std::fs::write(served.join(REPLACED), "").map_err(failed)?;
+        }
         Ok(())
     }
 
-    /// Removes a candidate that will not serve.
-    pub fn discard(&self, candidate: Candidate) -> Result<(), ViewError> {
+    /// The generation that served before, and how long ago it was replaced.
+    pub fn previous(&self) -> Result<Option<(PathBuf, Duration)>, ViewError> {
+        let failed = |cause: std::io::Error| ViewError::of(&cause);
+        let current = self.directory.current().map_err(failed)?;
+        let mut others = self.directory.generations(false).map_err(failed)?;
+        others.retain(|other| Some(other) != current.as_ref());
+        // One without the mark was being made when the process ended.
+        let replaced = |path: PathBuf| {
+            let since = std::fs::metadata(path.join(REPLACED)).and_then(|metadata| metadata.modified()).ok()?;
+            Some((path, since.elapsed().unwrap_or_default()))
+        };
+        Ok(others.into_iter().rev().find_map(replaced))
+    }
+
+    /// Opens the generation that served before, so that it can serve again.
+    pub fn open_previous(&self) -> Result<Option<(Writer, Candidate)>, ViewError> {
+        let Some((path, _)) = self.previous()? else { return Ok(None) };
+        self.open_finished(path).map(Some)
+    }
+
+    /// Removes what is not needed any more: the generation that served before, once it was replaced so long ago, and
+    /// what an earlier process left unfinished. Gives how many were removed.
+    pub fn tidy(&self, after: Duration) -> Result<usize, ViewError> {
+        let failed = |cause: std::io::Error| ViewError::of(&cause);
+        let current = self.directory.current().map_err(failed)?;
+        let kept = self.previous()?.filter(|(_, age)| *age < after).map(|(path, _)| path);
+        let mut removed = 0;
+        for other in self.directory.generations(false).map_err(failed)? {
+            if Some(&other) != current.as_ref() && Some(&other) != kept.as_ref() {
+                remove(&other);
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes a candidate that will not serve; one that served before is kept as it was.
+    pub fn discard(&self, candidate: Candidate) {
         let Candidate { path, shared } = candidate;
         drop(shared);
-        std::fs::remove_dir_all(path).map_err(|cause| ViewError::of(&cause))
+        if !path.join(REPLACED).exists() {
+            remove(&path);
+        }
+    }
+}
+
+fn remove(generation: &Path) {
+    if let Err(cause) = std::fs::remove_dir_all(generation) {
+        tracing::warn!(generation = %generation.display(), %cause, "a generation that is not needed cannot be removed");
     }
 }

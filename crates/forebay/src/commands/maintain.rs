@@ -20,9 +20,9 @@ pub(crate) struct Ended {
     pub(crate) text: String,
 }
 
-/// Begins a rebuild and waits for its end.
-pub(crate) fn rebuild(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
-    let begun = client.post("/api/rebuilds", &json!({}))?.good()?;
+/// Begins a rebuild, from the log or from the views before, and waits for its end.
+pub(crate) fn rebuild(client: &Client, rollback: bool, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let begun = client.post("/api/rebuilds", &json!({ "rollback": rollback }))?.good()?;
     let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
     told(&ended, as_json, paint)
 }
@@ -31,6 +31,18 @@ pub(crate) fn rebuild(client: &Client, as_json: bool, paint: Paint) -> anyhow::R
 pub(crate) fn promote(client: &Client, id: &str, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
     let path = format!("/api/rebuilds/{}/promote", crate::client::segment(id));
     told(&client.post(&path, &json!({}))?.good()?, as_json, paint)
+}
+
+/// Removes the views that served before the last rebuild.
+pub(crate) fn discard_old(client: &Client, as_json: bool) -> anyhow::Result<Ended> {
+    let answer = client.delete("/api/rebuilds/previous")?.good()?;
+    let removed = answer["removed"] == true;
+    let text = match (as_json, removed) {
+        (true, _) => serde_json::to_string_pretty(&answer)? + "\n",
+        (false, true) => "the views that served before are removed\n".to_owned(),
+        (false, false) => "there were no earlier views\n".to_owned(),
+    };
+    Ok(Ended { good: true, text })
 }
 
 fn told(ended: &Value, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
@@ -52,6 +64,9 @@ fn told(ended: &Value, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
                 let _ = writeln!(text, "  {}", id.as_str().unwrap_or_default());
             }
             text
+        }
+        ("completed", None) if jobs == &json!(0) => {
+            format!("{}: the views of before serve again\n", paint.bold("done"))
         }
         ("completed", same) => {
             let same = if same == Some(true) { ", the same as before" } else { "" };

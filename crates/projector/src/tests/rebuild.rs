@@ -10,7 +10,7 @@ use proto_events::{JobState, Timestamp};
 use super::support::{all, connect, event, flood, id, open_views, publish, uninterrupted, until, until_phase};
 use crate::handle::{start, start_with};
 use crate::status::Fenced;
-use crate::{Phase, RebuildError, RebuildState, RebuildStatus, Rebuilds, Verification};
+use crate::{From, Phase, RebuildError, RebuildState, RebuildStatus, Rebuilds, Verification};
 
 async fn ended(rebuilds: &Rebuilds, begun: &RebuildStatus) -> RebuildStatus {
     use RebuildState::{Aborted, Completed, Failed};
@@ -49,14 +49,21 @@ async fn rebuilt_under_load_it_is_the_same_and_nobody_sees_the_switch() {
         looks
     });
 
-    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
-    assert_eq!(rebuilds.begin(Timestamp(0)).await.unwrap_err(), RebuildError::UnderWay);
+    let begun = rebuilds.begin(From::Log, Timestamp(0)).await.unwrap();
+    assert_eq!(rebuilds.begin(From::Log, Timestamp(0)).await.unwrap_err(), RebuildError::UnderWay);
     flood(&log, 3_000..6_000).await;
     let done = ended(&rebuilds, &begun).await;
     assert_eq!((done.state, done.same_as_before), (RebuildState::Completed, Some(true)), "{done:?}");
     assert!(done.jobs > 1_000 && done.events_done == done.events_total, "{done:?}");
     stop.store(true, Ordering::Relaxed);
     assert!(watching.join().unwrap() > 0);
+
+    // The generation before is kept, can serve again, and goes when it is told to.
+    let back = ended(&rebuilds, &rebuilds.begin(From::Previous, Timestamp(0)).await.unwrap()).await;
+    assert_eq!((back.state, back.same_as_before), (RebuildState::Completed, None), "{back:?}");
+    assert!(rebuilds.discard_previous().unwrap());
+    assert!(!rebuilds.discard_previous().unwrap());
+    assert_eq!(rebuilds.begin(From::Previous, Timestamp(0)).await.unwrap_err(), RebuildError::NothingBefore);
 
     // It goes on following, restarts, and is what an uninterrupted projector makes.
     flood(&log, 6_000..6_500).await;
@@ -98,7 +105,7 @@ async fn views_that_differ_from_the_log_are_found_out_and_replaced() {
     assert_eq!((difference.fields[0].field.as_str(), &difference.fields[0].views), ("queue", &"nowhere".into()));
 
     let rebuilds = Rebuilds::new(log.clone(), live.clone(), reader.clone(), generations);
-    let done = ended(&rebuilds, &rebuilds.begin(Timestamp(0)).await.unwrap()).await;
+    let done = ended(&rebuilds, &rebuilds.begin(From::Log, Timestamp(0)).await.unwrap()).await;
     assert_eq!((done.state, done.same_as_before), (RebuildState::Completed, Some(false)), "{done:?}");
     assert_eq!(done.differing, [id("wrong")]);
     assert_eq!(reader.job(id("wrong")).unwrap().unwrap().queue, None);
@@ -125,7 +132,7 @@ async fn views_of_a_log_that_is_gone_are_replaced_by_hand_only() {
     let live = start(log.clone(), opened.writer, &opened.reader);
     until_phase(&live, &Phase::Fenced(Fenced::Recreated)).await;
     let rebuilds = Rebuilds::new(log.clone(), live.clone(), reader.clone(), opened.generations);
-    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
+    let begun = rebuilds.begin(From::Log, Timestamp(0)).await.unwrap();
     until("it waits", async || rebuilds.status(begun.id).unwrap().reason.is_some()).await;
     assert_eq!(rebuilds.status(begun.id).unwrap().state, RebuildState::Verifying);
     assert!(reader.job(id("old")).unwrap().is_some(), "the old views still answer");
@@ -149,12 +156,12 @@ async fn an_aborted_rebuild_leaves_nothing_behind() {
     let live = start(log.clone(), opened.writer, &opened.reader);
     until_phase(&live, &Phase::Following).await;
     let rebuilds = Rebuilds::new(log.clone(), live.clone(), opened.reader.clone(), opened.generations.clone());
-    let begun = rebuilds.begin(Timestamp(0)).await.unwrap();
+    let begun = rebuilds.begin(From::Log, Timestamp(0)).await.unwrap();
     let aborted = rebuilds.abort(begun.id).await.unwrap();
     assert_eq!(aborted.state, RebuildState::Aborted, "{aborted:?}");
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "CURRENT, LOCK and one generation: {left:?}");
-    let done = ended(&rebuilds, &rebuilds.begin(Timestamp(0)).await.unwrap()).await;
+    let done = ended(&rebuilds, &rebuilds.begin(From::Log, Timestamp(0)).await.unwrap()).await;
     assert_eq!(done.state, RebuildState::Completed, "{done:?}");
     live.stop().await.unwrap();
 }
