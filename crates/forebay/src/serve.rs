@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::client::Client;
 use crate::config::{ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
 use crate::data_dir::{self, Admin, DataDir, OpenError};
@@ -52,7 +53,11 @@ fn take(path: &Path) -> anyhow::Result<DataDir> {
             Err(OpenError::Held(_)) if began.elapsed() < LOCK_TIME => {}
             opened => return Ok(opened?),
         }
-        if let Ok(Some(admin)) = data_dir::admin(path) {
+        // A server that was killed leaves its address behind, and a child that it was just starting holds the lock until
+        // it has become another program. Only a server that answers is there to stay.
+        if let Ok(Some(admin)) = data_dir::admin(path)
+            && Client::new(admin.clone()).get("/api/health/live").is_ok()
+        {
             bail!("{} is in use by the server at {} (process {})", path.display(), admin.address, admin.pid);
         }
         std::thread::sleep(LOCK_LOOK);
