@@ -232,6 +232,33 @@ fn a_job_outlives_kill_and_is_shown_beside_a_server_and_without_one() {
 }
 
 #[test]
+fn views_are_rebuilt_and_verified_beside_a_server_and_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::with_key(dir.path());
+    server.ingest(KEY);
+    let record = server.record();
+    let check = || {
+        let verified = printed(&run(dir.path(), &["verify"]));
+        assert!(verified.starts_with("equal: 1 jobs"), "{verified}");
+        let rebuilt = printed(&run(dir.path(), &["rebuild"]));
+        assert!(
+            rebuilt.starts_with("rebuilt: 1 jobs from 3 events") && rebuilt.ends_with("the same as before\n"),
+            "{rebuilt}"
+        );
+    };
+    check();
+    assert_eq!(server.record(), record);
+    server.stop();
+    check();
+    assert!(printed(&run(dir.path(), &["rebuild", "--rollback"])).contains("of before serve again"));
+    assert!(printed(&run(dir.path(), &["rebuild", "--discard-old"])).contains("removed"));
+    assert!(complaint(&run(dir.path(), &["rebuild", "--rollback"])).contains("no earlier views"));
+
+    let shown = printed(&run(dir.path(), &["job", JOB, "--json"]));
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["state"], record["state"]);
+}
+
+#[test]
 fn what_was_not_configured_is_made_up_once_and_shown_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = Server::start(dir.path(), &[], &[]);

@@ -15,3 +15,4 @@ mod health;
 mod hostile;
 mod ingest;
 mod jobs;
+mod maintenance;
