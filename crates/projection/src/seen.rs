@@ -65,6 +65,9 @@ pub(crate) struct Seen {
     pub(crate) extensions: Option<JsonText>,
 }
 
+/// Attempts beyond are nonsense, and the fold counts on from those that it hears of.
+const ATTEMPTS: u32 = u32::MAX / 2;
+
 impl Seen {
     /// What a job event says; `None` for an event of another kind.
     pub(crate) fn of(position: Position, event: &Event) -> Option<Self> {
@@ -96,7 +99,7 @@ impl Seen {
             name: text(job.name.as_deref()).filter(|name| &**name != "unknown"),
             queue: text(job.queue.as_deref()),
             worker,
-            attempt: attempt.filter(|attempt| *attempt > 0),
+            attempt: attempt.filter(|attempt| *attempt > 0).map(|attempt| attempt.min(ATTEMPTS)),
             max_retries: job.max_retries,
             progress: job.progress.filter(|progress| progress.is_finite()),
             runtime: celery.and_then(|facts| facts.runtime).filter(|runtime| runtime.is_finite() && *runtime >= 0.0),

@@ -135,7 +135,8 @@ proptest! {
     }
 }
 
-/// Any event at all: kinds, hosts, clocks and times drawn from small sets, so that they meet.
+/// Any event at all: kinds, hosts, clocks and times drawn from small sets, so that they meet; now and then a number as
+/// large as anybody may send.
 fn any_event() -> impl Strategy<Value = Event> {
     let kind = prop_oneof![
         Just(None),
@@ -151,10 +152,18 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Some(CeleryKind::Custom)),
     ];
     let who = (0_i64..3, 0_i64..2, proptest::option::of(1_i64..12));
-    let facts =
-        (proptest::option::of(0_u32..4), proptest::option::of(0.0_f64..20.0), proptest::option::of(any::<bool>()));
+    let at = prop_oneof![
+        40 => (0_i64..30).prop_map(|at| NOON + at * 1_300_000),
+        // The first and the last day that a timestamp can name.
+        1 => prop_oneof!["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"].prop_map(|day| Timestamp::parse(&day).unwrap().micros()),
+    ];
+    let facts = (
+        proptest::option::of(prop_oneof![20 => 0_u32..4, 1 => u32::MAX - 2..=u32::MAX]),
+        proptest::option::of(prop_oneof![20 => 0.0_f64..20.0, 1 => Just(f64::MAX)]),
+        proptest::option::of(any::<bool>()),
+    );
     let texts = (proptest::option::of("[a-c]{0,2}"), proptest::option::of(0_usize..3_000));
-    (kind, 0_usize..8, 0_i64..30, who, facts, texts).prop_map(
+    (kind, 0_usize..8, at, who, facts, texts).prop_map(
         |(kind, state, at, (host, pid, clock), (retries, runtime, flag), (name, long))| {
             let mut job = Job::new("story", JobState::ALL[state]);
             job.celery = kind.map(|kind| CeleryFacts {
@@ -170,7 +179,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             job.name = name;
             job.stacktrace = long.map(|length| "x".repeat(length));
             job.worker_id = (host > 0).then(|| format!("w{host}"));
-            let mut event = Event::job(Timestamp(NOON + at * 1_300_000), Framework::Celery, job);
+            let mut event = Event::job(Timestamp(at), Framework::Celery, job);
             event.producer = kind.map(|_| Producer { hostname: format!("w{host}"), pid: Some(pid), clock });
             event
         },
