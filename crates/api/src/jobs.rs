@@ -147,22 +147,18 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
 /// in `/events` has to have its slash encoded.
 pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    match path.rsplit_once('/') {
-        Some((id, "events")) => {
-            let wanted = params::events_params(&call.query)?;
-            Ok(consistency::answer(parts, &call.headers, wanted, events(id, &app, parts)).await)
-        }
-        _ => {
-            let params = params::job_params(&call.query)?;
-            let read = async {
-                match params.as_of {
-                    None => job(&path, parts).await,
-                    Some(then) => job_as_of(&path, &app, parts, then).await,
-                }
-            };
-            Ok(consistency::answer(parts, &call.headers, params.wanted, read).await)
-        }
+    if let Some((id, "events")) = path.rsplit_once('/') {
+        let wanted = params::events_params(&call.query)?;
+        return Ok(consistency::answer(parts, &call.headers, wanted, events(id, &app, parts)).await);
     }
+    let params = params::job_params(&call.query)?;
+    let read = async {
+        match params.as_of {
+            None => job(&path, parts).await,
+            Some(then) => job_as_of(&path, &app, parts, then).await,
+        }
+    };
+    Ok(consistency::answer(parts, &call.headers, params.wanted, read).await)
 }
 
 async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {

@@ -118,7 +118,7 @@ fn as_of(value: &str) -> Result<AsOf, ApiError> {
     };
     position().or_else(|| Timestamp::parse(value).map(AsOf::Time)).ok_or_else(|| {
         let rule =
-            "must be a time as in RFC 3339, with any + written %2B, or a log position, SEQUENCE or SEQUENCE.INDEX";
+            "must be a time as in RFC 3339 (in a URL, + is written %2B) or a log position, SEQUENCE or SEQUENCE.INDEX";
         ApiError::field("asOf", rule)
     })
 }

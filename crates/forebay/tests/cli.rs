@@ -259,6 +259,51 @@ fn views_are_rebuilt_and_verified_beside_a_server_and_without_one() {
 }
 
 #[test]
+fn a_job_is_explained_and_shown_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::with_key(dir.path());
+    server.ingest(KEY);
+    let late = json!({ "events": [{
+        "type": "job.state_change", "timestamp": "2026-02-27T10:30:03.000Z", "framework": "celery",
+        "job": { "externalId": "abc123-def456-ghi789", "state": "queued" },
+    }] });
+    let answer = server.request("POST", "/api/ingest", KEY, &late.to_string()).1;
+    assert_eq!(server.request("GET", &format!("/api/jobs?atLeast={}", answer["sequence"]), &server.token(), "").0, 200);
+    let check = || {
+        let events = printed(&run(dir.path(), &["job", JOB, "--events"]));
+        let rows: Vec<Vec<&str>> = events.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["abc123-def456-ghi789"]);
+        let told: Vec<_> = rows[2..].iter().map(|row| (row[0], row[5], row[7..].join(" "))).collect();
+        let counted = String::from("counted");
+        let refused = String::from("refused the job had ended");
+        let expected = [
+            ("1.0", "queued", counted.clone()),
+            ("1.1", "active", counted.clone()),
+            ("1.2", "failed", counted),
+            ("2.0", "queued", refused),
+        ];
+        assert_eq!(told, expected, "{events}");
+        let raw: Value = serde_json::from_str(&printed(&run(dir.path(), &["job", JOB, "--events", "--json"]))).unwrap();
+        assert_eq!(raw["data"][1]["event"]["job"]["workerId"], "celery@worker-1");
+        let published = raw["data"][0]["publishedAt"].as_str().unwrap();
+        for (then, state) in [("1.0", "queued"), ("1.1", "active"), ("1", "failed"), (published, "failed")] {
+            let was = printed(&run(dir.path(), &["job", JOB, "--as-of", then]));
+            let begin = format!("As the log stood at {then}\n\napp.tasks.send_email  {state}\n");
+            assert!(was.starts_with(&begin), "{was}");
+        }
+        let unknown = complaint(&run(dir.path(), &["job", JOB, "--as-of", "2026-01-01T00:00:00+01:00"]));
+        assert!(
+            unknown.contains("Nothing was known of this job by then; its first event is at position 1.0"),
+            "{unknown}"
+        );
+        assert!(complaint(&run(dir.path(), &["job", JOB, "--as-of", "noon"])).contains("RFC 3339"));
+    };
+    check();
+    server.stop();
+    check();
+}
+
+#[test]
 fn what_was_not_configured_is_made_up_once_and_shown_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = Server::start(dir.path(), &[], &[]);

@@ -204,3 +204,35 @@ fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_micros() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_as_old_as_the_last_look_at_the_log_whose_end_they_hold() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut progress = Progress::new(7);
+        assert_eq!(progress.status().staleness, None, "nobody has looked");
+        progress.saw_end_at(at(0), 7);
+        assert_eq!(progress.complete_at, Some(at(0)));
+        // Behind, the views stay as old as they are, whatever is seen.
+        progress.saw_end_at(at(1), 8);
+        progress.saw_end_at(at(2), 9);
+        progress.saw_end(9);
+        assert_eq!(progress.complete_at, Some(at(0)));
+        progress.applied(8, Timestamp(0));
+        assert_eq!(progress.complete_at, Some(at(1)));
+        progress.applied(12, Timestamp(0));
+        assert_eq!(progress.complete_at, Some(at(2)));
+        // Far behind, no more is remembered than need be, and what is remembered still counts.
+        (0..1_000).for_each(|second| progress.saw_end_at(at(3 + second), 13 + second));
+        assert_eq!(progress.sights.len(), SIGHTS);
+        progress.applied(14, Timestamp(0));
+        assert_eq!(progress.complete_at, Some(at(4)));
+        progress.applied(2_000, Timestamp(0));
+        progress.saw_end_at(at(2_000), 2_000);
+        assert_eq!(progress.complete_at, Some(at(2_000)));
+    }
+}

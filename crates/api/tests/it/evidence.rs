@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, CONNECTION, Server, event};
 
 /// A raw event of Celery about the job `a`, as the log keeps it.
-fn celery(kind: &str, clock: u32, time: f64, fields: Value) -> Event {
+fn celery(kind: &str, clock: u32, time: f64, fields: &Value) -> Event {
     let mut raw = json!({
         "type": kind, "uuid": "a", "hostname": "worker-1@host", "pid": 7, "clock": clock, "timestamp": time,
     });
@@ -26,15 +26,15 @@ async fn retried(server: &Server) -> Vec<(Position, Event)> {
     let other: Event = serde_json::from_value(event("b", "queued", "2026-02-27T10:29:55Z")).unwrap();
     let messages = [
         vec![
-            celery("task-received", 1, 100.0, json!({ "name": "n", "retries": 0, "args": "(1,)" })),
-            celery("task-started", 2, 100.5, json!({})),
+            celery("task-received", 1, 100.0, &json!({ "name": "n", "retries": 0, "args": "(1,)" })),
+            celery("task-started", 2, 100.5, &json!({})),
         ],
-        vec![other, celery("task-retried", 3, 101.0, json!({ "exception": "KeyError('x')", "traceback": "T" }))],
+        vec![other, celery("task-retried", 3, 101.0, &json!({ "exception": "KeyError('x')", "traceback": "T" }))],
         vec![
-            celery("task-received", 4, 101.1, json!({ "name": "n", "retries": 1 })),
-            celery("task-started", 5, 111.0, json!({})),
+            celery("task-received", 4, 101.1, &json!({ "name": "n", "retries": 1 })),
+            celery("task-started", 5, 111.0, &json!({})),
         ],
-        vec![celery("task-succeeded", 6, 112.0, json!({ "result": "'x'", "runtime": 1.0 }))],
+        vec![celery("task-succeeded", 6, 112.0, &json!({ "result": "'x'", "runtime": 1.0 }))],
     ];
     let mut places = Vec::new();
     for events in messages {

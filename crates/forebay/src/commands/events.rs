@@ -40,7 +40,7 @@ pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
     let headings = ["position", "published", "happened", "event", "worker", "verdict", "reason"];
     let mut text = format!("{}\n{}", paint.bold(&short(&events.external_id, CELL)), table(&headings, &rows, paint));
     if events.truncated {
-        text.push_str("  This job has more events than are kept: some in the middle are missing.\n");
+        text.push_str("  Not all events of this job are kept.\n");
     }
     Ok(text)
 }
@@ -111,7 +111,7 @@ mod tests {
   7.0       2026-02-27 10:29:55.123456Z  2026-02-27 10:29:55.000Z  queued                     w\u{fffd}[2J   collapsed  the job waits already
   7.12      2026-02-27 10:29:55.123456Z  2026-02-27 10:29:55.000Z  task-started               w\u{fffd}[2J   collapsed
   3.0       -                            2026-02-27 10:29:55.000Z  (not in the log any more)  -       collapsed
-  This job has more events than are kept: some in the middle are missing.
+  Not all events of this job are kept.
 ";
         assert_eq!(describe(&answer, Paint::plain()).unwrap(), expected);
         assert!(describe(&json!({ "data": 7 }), Paint::plain()).is_err());

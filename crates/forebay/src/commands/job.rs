@@ -98,7 +98,7 @@ fn header(record: &Record, paint: Paint) -> String {
         }
     }
     if record.truncated {
-        text.push_str("  This job has more events than are kept: some steps in the middle are missing.\n");
+        text.push_str("  Not all events of this job are kept: some steps may be missing.\n");
     }
     text
 }
