@@ -29,6 +29,7 @@ struct Health {
     version: &'static str,
     log: Option<Log>,
     projector: Option<Projector>,
+    views: Option<Views>,
     sources: Vec<SourceStatus>,
 }
 
@@ -75,6 +76,13 @@ struct Projector {
     trimmed_to: Option<u64>,
 }
 
+/// The views as they were last written: equal digests mean equal records.
+#[derive(Serialize)]
+struct Views {
+    sequence: u64,
+    digest: String,
+}
+
 pub(crate) async fn health(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
@@ -116,6 +124,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         version: app.version,
         log: Some(Log::new(connected && info.is_some(), parts.log.server_version(), info)),
         projector: Some(Projector::new(&projector, info)),
+        views: Some(Views::new(parts)),
         sources,
     }
 }
@@ -161,6 +170,7 @@ impl Health {
             version,
             log: None,
             projector: None,
+            views: None,
             sources: Vec::new(),
         }
     }
@@ -176,6 +186,14 @@ impl Log {
             messages: info.map(|info| info.messages),
             bytes: info.map(|info| info.bytes),
         }
+    }
+}
+
+impl Views {
+    fn new(parts: &Parts) -> Self {
+        let checkpoint = parts.reader.checkpoint();
+        let (sequence, digest) = checkpoint.map(|it| (it.sequence, it.digest)).unwrap_or_default();
+        Self { sequence, digest: digest.to_string() }
     }
 }
 

@@ -144,10 +144,10 @@ async fn import_body(app: &App, call: &mut Call) -> Result<Answer, ApiError> {
     let mut import =
         Import { log: &parts.log, header: &header, progress, on_their_way: VecDeque::new(), bytes: 0, fresh: 0 };
     let taken = import.take(&mut lines, &mut checker).await;
-    // What was stored is remembered also where it could not go on.
+    // What is stored is remembered also where it cannot go on.
+    let settled = import.settle(0).await;
     let remembered = import.remember().await;
-    taken?;
-    remembered?;
+    taken.and(settled).and(remembered)?;
     checker.finish()?;
     let Progress { sequence, messages, complete, .. } = import.progress;
     if complete {
@@ -216,7 +216,7 @@ impl Import<'_> {
                 self.remember().await?;
             }
         }
-        self.settle(0).await
+        Ok(())
     }
 
     async fn send(&mut self, message: Message) -> Result<(), ApiError> {
@@ -243,7 +243,14 @@ impl Import<'_> {
                 Err(AppendError::Unavailable { .. }) => self.log.append_imported(&message).await,
                 stored => stored,
             };
-            let stored = stored.map_err(|error| not_stored(message.sequence, &error))?;
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(error) => {
+                    // Each of them would wait as long again.
+                    self.on_their_way.clear();
+                    return Err(not_stored(message.sequence, &error));
+                }
+            };
             self.fresh += message.payload.len();
             let progress = &mut self.progress;
             progress.reached = progress.reached.max(stored.sequence);

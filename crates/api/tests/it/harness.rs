@@ -187,7 +187,7 @@ impl Call<'_> {
         let mut response = self.client.agent.run(request.body(body).unwrap()).unwrap();
         let bytes = response.body_mut().read_to_vec().unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body }
+        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body, bytes }
     }
 }
 
@@ -195,7 +195,9 @@ impl Call<'_> {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
+    /// As JSON, if it is.
     pub(crate) body: Value,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {

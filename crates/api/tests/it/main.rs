@@ -7,6 +7,7 @@
 )]
 
 mod auth;
+mod backup;
 mod connections;
 mod consistency;
 mod evidence;
