@@ -74,7 +74,12 @@ impl Drain {
     /// One connection, from its making to its end. `Ok` when it was told to stop.
     fn session(&self) -> Result<(), Failure> {
         let failed = |error: RedisError| self.failure(&error, Instant::now());
-        let client = self.url.client().map_err(failed)?;
+        let unusable = |error: RedisError| Failure {
+            reason: format!("the broker URL cannot be used: {error}"),
+            refused: true,
+            heard: Instant::now(),
+        };
+        let client = self.url.client().map_err(unusable)?;
         let mut connection = client.get_connection_with_timeout(self.patience).map_err(failed)?;
         self.subscribe(&mut connection)?;
         self.figures.connected();
@@ -167,8 +172,8 @@ impl Drain {
             ErrorKind::AuthenticationFailed => {
                 (true, format!("Redis refused the user ({}) or password: correct the broker URL", self.url.user()))
             }
-            ErrorKind::InvalidClientConfig => (true, format!("the broker URL cannot be used: {error}")),
             _ if error.is_timeout() => (false, "Redis does not answer".to_owned()),
+            _ if error.is_connection_refusal() => (false, "no Redis listens there".to_owned()),
             _ if error.is_connection_dropped() => (false, "Redis closed the connection".to_owned()),
             _ => {
                 let reason = error.to_string();

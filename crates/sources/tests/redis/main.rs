@@ -108,6 +108,8 @@ async fn redis_killed_and_back_is_heard_again_and_the_gap_is_told() {
     let down = status(&source, "the loss is noticed", |status| status.state == SourceState::Down).await;
     assert!(down.reason.is_some_and(|reason| !reason.is_empty()));
     let missed = status(&source, "it counts", |status| status.missed > down.missed + 0.3).await.missed;
+    let nobody = Some("no Redis listens there");
+    status(&source, "the next attempt says why", |status| status.reason.as_deref() == nobody).await;
     redis.restart();
     connected(&source).await;
     let back = source.status();
@@ -261,6 +263,9 @@ async fn tls_is_checked_against_the_given_authority() {
     let unknown = spawn(&url, &log.log, |_| {});
     let reason = status(&unknown, "it is refused", |status| status.state == SourceState::Refused).await.reason.unwrap();
     assert!(reason.contains("certificate") && reason.contains("ssl_ca_certs"), "{reason}");
+    let missing = spawn(&format!("{url}?ssl_ca_certs=/no/such/ca.pem"), &log.log, |_| {});
+    let reason = status(&missing, "it is refused", |status| status.state == SourceState::Refused).await.reason.unwrap();
+    assert!(reason.contains("/no/such/ca.pem"), "{reason}");
     let known = spawn(&format!("{url}?ssl_cert_reqs=required&ssl_ca_certs={authority}"), &log.log, |_| {});
     let unchecked = spawn(&format!("{url}?ssl_cert_reqs=none"), &log.log, |_| {});
     connected(&known).await;
