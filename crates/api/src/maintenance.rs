@@ -1,4 +1,5 @@
-//! `/api/rebuilds` and `/api/verifications`: the views made anew from the log, or compared with it, while they serve.
+//! `/api/rebuilds`, `/api/verifications`, `/api/quarantine`: the views made anew from the log, or compared with it,
+//! while they serve; and what of the log is not in them.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -154,6 +155,24 @@ pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Resul
         _ => return Err(wrong_method(&call.method, "GET, HEAD, DELETE")),
     }
     Ok(answer(StatusCode::OK, &verifications.status(id).ok_or(not_found)?))
+}
+
+/// `GET /api/quarantine`: the events of the log that could not be used.
+pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+    app.auth.require(&call.headers)?;
+    if call.method != Method::GET {
+        return Err(wrong_method(&call.method, "GET, HEAD"));
+    }
+    let quarantined = app.readable()?.reader.quarantined();
+    let shown = quarantined.iter().map(|event| {
+        json!({
+            "position": event.position.to_string(),
+            "connectionId": Some(event.connection).filter(|connection| !connection.is_nil()),
+            "externalId": event.external_id,
+            "cause": event.cause,
+        })
+    });
+    Ok(answer(StatusCode::OK, &json!({ "data": shown.collect::<Vec<_>>(), "total": quarantined.len() })))
 }
 
 fn now() -> Timestamp {

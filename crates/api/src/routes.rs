@@ -31,7 +31,9 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     let verifications =
         at("verifications").and(end()).and(request.clone()).then(maintenance::verifications).map(answer);
     let verification = at("verifications").and(rest()).and(request.clone()).then(maintenance::verification).map(answer);
-    let maintenance = rebuilds.or(rebuild).unify().or(verifications).unify().or(verification).unify();
+    let quarantine = at("quarantine").and(end()).and(request.clone()).then(maintenance::quarantine).map(answer);
+    let maintenance =
+        rebuilds.or(rebuild).unify().or(verifications).unify().or(verification).unify().or(quarantine).unify();
     let health = at("health").and(end()).and(request.clone()).then(health::health).map(answer);
     let live = at("health").and(path("live")).and(end()).and(request).then(health::live).map(answer);
 

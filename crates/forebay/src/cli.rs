@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Fold the whole log afresh and compare it with the views; exit 0 means that they are equal
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
+    /// List the events of the log that could not be used, and why
+    #[command(after_help = QUARANTINE_HELP)]
+    Quarantine(VerifyArgs),
     /// Manage connections: each is one sender with its own API key and its own jobs
     #[command(after_help = CONNECTION_HELP)]
     Connection(ConnectionArgs),
@@ -89,6 +92,15 @@ each differing job is printed, field by field.
 Examples:
   forebay verify && echo equal
   forebay verify --json | jq .verdict";
+
+const QUARANTINE_HELP: &str = "\
+Events that cannot be read, that a newer Forebay wrote, or that make the fold fail stop nothing: they are passed over and
+listed here by their place in the log, which keeps them. They are tried again whenever the views are made anew by another
+version of Forebay, and by `forebay rebuild`.
+
+Examples:
+  forebay quarantine
+  forebay quarantine --json | jq -r '.data[].position'";
 
 const CONNECTION_HELP: &str = "\
 Examples:

@@ -65,6 +65,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             })
         }
         Command::Verify(args) => maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint)),
+        Command::Quarantine(args) => {
+            maintain(args.stack, move |client, paint| maintain::quarantine(client, args.json, paint))
+        }
         Command::Connection(args) => manage_connections(args),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;

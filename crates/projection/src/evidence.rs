@@ -150,6 +150,13 @@ impl Evidence {
         self.first_position.unwrap_or_default()
     }
 
+    /// What is kept, event by event, in the order of the log.
+    pub fn into_facts(self) -> Vec<Fact> {
+        let mut facts: Vec<Fact> = self.events.into_iter().map(Fact).collect();
+        facts.sort_by_key(Fact::position);
+        facts
+    }
+
     /// The evidence as it was when the log ended at this message, as far as what is kept tells: of a job with so many
     /// events that some were left out, not more than that.
     #[must_use]

@@ -10,11 +10,12 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
-use views::{Applied, Checkpoint, LANDMARK_EVERY, Landmark, Writer};
+use views::{Applied, Checkpoint, LANDMARK_EVERY, Landmark, Quarantined, Writer};
 
 use crate::follow::Batch;
 use crate::handle::Shared;
-use crate::status::{FatalReason, Quarantined};
+use crate::poison::{Folded, NOBODY, guarded, poisonous, unusable};
+use crate::status::FatalReason;
 
 /// A row that changes again within this time is written once. A crash costs the replay of as much.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
@@ -22,8 +23,6 @@ const FLUSH_AFTER: Duration = Duration::from_millis(200);
 const FLUSH_ROWS: usize = 4_096;
 /// Or so many bytes of messages since the last time: rows are about as large as the events in them.
 const FLUSH_BYTES: usize = 16 << 20;
-/// So many of the events that could not be read are remembered.
-const QUARANTINE: usize = 100;
 
 /// The fold, as the loop calls it: what is known, connection, external id, new events.
 pub(crate) type Fold = fn(Option<&Row>, Uuid, &str, &[JobEvent]) -> Option<Row>;
@@ -182,65 +181,61 @@ impl Applier {
         let fresh = messages.partition_point(|message| message.sequence <= self.last);
         let messages = &messages[fresh..];
         let Some(end) = messages.last() else { return Ok(()) };
-        let mut events = Vec::with_capacity(messages.len());
+        let (mut events, mut quarantined) = (Vec::with_capacity(messages.len()), Vec::new());
         for message in messages {
-            self.decode(message, &mut events);
+            decode(message, &mut events, &mut quarantined);
         }
-        let rows = self.rows(&mut events)?;
+        let rows = self.rows(&mut events, &mut quarantined)?;
         let landmarks = self.landmarks(messages);
-        self.writer
-            .stage(rows, Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks })?;
+        for event in &quarantined {
+            let (position, cause) = (event.position, &event.cause);
+            tracing::warn!(%position, cause, "an event in the log cannot be used and is passed over");
+        }
+        let unusable = quarantined.len() as u64;
+        self.writer.stage(
+            rows,
+            Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined },
+        )?;
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
-        self.shared.progress.send_modify(|progress| progress.applied(end.sequence, end.stored));
+        self.shared.progress.send_modify(|progress| {
+            progress.quarantined += unusable;
+            progress.applied(end.sequence, end.stored);
+        });
         Ok(())
     }
 
-    /// Takes the job events out of a message. What cannot be read is noted and passed over.
-    fn decode(&self, message: &LogMessage, events: &mut Vec<JobEvent>) {
-        let position = |index: usize| Position::new(message.sequence, index as u32);
-        if message.connection.is_nil() {
-            return self.quarantine(position(0), "its subject names no connection".to_owned());
-        }
-        let elements = match proto_events::decode(&message.payload) {
-            Ok(elements) => elements,
-            Err(cause) => return self.quarantine(position(0), cause.to_string()),
-        };
-        for (index, element) in elements.into_iter().enumerate() {
-            match element {
-                Ok(event) if event.kind == EventType::JobStateChange => {
-                    events.push(JobEvent { connection: message.connection, position: position(index), event });
-                }
-                Ok(_) => {}
-                Err(cause) => self.quarantine(position(index), cause.to_string()),
-            }
-        }
-    }
-
-    fn quarantine(&self, position: Position, cause: String) {
-        tracing::warn!(%position, cause, "an event in the log cannot be read and is passed over");
-        let mut quarantine = self.shared.quarantine.lock();
-        if quarantine.len() == QUARANTINE {
-            quarantine.remove(0);
-        }
-        quarantine.push(Quarantined { position, cause });
-        drop(quarantine);
-        self.shared.progress.send_modify(|progress| progress.quarantined += 1);
-    }
-
     /// Folds the events into what is known of their jobs; gives the rows that changed.
-    fn rows(&self, events: &mut [JobEvent]) -> Result<Vec<Row>, FatalReason> {
+    fn rows(&self, events: &mut [JobEvent], quarantined: &mut Vec<Quarantined>) -> Result<Vec<Row>, FatalReason> {
         // Stable, so that the events of a job stay in the order of the log.
         events.sort_by(|a, b| a.key().cmp(&b.key()));
         let mut rows = Vec::new();
         for group in events.chunk_by(|a, b| a.key() == b.key()) {
             let (connection, external_id) = group[0].key();
             let known = self.writer.row(proto_events::job_id(connection, external_id))?;
-            let row = (self.fold)(known.as_deref(), connection, external_id, group);
-            rows.extend(row.filter(|row| known.as_deref() != Some(row)));
+            let known = known.as_deref();
+            let row = guarded(|| (self.fold)(known, connection, external_id, group)).unwrap_or_else(|_| {
+                let folded = self.one_by_one(known, connection, external_id, group);
+                quarantined.extend(folded.quarantined);
+                folded.row
+            });
+            rows.extend(row.filter(|row| known != Some(row)));
         }
         Ok(rows)
+    }
+
+    /// Adds events one by one to what is known of a job, and leaves out those that make the fold panic.
+    fn one_by_one(&self, known: Option<&Row>, connection: Uuid, external_id: &str, events: &[JobEvent]) -> Folded {
+        let mut folded = Folded { row: known.cloned(), quarantined: Vec::new() };
+        for event in events {
+            let one = std::slice::from_ref(event);
+            match guarded(|| (self.fold)(folded.row.as_ref(), connection, external_id, one)) {
+                Ok(row) => folded.row = row.or(folded.row),
+                Err(cause) => folded.quarantined.push(poisonous(connection, event.position, external_id, &cause)),
+            }
+        }
+        folded
     }
 
     /// The first message of each thousand, by its fingerprint.
@@ -254,5 +249,27 @@ impl Applier {
             }
         }
         landmarks
+    }
+}
+
+/// Takes the job events out of a message, and what cannot be read beside.
+fn decode(message: &LogMessage, events: &mut Vec<JobEvent>, quarantined: &mut Vec<Quarantined>) {
+    let connection = message.connection;
+    if connection.is_nil() {
+        return quarantined.push(unusable(message, 0, &NOBODY));
+    }
+    let elements = match proto_events::decode(&message.payload) {
+        Ok(elements) => elements,
+        Err(cause) => return quarantined.push(unusable(message, 0, &cause)),
+    };
+    for (index, element) in elements.into_iter().enumerate() {
+        let position = Position::new(message.sequence, index as u32);
+        match element {
+            Ok(event) if event.kind == EventType::JobStateChange => {
+                events.push(JobEvent { connection, position, event });
+            }
+            Ok(_) => {}
+            Err(cause) => quarantined.push(unusable(message, position.index, &cause)),
+        }
     }
 }

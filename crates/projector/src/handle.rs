@@ -1,7 +1,5 @@
 //! Starting, watching and stopping the projector.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +11,8 @@ use views::{Checkpoint, Reader, Writer};
 
 use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
-use crate::status::{FatalReason, Phase, Progress, Quarantined, Status};
+use crate::poison::guarded;
+use crate::status::{FatalReason, Phase, Progress, Status};
 
 /// Batches that may wait for the thread that applies them; while it writes, the next one is read.
 const WAITING: usize = 2;
@@ -60,7 +59,6 @@ pub(crate) struct Gone;
 /// What the halves of the loop and the handles share.
 pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) quarantine: Mutex<Vec<Quarantined>>,
     pub(crate) stop: watch::Sender<bool>,
     /// Wakes who asks for the end of the log.
     pub(crate) ask: Notify,
@@ -89,7 +87,6 @@ pub(crate) fn start_with(log: EventLog, writer: Writer, reader: &Reader, fold: F
     let (holds, wanted) = mpsc::channel(1);
     let shared = Arc::new(Shared {
         progress: watch::Sender::new(Progress::new(reader.applied())),
-        quarantine: Mutex::default(),
         stop: watch::Sender::new(false),
         ask: Notify::new(),
         holds: Mutex::new(holds),
@@ -110,16 +107,11 @@ fn run(log: EventLog, writer: Writer, shared: &Arc<Shared>, fold: Fold, holds: m
         .name("projector".to_owned())
         .spawn(move || {
             // Nothing of the applier is used after a panic, so no broken state can be seen.
-            let result = catch_unwind(AssertUnwindSafe(|| applier.run(&runtime, waiting, holds)));
-            let result = result.unwrap_or_else(|panic| Err(FatalReason::Panicked(message(&*panic))));
+            let result = guarded(|| applier.run(&runtime, waiting, holds));
+            let result = result.unwrap_or_else(|cause| Err(FatalReason::Panicked(cause)));
             for_thread.end(result);
         })
         .expect("the system gives a thread at start, or nothing would run");
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 impl Shared {
@@ -137,11 +129,6 @@ impl Handle {
     /// Where the projector is now.
     pub fn status(&self) -> Status {
         self.shared.progress.borrow().status()
-    }
-
-    /// The events that could not be read, the latest hundred of them.
-    pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.shared.quarantine.lock().clone()
     }
 
     /// Waits until readers see the effect of this message of the log; `false` when they do not in time, or never will.

@@ -17,6 +17,7 @@ mod apply;
 mod follow;
 mod handle;
 mod pass;
+mod poison;
 mod rebuild;
 mod status;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod verify;
 pub use handle::{Handle, start};
 pub use pass::PassError;
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};
-pub use status::{FatalReason, Fenced, Phase, Quarantined, Status};
+pub use status::{FatalReason, Fenced, Phase, Status};
 pub use verify::{
     Difference, FieldDifference, Verdict, Verification, VerificationState, VerificationStatus, Verifications,
 };

@@ -10,11 +10,14 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use event_log::{EventLog, LogError, LogMessage, ReadError};
-use projection::{Fact, Row};
+use parking_lot::Mutex;
+use projection::Row;
 use proto_events::Position;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use views::{Applied, LANDMARK_EVERY, Landmark, Scatter, Told, ViewError};
+use views::{Applied, JobFacts, LANDMARK_EVERY, Landmark, Quarantined, Scatter, Told, ViewError};
+
+use crate::poison::{NOBODY, fact, fold_facts, unusable};
 
 /// Batches that may wait for each thread that sorts.
 const WAITING: usize = 4;
@@ -43,6 +46,9 @@ pub enum PassError {
     #[error("it panicked: {0}")]
     Panicked(String),
 }
+
+/// Events that could not be used, in no order.
+type Quarantine = Mutex<Vec<Quarantined>>;
 
 /// How far a pass is, and the way to stop it.
 #[derive(Debug, Default)]
@@ -80,7 +86,8 @@ impl Watch {
 /// All facts of the log up to a message, sorted into parts.
 pub(crate) struct Scattered {
     scatter: Scatter,
-    pub(crate) applied: Applied,
+    applied: Applied,
+    quarantine: Arc<Quarantine>,
 }
 
 /// Reads the log from its first message to `target` and sorts what it says by job.
@@ -93,8 +100,15 @@ pub(crate) async fn scatter(
     let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
     watch.messages_total.store(target.saturating_sub(info.first_sequence.saturating_sub(1)), Ordering::Relaxed);
     let scatter = Arc::new(Scatter::new(directory, info.bytes)?);
-    let mut applied = Applied { created: info.created, sequence: 0, fingerprint: [0; 16], landmarks: Vec::new() };
-    let mut sorters = Sorters::start(&scatter, watch);
+    let mut applied = Applied {
+        created: info.created,
+        sequence: 0,
+        fingerprint: [0; 16],
+        landmarks: Vec::new(),
+        quarantined: Vec::new(),
+    };
+    let quarantine = Arc::new(Quarantine::default());
+    let mut sorters = Sorters::start(&scatter, &quarantine, watch);
     if info.messages > 0 {
         let mut reader = log.reader(info.first_sequence - 1);
         while applied.sequence < target {
@@ -118,7 +132,7 @@ pub(crate) async fn scatter(
     }
     sorters.finish().await?;
     let scatter = Arc::into_inner(scatter).ok_or_else(|| PassError::Panicked("a sorter is still there".to_owned()))?;
-    Ok(Scattered { scatter, applied })
+    Ok(Scattered { scatter, applied, quarantine })
 }
 
 /// Remembers the last message, and one of each thousand.
@@ -155,13 +169,13 @@ struct Sorters {
 }
 
 impl Sorters {
-    fn start(scatter: &Arc<Scatter>, watch: &Arc<Watch>) -> Self {
+    fn start(scatter: &Arc<Scatter>, quarantine: &Arc<Quarantine>, watch: &Arc<Watch>) -> Self {
         let mut sorters = Self { inputs: Vec::new(), next: 0, tasks: JoinSet::new() };
         for _ in 0..threads() {
             let (input, messages) = mpsc::channel(WAITING);
             sorters.inputs.push(input);
-            let (scatter, watch) = (Arc::clone(scatter), Arc::clone(watch));
-            sorters.tasks.spawn_blocking(move || sort(&scatter, &watch, messages));
+            let (scatter, quarantine, watch) = (Arc::clone(scatter), Arc::clone(quarantine), Arc::clone(watch));
+            sorters.tasks.spawn_blocking(move || sort(&scatter, &quarantine, &watch, messages));
         }
         sorters
     }
@@ -181,12 +195,17 @@ impl Sorters {
     }
 }
 
-fn sort(scatter: &Scatter, watch: &Watch, mut batches: mpsc::Receiver<Vec<LogMessage>>) -> Result<(), PassError> {
+fn sort(
+    scatter: &Scatter,
+    quarantine: &Quarantine,
+    watch: &Watch,
+    mut batches: mpsc::Receiver<Vec<LogMessage>>,
+) -> Result<(), PassError> {
     let mut sorter = scatter.sorter();
     while let Some(messages) = batches.blocking_recv() {
         watch.check()?;
         for message in &messages {
-            let events = sort_message(&mut sorter, message)?;
+            let events = sort_message(&mut sorter, quarantine, message)?;
             watch.messages.fetch_add(1, Ordering::Relaxed);
             watch.read.fetch_add(events, Ordering::Relaxed);
         }
@@ -194,17 +213,41 @@ fn sort(scatter: &Scatter, watch: &Watch, mut batches: mpsc::Receiver<Vec<LogMes
     Ok(sorter.finish()?)
 }
 
-/// What cannot be read is passed over, as the live way does, which reports it.
-fn sort_message(sorter: &mut views::Sorter<'_>, message: &LogMessage) -> Result<u64, PassError> {
+fn sort_message(
+    sorter: &mut views::Sorter<'_>,
+    quarantine: &Quarantine,
+    message: &LogMessage,
+) -> Result<u64, PassError> {
     if message.connection.is_nil() {
+        quarantine.lock().push(unusable(message, 0, &NOBODY));
         return Ok(0);
     }
-    let Ok(elements) = proto_events::decode(&message.payload) else { return Ok(0) };
+    let elements = match proto_events::decode(&message.payload) {
+        Ok(elements) => elements,
+        Err(cause) => {
+            quarantine.lock().push(unusable(message, 0, &cause));
+            return Ok(0);
+        }
+    };
     let mut events = 0;
     for (index, element) in elements.into_iter().enumerate() {
         events += 1;
-        let Ok(event) = element else { continue };
-        let Some(fact) = Fact::of(Position::new(message.sequence, index as u32), &event) else { continue };
+        let event = match element {
+            Ok(event) => event,
+            Err(cause) => {
+                quarantine.lock().push(unusable(message, index as u32, &cause));
+                continue;
+            }
+        };
+        let position = Position::new(message.sequence, index as u32);
+        let fact = match fact(message.connection, position, &event) {
+            Ok(Some(fact)) => fact,
+            Ok(None) => continue,
+            Err(poison) => {
+                quarantine.lock().push(*poison);
+                continue;
+            }
+        };
         let Some(job) = event.job else { continue };
         sorter.put(&Told { connection: message.connection, external_id: job.external_id, fact })?;
     }
@@ -212,6 +255,13 @@ fn sort_message(sorter: &mut views::Sorter<'_>, message: &LogMessage) -> Result<
 }
 
 impl Scattered {
+    /// Up to where the log is in the rows, and which of its events are not; whole once all is folded.
+    pub(crate) fn applied(&self) -> Applied {
+        let mut quarantined = self.quarantine.lock().clone();
+        quarantined.sort_unstable_by_key(|event| event.position);
+        Applied { quarantined, ..self.applied.clone() }
+    }
+
     /// Folds every job and hands what `map` makes of its row, done by several threads, to `sink`, done by the calling
     /// one, in ascending order of the ids. Blocks.
     pub(crate) fn fold<T: Send>(
@@ -263,16 +313,25 @@ impl Scattered {
         map: &impl Fn(Row) -> Result<T, PassError>,
         output: &mut impl FnMut(Result<T, PassError>) -> bool,
     ) -> Result<bool, PassError> {
-        for row in self.scatter.gather(part)? {
+        for job in self.scatter.gather(part)? {
             watch.check()?;
-            let events = row.evidence.len() as u64;
-            if !output(map(row)) {
+            let events = job.facts.len() as u64;
+            if let Some(row) = fold_job(job, &self.quarantine)
+                && !output(map(row))
+            {
                 return Ok(false);
             }
             watch.folded.fetch_add(events, Ordering::Relaxed);
         }
         Ok(true)
     }
+}
+
+fn fold_job(job: JobFacts, quarantine: &Quarantine) -> Option<Row> {
+    let JobFacts { connection, external_id, facts } = job;
+    let folded = fold_facts(connection, &external_id, facts);
+    quarantine.lock().extend(folded.quarantined);
+    folded.row
 }
 
 fn threads() -> usize {

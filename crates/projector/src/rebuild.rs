@@ -356,7 +356,7 @@ impl Inner {
                 return Err(error);
             }
             let jobs = bulk.rows();
-            let (path, digest) = bulk.finish(&scattered.applied)?;
+            let (path, digest) = bulk.finish(&scattered.applied())?;
             let events = watch.events().0;
             {
                 let mut told = for_thread.told.lock();

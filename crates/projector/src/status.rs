@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use proto_events::{Position, Timestamp};
+use proto_events::Timestamp;
 
 /// So many looks at the log's end may wait until that end is applied.
 const SIGHTS: usize = 64;
@@ -83,15 +83,6 @@ pub struct Status {
     pub quarantined: u64,
     /// The log had dropped messages before they were applied: it began here when that was noticed.
     pub trimmed: Option<u64>,
-}
-
-/// An event that could not be read, by reference: the log keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// Where it is.
-    pub position: Position,
-    /// Why it could not be read.
-    pub cause: String,
 }
 
 /// What the two halves of the loop report.

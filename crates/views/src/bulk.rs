@@ -17,8 +17,8 @@ use crate::error::ViewError;
 use crate::open::{Options, create};
 use crate::recent::RecentPage;
 use crate::shared::UNKNOWN_NAME;
-use crate::store::{RecentKey, Store, numbered_key, prefix, recent_key, row_key};
-use crate::writer::{Applied, LANDMARK_EVERY};
+use crate::store::{RecentKey, Store, numbered_key, position_key, prefix, recent_key, row_key};
+use crate::writer::{Applied, LANDMARK_EVERY, QUARANTINE};
 
 /// A row as it will be stored. Making it is most of the work, and can be done by many threads at once.
 pub struct Prepared {
@@ -99,6 +99,9 @@ impl BulkWriter {
         }
         for landmark in &applied.landmarks {
             self.store.insert(&landmark_key(landmark), codec::encode(landmark))?;
+        }
+        for event in applied.quarantined.iter().take(QUARANTINE) {
+            self.store.insert(&position_key(prefix::QUARANTINE, event.position), codec::encode(event))?;
         }
         let digest = self.tally.digest;
         let past = Past { sequence: applied.sequence, digest };

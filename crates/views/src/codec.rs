@@ -109,6 +109,24 @@ impl Stored for Landmark {
     const NAME: &'static str = "landmark";
 }
 
+/// An event of the log that could not be used, by reference: the log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Where it is.
+    pub position: Position,
+    /// Whose it is; nil where its subject names nobody.
+    pub connection: Uuid,
+    /// Its job, where that can be told.
+    pub external_id: Option<String>,
+    /// Why it could not be used.
+    pub cause: String,
+}
+
+impl Stored for Quarantined {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "quarantined event";
+}
+
 impl Stored for RecentPage {
     const FORMAT: u8 = 1;
     const NAME: &'static str = "recent executions";

@@ -35,7 +35,7 @@ mod tests;
 mod writer;
 
 pub use bulk::{BulkWriter, Prepared};
-pub use codec::{Checkpoint, Landmark, Past};
+pub use codec::{Checkpoint, Landmark, Past, Quarantined};
 pub use digest::Digest;
 pub use error::{OpenError, ViewError};
 pub use generation::Reason;
@@ -43,5 +43,5 @@ pub use generations::{Candidate, Generations};
 pub use open::{Opened, Options, Outcome, open};
 pub use query::{Counts, Cursor, NotACursor, Page, Query};
 pub use reader::Reader;
-pub use scratch::{Gathered, Scatter, Sorter, Told};
+pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

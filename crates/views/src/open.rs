@@ -1,13 +1,15 @@
 //! Opening: the generation that serves, checked from end to end, or a new and empty one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::RwLock;
+use proto_events::Position;
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Landmark, Meta, Past, StoredRow, Tally};
+use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Quarantined, StoredRow, Tally};
 use crate::digest::Digest;
 use crate::error::{OpenError, ViewError};
 use crate::generation::{Directory, Reason};
@@ -114,6 +116,7 @@ pub(crate) fn create(generation: &Path, options: &Options) -> Result<Store, View
 pub(crate) struct Loaded {
     store: Store,
     index: Index,
+    quarantine: BTreeMap<Position, Quarantined>,
     checkpoint: Option<Checkpoint>,
     tally: Tally,
 }
@@ -126,6 +129,7 @@ impl Loaded {
             applied: self.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
             checkpoint: self.checkpoint,
             index: self.index,
+            quarantine: self.quarantine,
         };
         let shared = Arc::new(Shared {
             store: self.store,
@@ -137,7 +141,7 @@ impl Loaded {
     }
 
     fn empty(store: Store) -> Self {
-        Self { store, index: Index::default(), checkpoint: None, tally: Tally::default() }
+        Self { store, index: Index::default(), quarantine: BTreeMap::new(), checkpoint: None, tally: Tally::default() }
     }
 }
 
@@ -170,7 +174,7 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
         return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
     }
     let mut loaded = Loaded::empty(store);
-    let Loaded { store, index, checkpoint, tally } = &mut loaded;
+    let Loaded { store, index, quarantine, checkpoint, tally } = &mut loaded;
     let mut sum = Tally::default();
     store.scan(&[], |key, value| {
         match key.first().copied().unwrap_or_default() {
@@ -180,6 +184,10 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
             prefix::PAST => drop(codec::decode::<Past>(value)?),
             prefix::LANDMARK => drop(codec::decode::<Landmark>(value)?),
             prefix::RECENT => drop(codec::decode::<RecentPage>(value)?),
+            prefix::QUARANTINE => {
+                let event: Quarantined = codec::decode(value)?;
+                quarantine.insert(event.position, event);
+            }
             prefix::ROW => add(&mut sum, index, key, value)?,
             other => return Err(ViewError::Corrupt(format!("a key begins with the byte {other}"))),
         }

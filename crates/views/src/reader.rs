@@ -7,7 +7,7 @@ use projection::{Record, Row};
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Landmark, Past};
+use crate::codec::{self, Checkpoint, Landmark, Past, Quarantined};
 use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Counts, Page, Query};
@@ -88,6 +88,16 @@ impl Reader {
     /// How many jobs are in each state; `None` means in all connections.
     pub fn counts(&self, connections: Option<&[Uuid]>) -> Counts {
         self.shared().state.read().index.counts(connections)
+    }
+
+    /// The events that could not be used, in the order of the log: the first 10,000 of them.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.shared().state.read().quarantine.values().cloned().collect()
+    }
+
+    /// How many there are of them.
+    pub fn quarantine_len(&self) -> usize {
+        self.shared().state.read().quarantine.len()
     }
 
     /// All jobs, each with the lowest log position of its events, in no order.

@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
 use parking_lot::Mutex;
-use projection::{Evidence, Fact, Row};
+use projection::Fact;
 use uuid::Uuid;
 
 use crate::codec;
@@ -65,7 +65,7 @@ impl Scatter {
         Ok(())
     }
 
-    /// All jobs of a part, in ascending order of their ids, each with its row. The part is emptied.
+    /// All jobs of a part, in ascending order of their ids, each with its facts. The part is emptied.
     pub fn gather(&self, part: usize) -> Result<Gathered, ViewError> {
         let mut file = self.parts[part].lock();
         let mut bytes = Vec::new();
@@ -113,25 +113,30 @@ impl Sorter<'_> {
     }
 }
 
-/// The rows of one part, in ascending order of their ids.
+/// All facts of one job, in the order of the log.
+pub struct JobFacts {
+    /// The connection.
+    pub connection: Uuid,
+    /// The job's external id.
+    pub external_id: String,
+    /// What was said.
+    pub facts: Vec<Fact>,
+}
+
+/// The jobs of one part, in ascending order of their ids.
 pub struct Gathered {
     facts: std::iter::Peekable<std::vec::IntoIter<(Uuid, Uuid, String, Fact)>>,
 }
 
 impl Iterator for Gathered {
-    type Item = Row;
+    type Item = JobFacts;
 
-    fn next(&mut self) -> Option<Row> {
-        loop {
-            let (job, connection, external_id, fact) = self.facts.next()?;
-            let mut evidence = Evidence::default();
-            evidence.add_fact(fact);
-            while let Some((_, _, _, fact)) = self.facts.next_if(|(other, ..)| *other == job) {
-                evidence.add_fact(fact);
-            }
-            if let Some(row) = Row::of(connection, &external_id, evidence) {
-                return Some(row);
-            }
+    fn next(&mut self) -> Option<JobFacts> {
+        let (job, connection, external_id, fact) = self.facts.next()?;
+        let mut facts = vec![fact];
+        while let Some((_, _, _, fact)) = self.facts.next_if(|(other, ..)| *other == job) {
+            facts.push(fact);
         }
+        Some(JobFacts { connection, external_id, facts })
     }
 }

@@ -1,13 +1,14 @@
 //! What the writer and the readers share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use projection::Row;
+use proto_events::Position;
 use uuid::Uuid;
 
-use crate::codec::{Checkpoint, StoredRow};
+use crate::codec::{Checkpoint, Quarantined, StoredRow};
 use crate::error::ViewError;
 use crate::generation::Directory;
 use crate::index::Index;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     /// Pages of recent executions that are staged.
     pub(crate) pages: HashMap<RecentKey, RecentPage>,
     pub(crate) index: Index,
+    /// Events that could not be used, by their place; those staged included.
+    pub(crate) quarantine: BTreeMap<Position, Quarantined>,
     /// The last message that readers see the effect of.
     pub(crate) applied: u64,
     pub(crate) checkpoint: Option<Checkpoint>,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use proto_events::Position;
 use sled::IVec;
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ pub(crate) mod prefix {
     pub(crate) const LANDMARK: u8 = b'l';
     pub(crate) const ROW: u8 = b'r';
     pub(crate) const RECENT: u8 = b'n';
+    pub(crate) const QUARANTINE: u8 = b'q';
 }
 
 /// The key of a job's row.
@@ -38,6 +40,14 @@ pub(crate) fn recent_key(connection: Uuid, name: &str) -> RecentKey {
     let mut key = [prefix::RECENT; 33];
     key[1..17].copy_from_slice(connection.as_bytes());
     key[17..].copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+    key
+}
+
+/// The key of something at a place in the log.
+pub(crate) fn position_key(prefix: u8, position: Position) -> [u8; 13] {
+    let mut key = [prefix; 13];
+    key[1..9].copy_from_slice(&position.sequence.to_be_bytes());
+    key[9..].copy_from_slice(&position.index.to_be_bytes());
     key
 }
 

@@ -8,16 +8,18 @@ use projection::Row;
 use proto_events::Timestamp;
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Head, Landmark, Past, StoredRow, Tally};
+use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow, Tally};
 use crate::error::ViewError;
 use crate::recent::RecentPage;
 use crate::shared::{Shared, State, UNKNOWN_NAME};
-use crate::store::{RecentKey, numbered_key, prefix, recent_key, row_key};
+use crate::store::{RecentKey, numbered_key, position_key, prefix, recent_key, row_key};
 
 /// Rows in one atomic write. sled stalls all readers for as long as one takes, and large ones balloon its memory.
 const CHUNK: usize = 32;
 /// So many checkpoints of the past are kept.
 const PAST: u64 = 1_000;
+/// So many events that could not be used are listed, the first ones of the log; the log keeps them all.
+pub(crate) const QUARANTINE: usize = 10_000;
 /// A fingerprint is kept of one message in so many.
 pub const LANDMARK_EVERY: u64 = 1_000;
 
@@ -32,6 +34,8 @@ pub struct Applied {
     pub fingerprint: [u8; 16],
     /// Of the messages since the last time, those worth remembering: one for each [`LANDMARK_EVERY`] sequences.
     pub landmarks: Vec<Landmark>,
+    /// Of the events since the last time, those that could not be used.
+    pub quarantined: Vec<Quarantined>,
 }
 
 /// The only writer of the views.
@@ -76,10 +80,15 @@ impl Writer {
         }
         state.pages.extend(pages);
         state.applied = applied.sequence;
+        let room = QUARANTINE.saturating_sub(state.quarantine.len());
+        let quarantined: Vec<_> = applied.quarantined.into_iter().take(room).collect();
+        state.quarantine.extend(quarantined.iter().map(|event| (event.position, event.clone())));
         drop(state);
-        let mut landmarks = self.applied.take().map_or_else(Vec::new, |before| before.landmarks);
-        landmarks.extend(applied.landmarks);
-        self.applied = Some(Applied { landmarks, ..applied });
+        let before = self.applied.take().map(|before| (before.landmarks, before.quarantined));
+        let (mut all_landmarks, mut all_quarantined) = before.unwrap_or_default();
+        all_landmarks.extend(applied.landmarks);
+        all_quarantined.extend(quarantined);
+        self.applied = Some(Applied { landmarks: all_landmarks, quarantined: all_quarantined, ..applied });
         Ok(())
     }
 
@@ -181,6 +190,9 @@ impl Writer {
         batch.insert(&numbered_key(prefix::PAST, checkpoint.number % PAST), codec::encode(&past));
         for landmark in &applied.landmarks {
             batch.insert(&numbered_key(prefix::LANDMARK, landmark.sequence / LANDMARK_EVERY), codec::encode(landmark));
+        }
+        for event in &applied.quarantined {
+            batch.insert(&position_key(prefix::QUARANTINE, event.position), codec::encode(event));
         }
         self.shared.store.apply(batch)?;
         self.checkpoint = Some(checkpoint);

@@ -115,6 +115,24 @@ pub(crate) fn verify(client: &Client, as_json: bool, paint: Paint) -> anyhow::Re
     Ok(Ended { good, text })
 }
 
+/// Lists the events of the log that could not be used.
+pub(crate) fn quarantine(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let answer = client.get("/api/quarantine")?.good()?;
+    if as_json {
+        return Ok(Ended { good: true, text: serde_json::to_string_pretty(&answer)? + "\n" });
+    }
+    let events = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if events.is_empty() {
+        return Ok(Ended { good: true, text: "nothing: every event of the log is in the views\n".to_owned() });
+    }
+    let mut text = format!("{}\n", paint.bold(&format!("{} events of the log are not in the views", answer["total"])));
+    for event in events {
+        let of = |field: &str| harmless(event[field].as_str().unwrap_or("-")).into_owned();
+        let _ = writeln!(text, "  {:<14}  {}  {}", of("position"), of("externalId"), of("cause"));
+    }
+    Ok(Ended { good: true, text })
+}
+
 /// Follows a piece of work until it is over or waits for a person.
 fn wait(client: &Client, path: &str, begun: &Value, what: &str) -> anyhow::Result<Value> {
     let path = format!("{path}/{}", begun["id"].as_str().unwrap_or_default());

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use event_log::testing::TestServer;
-use proto_events::{JobState, Position};
+use proto_events::{JobState, Position, Timestamp};
 use uuid::Uuid;
 
 use super::support::{
     CONNECTION, PATIENCE, all, connect, event, flood, id, open_views, project, publish, publish_bytes, uninterrupted,
     until, until_phase,
 };
+use crate::Phase;
 use crate::handle::start_with;
-use crate::{FatalReason, Phase};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_seen_and_written_by_itself() {
@@ -91,7 +91,7 @@ async fn what_cannot_be_read_is_noted_and_stops_nothing() {
         assert!(reader.job(id(job)).unwrap().is_some(), "{job}");
     }
     assert_eq!(all(&reader).len(), 3);
-    let positions: Vec<_> = handle.quarantined().into_iter().map(|event| event.position).collect();
+    let positions: Vec<_> = reader.quarantined().into_iter().map(|event| event.position).collect();
     let expected = [(nobody, 0), (2, 0), (3, 0), (4, 1), (4, 2), (5, 0)];
     assert_eq!(positions, expected.map(|(sequence, index)| Position::new(sequence, index)));
     assert_eq!(handle.status().quarantined, 6);
@@ -99,32 +99,40 @@ async fn what_cannot_be_read_is_noted_and_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_fatal_and_loud() {
+async fn an_event_that_makes_the_fold_fail_is_quarantined_alone_and_for_good() {
     let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let log = connect(&server).await;
     let opened = open_views(dir.path());
     let reader = opened.reader.clone();
     let handle = start_with(log.clone(), opened.writer, &opened.reader, |known, connection, external_id, events| {
-        assert_ne!(external_id, "bad", "a bug in the fold");
+        let is_bad = |event: &crate::apply::JobEvent| event.event.timestamp == Timestamp(13_000_000);
+        assert!(!events.iter().any(is_bad), "a bug in the fold");
         let events = events.iter().map(|event| (event.position, &event.event));
         projection::Row::apply(known, connection, external_id, events)
     });
-    let first = publish(&log, &[event("good", JobState::Active, 1)]).await;
-    assert!(handle.wait_applied(first, PATIENCE).await);
-    let bad = publish(&log, &[event("bad", JobState::Active, 1)]).await;
-    let reason = tokio::time::timeout(PATIENCE, handle.failed()).await.unwrap();
-    assert!(matches!(&reason, FatalReason::Panicked(cause) if cause.contains("a bug in the fold")), "{reason}");
-    assert_eq!(handle.status().phase, Phase::Failed(reason.clone()));
-    // Nobody waits in vain, and what was read can still be read.
-    assert!(!handle.wait_applied(bad, PATIENCE).await);
-    assert_eq!(handle.stop().await, Err(reason));
-    assert!(reader.job(id("good")).unwrap().is_some());
+    // The bad event stands between two good ones of its job, in one message, and beside another job.
+    let message = [
+        event("job", JobState::Queued, 12),
+        event("job", JobState::Active, 13),
+        event("job", JobState::Completed, 14),
+        event("neighbour", JobState::Active, 12),
+    ];
+    let sequence = publish(&log, &message).await;
+    assert!(handle.wait_applied(sequence, PATIENCE).await);
+    let states = |job| -> Vec<JobState> {
+        reader.job(id(job)).unwrap().unwrap().state_history.iter().map(|entry| entry.state).collect()
+    };
+    assert_eq!(states("job"), [JobState::Queued, JobState::Completed]);
+    assert_eq!(states("neighbour"), [JobState::Active]);
+    let quarantined = reader.quarantined();
+    assert_eq!(quarantined.len(), 1);
+    assert_eq!((quarantined[0].position, quarantined[0].external_id.as_deref()), (Position::new(1, 1), Some("job")));
+    assert!(quarantined[0].cause.contains("a bug in the fold"), "{}", quarantined[0].cause);
+    assert_eq!(handle.status().phase, Phase::Following);
+    handle.stop().await.unwrap();
     drop((handle, reader, opened.reader, opened.generations));
-
-    // The next start meets it again, from where the last one was.
-    let (handle, reader) = project(&log, dir.path());
-    assert!(handle.wait_applied(bad, PATIENCE).await);
-    assert!(reader.job(id("bad")).unwrap().is_some() && reader.job(id("good")).unwrap().is_some());
+    let again = open_views(dir.path());
+    assert_eq!(again.reader.quarantined(), quarantined);
 }
 
 #[tokio::test(flavor = "multi_thread")]

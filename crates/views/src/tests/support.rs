@@ -102,7 +102,8 @@ impl Log {
 
 fn applied(sequence: u64) -> Applied {
     let fingerprint = [sequence as u8; 16];
-    Applied { created: CREATED, sequence, fingerprint, landmarks: vec![Landmark { sequence, fingerprint }] }
+    let landmarks = vec![Landmark { sequence, fingerprint }];
+    Applied { created: CREATED, sequence, fingerprint, landmarks, quarantined: Vec::new() }
 }
 
 /// Fails unless the reader answers exactly what follows from the truth.
