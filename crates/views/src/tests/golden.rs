@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::Digest;
-use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Stored, StoredRow, Tally};
+use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Quarantined, Stored, StoredRow, Tally};
 use crate::recent::RecentPage;
 
 fn check(name: &str, bytes: &[u8]) {
@@ -57,6 +57,12 @@ fn small_values() {
     check_stored(&Tally { rows: 5, digest: Digest([1; 32]), ahead: 1 << 40 });
     check_stored(&Past { sequence: 251, digest: Digest([2; 32]) });
     check_stored(&Landmark { sequence: 250, fingerprint: [3; 16] });
+    check_stored(&Quarantined {
+        position: Position::new(70_001, 3),
+        connection: Uuid::from_u128(2),
+        external_id: Some("abc123".to_owned()),
+        cause: "the fold panicked: ü".to_owned(),
+    });
     let mut page = RecentPage::default();
     for sequence in 1..=130 {
         page.insert(Position::new(sequence, sequence as u32 % 3), Uuid::from_u128(sequence.into()));
