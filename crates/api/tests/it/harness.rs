@@ -55,7 +55,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let (nats, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
+        let server = Self::begin(TestServer::start()).await;
+        server.client.until("/api/health", |answer| answer.status == 200);
+        server
+    }
+
+    /// Does not wait until it has read its log.
+    pub(crate) async fn begin(nats: TestServer) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let bare = Bare::start(PASSWORD).await;
         let log = EventLog::open(nats.config()).await.unwrap();
         let connections = Connections::open(log.kv()).await.unwrap();
@@ -73,9 +80,7 @@ impl Server {
             sources: Arc::new(Vec::new),
             redact_args: false,
         });
-        let server = Self { client: bare.client.clone(), nats, log, connections, _bare: bare, _dir: dir };
-        server.client.until("/api/health", |answer| answer.status == 200);
-        server
+        Self { client: bare.client.clone(), nats, log, connections, _bare: bare, _dir: dir }
     }
 
     pub(crate) fn ingest(&self, events: &Value) -> Answer {

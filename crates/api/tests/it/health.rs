@@ -1,8 +1,12 @@
 //! What is said about how things are.
 
+use std::time::Instant;
+
+use event_log::testing::TestServer;
+use proto_events::{Event, Framework, Job, JobState, Timestamp};
 use serde_json::{Value, json};
 
-use crate::harness::{Bare, KEY, PASSWORD, Server, event};
+use crate::harness::{Bare, CONNECTION, DEADLINE, KEY, PASSWORD, Server, event};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn until_the_parts_are_there_everything_but_life_is_unavailable() {
@@ -22,6 +26,32 @@ async fn until_the_parts_are_there_everything_but_life_is_unavailable() {
         answer.error(503, "UNAVAILABLE");
         assert_eq!(answer.header("retry-after"), Some("2"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_start_nothing_is_read_before_all_that_the_log_held_is_applied() {
+    const JOBS: i64 = 20_000;
+    let nats = TestServer::start();
+    let job =
+        |number| Event::job(Timestamp(number), Framework::Celery, Job::new(format!("{number}"), JobState::Queued));
+    let log = event_log::EventLog::open(nats.config()).await.unwrap();
+    for chunk in (0..JOBS).map(job).collect::<Vec<_>>().chunks(500) {
+        log.append(CONNECTION, proto_events::encode(chunk).into()).await.unwrap();
+    }
+    let server = Server::begin(nats).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let read = server.client.get("/api/jobs").admin().send();
+        if read.status == 200 {
+            assert_eq!(read.body["pagination"]["total"], json!(JOBS), "older than before the start");
+            break;
+        }
+        read.error(503, "UNAVAILABLE");
+        let health = server.client.get("/api/health").send();
+        assert!(health.status == 200 || health.body["reason"] == "CATCHING_UP", "{}", health.body);
+        assert!(Instant::now() < deadline, "{}", health.body);
+    }
+    assert_eq!(server.client.get("/api/health").send().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
