@@ -181,6 +181,8 @@ impl Applier {
         let fresh = messages.partition_point(|message| message.sequence <= self.last);
         let messages = &messages[fresh..];
         let Some(end) = messages.last() else { return Ok(()) };
+        #[cfg(test)]
+        assert!(messages.iter().all(|message| &*message.payload != b"as if the loop had a bug"), "a bug in the loop");
         let (mut events, mut quarantined) = (Vec::with_capacity(messages.len()), Vec::new());
         for message in messages {
             decode(message, &mut events, &mut quarantined);

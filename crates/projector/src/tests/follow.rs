@@ -10,8 +10,8 @@ use super::support::{
     CONNECTION, PATIENCE, all, connect, event, flood, id, open_views, project, publish, publish_bytes, uninterrupted,
     until, until_phase,
 };
-use crate::Phase;
 use crate::handle::start_with;
+use crate::{FatalReason, Phase};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_seen_and_written_by_itself() {
@@ -133,6 +133,23 @@ async fn an_event_that_makes_the_fold_fail_is_quarantined_alone_and_for_good() {
     drop((handle, reader, opened.reader, opened.generations));
     let again = open_views(dir.path());
     assert_eq!(again.reader.quarantined(), quarantined);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_loop_is_fatal_and_loud() {
+    let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
+    let log = connect(&server).await;
+    let (handle, reader) = project(&log, dir.path());
+    let good = publish(&log, &[event("good", JobState::Active, 1)]).await;
+    assert!(handle.wait_applied(good, PATIENCE).await);
+    let bad = publish_bytes(&log, b"as if the loop had a bug".to_vec()).await;
+    let reason = tokio::time::timeout(PATIENCE, handle.failed()).await.unwrap();
+    assert!(matches!(&reason, FatalReason::Panicked(cause) if cause.contains("a bug in the loop")), "{reason}");
+    assert_eq!(handle.status().phase, Phase::Failed(reason.clone()));
+    // Nobody waits in vain, and what was read can still be read.
+    assert!(!handle.wait_applied(bad, PATIENCE).await);
+    assert_eq!(handle.stop().await, Err(reason));
+    assert!(reader.job(id("good")).unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
