@@ -62,6 +62,9 @@ pub enum ViewError {
     /// No room.
     #[error("the disk that holds the views is full ({0}): free some space and restart")]
     DiskFull(String),
+    /// The files belong to somebody else.
+    #[error("no permission for the files of the views ({0}): give the user of this process read and write access")]
+    Permission(String),
     /// Anything else that the system refused.
     #[error("the views cannot be read or written ({0}): check the disk and its file system, then restart")]
     Io(String),
@@ -71,26 +74,32 @@ impl ViewError {
     pub(crate) fn of(cause: &io::Error) -> Self {
         match Trouble::of(cause) {
             Trouble::DiskFull => Self::DiskFull(cause.to_string()),
-            Trouble::Permission | Trouble::Other => Self::Io(cause.to_string()),
+            Trouble::Permission => Self::Permission(cause.to_string()),
+            Trouble::Other => Self::Io(cause.to_string()),
         }
     }
 
     /// Where the views are found to be unusable while they are being opened, by what has to be done about it.
     pub(crate) fn at_open(self, path: &Path) -> Result<String, OpenError> {
-        match self {
-            Self::Corrupt(cause) => Ok(cause),
-            Self::DiskFull(cause) => Err(OpenError::DiskFull {
-                path: path.to_owned(),
-                cause: io::Error::new(io::ErrorKind::StorageFull, cause),
-            }),
-            Self::Io(cause) => Err(OpenError::of(path, io::Error::other(cause))),
-        }
+        let cause = match self {
+            Self::Corrupt(cause) => return Ok(cause),
+            Self::DiskFull(cause) => io::Error::new(io::ErrorKind::StorageFull, cause),
+            Self::Permission(cause) => io::Error::new(io::ErrorKind::PermissionDenied, cause),
+            Self::Io(cause) => io::Error::other(cause),
+        };
+        Err(OpenError::of(path, cause))
     }
 }
 
 impl From<sled::Error> for ViewError {
     fn from(error: sled::Error) -> Self {
         match error {
+            // Files of sled's own that are cut off or gone.
+            sled::Error::Io(cause)
+                if matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound) =>
+            {
+                Self::Corrupt(cause.to_string())
+            }
             sled::Error::Io(cause) => Self::of(&cause),
             // What sled calls unsupported or a bug of its own is, for files that it wrote itself, damage.
             damage => Self::Corrupt(damage.to_string()),
@@ -111,5 +120,21 @@ impl Trouble {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
             _ => Self::Other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble_keeps_its_remedy_from_sled_to_the_operator() {
+        let opening = |kind: io::ErrorKind| ViewError::from(sled::Error::Io(kind.into())).at_open(Path::new("views"));
+        assert!(matches!(opening(io::ErrorKind::StorageFull), Err(OpenError::DiskFull { .. })));
+        assert!(matches!(opening(io::ErrorKind::PermissionDenied), Err(OpenError::Permission { .. })));
+        assert!(matches!(opening(io::ErrorKind::TimedOut), Err(OpenError::Io { .. })));
+        // These are set aside.
+        assert!(opening(io::ErrorKind::UnexpectedEof).is_ok());
+        assert!(ViewError::from(sled::Error::Unsupported("old".to_owned())).at_open(Path::new("views")).is_ok());
     }
 }

@@ -22,7 +22,7 @@ use crate::store::{Store, prefix};
 use crate::writer::Writer;
 
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -210,6 +210,6 @@ fn add(sum: &mut Tally, index: &mut Index, key: &[u8], value: &[u8]) -> Result<(
     let id = id.ok_or_else(|| ViewError::Corrupt("the key of a row is no job id".to_owned()))?;
     index.put(id, &row.head);
     sum.rows += 1;
-    sum.digest.add(Digest::of(id, row.record));
+    sum.digest.add(Digest::of(id, row.record_bytes()));
     Ok(())
 }

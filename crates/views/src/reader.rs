@@ -111,7 +111,7 @@ impl Reader {
         let (ours, theirs) = (self.shared(), other.shared());
         let mut differing = Vec::new();
         for (id, _) in self.jobs() {
-            let digest = |shared: &Shared| shared.stored(id, |row| Ok(Digest::of(id, row.record)));
+            let digest = |shared: &Shared| shared.stored(id, |row| Ok(Digest::of(id, row.record_bytes())));
             if digest(&ours)? != digest(&theirs)? {
                 differing.push(id);
             }

@@ -234,6 +234,6 @@ impl State {
 impl Shared {
     fn digest_of(&self, id: Uuid, stored: &[u8]) -> Result<crate::Digest, ViewError> {
         let row = StoredRow::parse(stored).map_err(|error| self.store.condemn(error))?;
-        Ok(crate::Digest::of(id, row.record))
+        Ok(crate::Digest::of(id, row.record_bytes()))
     }
 }
