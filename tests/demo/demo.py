@@ -205,6 +205,9 @@ Send more work:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forebay", required=True, help="the binary")
+    # Settings of a Forebay in use must not lead the demo to its log or its broker.
+    for name in [name for name in os.environ if name.startswith("FOREBAY_") and name != "FOREBAY_NATS_SERVER"]:
+        del os.environ[name]
     demo = Demo(os.path.abspath(parser.parse_args().forebay))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

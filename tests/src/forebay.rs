@@ -102,7 +102,7 @@ impl Forebay {
 
     /// Runs another command of the binary on the same data directory.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(forebay_binary());
+        let mut command = forebay();
         command.args(arguments).arg("--data-dir").arg(self.dir.path()).output().unwrap()
     }
 
@@ -125,7 +125,7 @@ impl Forebay {
 }
 
 fn launch(dir: &Path, options: &Options) -> Process {
-    let mut command = Command::new(forebay_binary());
+    let mut command = forebay();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir).args(&options.arguments);
     if !options.own_credentials {
         command
@@ -134,6 +134,17 @@ fn launch(dir: &Path, options: &Options) -> Process {
             .env("FOREBAY_ADMIN_PASSWORD", PASSWORD);
     }
     Process::start("forebay", &mut command, &dir.join("output.log"))
+}
+
+/// The program, without the settings of a Forebay in use, which would lead the tests to its log.
+fn forebay() -> Command {
+    let mut command = Command::new(forebay_binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("FOREBAY_") && name != "FOREBAY_NATS_SERVER") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// The binary under test: what `FOREBAY_BIN` names, else the one that cargo built beside this test.

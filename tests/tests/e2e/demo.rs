@@ -12,6 +12,8 @@ fn the_demo_shows_one_of_each_and_cleans_up_after_ctrl_c() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/demo.py");
     let mut command = Command::new(python());
     command.arg(script).arg("--forebay").arg(forebay_binary()).env("TMPDIR", dir.path()).env_remove("DEMO_ONCE");
+    // The settings of a Forebay in use, which are not the demo's.
+    command.env("FOREBAY_NATS_URL", "nats://127.0.0.1:1").env("FOREBAY_CONFIG", "/no/such/file");
     let mut demo = Process::start("demo", &mut command, &dir.path().join("output"));
     wait_for("the demo to have shown everything", 120, || {
         assert!(demo.ended().is_none(), "the demo ended");
