@@ -137,7 +137,8 @@ impl Connections {
         self.read(|known| known.values().map(|connection| connection.id).collect())
     }
 
-    /// The connection that this API key belongs to.
+    /// The connection that this API key belongs to. Where several have the same key, every node says the same one: that
+    /// of the configuration, else the oldest.
     pub fn by_key(&self, key: &str) -> Option<Uuid> {
         let ours = self.hash(key);
         // Every hash is compared, and BLAKE3's comparison takes the same time wherever two differ.
@@ -149,7 +150,8 @@ impl Connections {
             };
             stored.is_some() && stored == hash
         };
-        self.read(|known| known.values().filter(matches).map(|connection| connection.id).last())
+        let rank = |connection: &&Connection| (connection.name != DEFAULT, connection.created_at, connection.id);
+        self.read(|known| known.values().filter(matches).min_by_key(rank).map(|connection| connection.id))
     }
 
     /// The connection of this name or id.

@@ -87,6 +87,14 @@ async fn the_default_connection_follows_the_configuration() {
     assert!(connections.ids().contains(&CONNECTION), "the jobs of the former id can still be found");
     assert_eq!(connections.by_key("another key of a user"), None);
 
+    let (_, key) = connections.create("older").await.unwrap();
+    connections.ensure_default(&configured(1, &key)).await.unwrap();
+    for _ in 0..20 {
+        // Each node holds them in another order.
+        let node = Connections::open(server.log.kv()).await.unwrap();
+        assert_eq!(node.by_key(&key), Some(Uuid::from_u128(1)), "what is configured wins everywhere");
+    }
+
     let first = connections.ensure("celery").await.unwrap();
     let again = Connections::open(server.log.kv()).await.unwrap().ensure("celery").await.unwrap();
     assert_eq!((again.id, again.has_key()), (first.id, false));
