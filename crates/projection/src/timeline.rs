@@ -177,12 +177,16 @@ impl<'a> Timeline<'a> {
             self.sent_again = Some(seen);
             return;
         }
-        let ended_on = match self.shown {
-            Shown::Run(run) => self.runs[run].witness().and_then(|witness| witness.host.as_deref()),
-            Shown::End(end) => end.host.as_deref(),
+        let end = match self.shown {
+            Shown::Run(run) => self.runs[run].ended.or(self.runs[run].begun),
+            Shown::End(end) => Some(end),
             Shown::Nothing => None,
         };
-        if attempt > self.attempt_of_last().max(self.attempt)
+        let ended_on = end.and_then(|end| end.host.as_deref());
+        // What a worker gave up is delivered again, to whichever worker is there.
+        let given_up = end.is_some_and(|end| end.said == Said::Cancelled);
+        if given_up
+            || attempt > self.attempt_of_last().max(self.attempt)
             || (ended_on.is_some() && ended_on == seen.host.as_deref())
         {
             let sent = self.sent_again.filter(|sent| self.history.last().is_some_and(|end| sent.at >= end.at));

@@ -93,6 +93,17 @@ fn the_same_id_sent_again_to_the_same_worker_begins_anew() {
 }
 
 #[test]
+fn what_a_worker_gave_up_is_queued_again_by_whichever_worker_receives_it() {
+    let mut events = one_run();
+    events[3] = celery(CeleryKind::Cancelled, 1.2, "w1", 7);
+    events[3].job.as_mut().unwrap().state = JobState::Cancelled;
+    let given_up = fold(&events);
+    assert_eq!((given_up.state, given_up.extensions.as_str()), (JobState::Cancelled, r#"{"cancelledBy":"worker"}"#));
+    events.push(celery(CeleryKind::Received, 2.0, "w2", 3));
+    assert_eq!(history(&fold(&events)), ["queued", "active", "cancelled", "queued"]);
+}
+
+#[test]
 fn a_report_after_the_end_is_noise_for_five_minutes_and_a_second_run_after() {
     let told = [(JobState::Queued, 0.0), (JobState::Active, 1.0), (JobState::Completed, 2.0)];
     let mut events: Vec<Event> = told.iter().map(|(state, at)| report(*state, *at, None)).collect();
