@@ -45,11 +45,17 @@ pub struct App {
     caught_up: AtomicBool,
     /// One large body at a time and processor is unpacked and read.
     pub(crate) heavy: Arc<Semaphore>,
+    /// What bodies of ingest may take of the memory while they arrive, in units of [`BODY_UNIT`] bytes.
+    pub(crate) bodies: Semaphore,
     /// Few requests at a time read events back from the log.
     pub(crate) evidence: Semaphore,
     /// One import at a time.
     pub(crate) import: Semaphore,
 }
+
+/// Bytes of all bodies of ingest that are under way, and the unit in which they are counted.
+const BODIES_BYTES: usize = 256 * 1_024 * 1_024;
+pub(crate) const BODY_UNIT: usize = 64 * 1_024;
 
 /// Each may hold many megabytes.
 const EVIDENCE_AT_ONCE: usize = 4;
@@ -67,6 +73,7 @@ impl App {
             parts: OnceLock::new(),
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
+            bodies: Semaphore::new(BODIES_BYTES / BODY_UNIT),
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
         })

@@ -57,10 +57,15 @@ fn boxed<B: bytes::Buf>(body: impl Stream<Item = Result<B, warp::Error>> + Send 
 }
 
 impl Call {
+    /// The length of the body, where it is announced.
+    pub(crate) fn announced(&self) -> Option<usize> {
+        let length: u64 = self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+        Some(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
     /// The whole body, which may come with or without its length announced.
     pub(crate) async fn body(&mut self, limit: usize) -> Result<Bytes, ApiError> {
-        let announced = self.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: u64| length > limit as u64) {
+        if self.announced().is_some_and(|length| length > limit) {
             self.drain().await;
             return Err(ApiError::PayloadTooLarge { limit });
         }

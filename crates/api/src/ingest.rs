@@ -16,7 +16,7 @@ use uuid::Uuid;
 use warp::http::{HeaderMap, Method, StatusCode, header};
 use warp::reply::Response;
 
-use crate::app::{App, Parts};
+use crate::app::{App, BODY_UNIT, Parts};
 use crate::auth::bearer;
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json};
@@ -55,6 +55,9 @@ pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, Ap
         return Err(ApiError::InvalidKey);
     };
     let gzipped = is_gzipped(&call.headers)?;
+    // Until its batch is taken apart: many senders at once must not fill the memory.
+    let units = call.announced().unwrap_or(BODY_BYTES).min(BODY_BYTES).div_ceil(BODY_UNIT).max(1);
+    let _room = app.bodies.acquire_many(units as u32).await.map_err(ApiError::internal)?;
     let body = call.body(BODY_BYTES).await?;
     let work = Work {
         connection,

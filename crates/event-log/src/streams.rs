@@ -152,7 +152,17 @@ impl Maker<'_> {
             ..kv::Config::default()
         };
         if let Ok(store) = self.context.get_key_value(BUCKET).await {
-            return Ok(store);
+            // Connections and the hashes of their keys must outlive the server and every clock.
+            let found = &store.stream.cached_info().config;
+            let defect = match found {
+                found if found.storage != StorageType::File => Some("it is kept in memory"),
+                found if !found.max_age.is_zero() => Some("its entries expire"),
+                _ => None,
+            };
+            return match defect {
+                None => Ok(store),
+                Some(what) => Err(self.unfit(&format!("KV_{BUCKET}"), what)),
+            };
         }
         self.context.create_key_value(config).await.map_err(|error| match self.link.denied() {
             Some(reason) => OpenError::NoPermission { url: self.url.to_owned(), reason },

@@ -76,14 +76,14 @@ The log is the truth and the views are made from it, so they can be thrown away 
 server, which answers all the while, and without one.
 
 Where the log is another one than the views were made from (deleted, restored, rolled back), the new views wait: the old
-ones may be the last copy of what was lost. Then --promote lets the new ones serve.
+ones may be the last copy of what was lost. --promote lets the new ones serve all the same.
 
 The views that served before are kept for a day.
 
 Examples:
   forebay rebuild
   forebay rebuild --rollback
-  forebay rebuild --promote 0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11";
+  forebay rebuild --promote";
 
 const VERIFY_HELP: &str = "\
 Works beside a running server, which answers and takes events in all the while, and without one. Exit 0: equal. Exit 1:
@@ -135,8 +135,9 @@ pub(crate) struct JobArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RebuildArgs {
-    /// Let a rebuild serve that waits for a person to say so
-    #[arg(long, value_name = "ID", group = "what")]
+    /// Let the new views serve even where the log is another one than the views were made from; with an ID, those of a
+    /// rebuild that waits for this
+    #[arg(long, value_name = "ID", group = "what", num_args = 0..=1, default_missing_value = "")]
     pub(crate) promote: Option<String>,
     /// Undo the last rebuild: the views that served before serve again
     #[arg(long, group = "what")]

@@ -59,6 +59,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Rebuild(args) => {
             let RebuildArgs { promote, rollback, discard_old, json, stack } = args;
             maintain(stack, move |client, paint| match promote {
+                Some(id) if id.is_empty() => maintain::rebuild_and_promote(client, json, paint),
                 Some(id) => maintain::promote(client, &id, json, paint),
                 None if discard_old => maintain::discard_old(client, json),
                 None => maintain::rebuild(client, rollback, json, paint),

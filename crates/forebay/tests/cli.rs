@@ -304,6 +304,26 @@ fn a_job_is_explained_and_shown_as_it_was() {
 }
 
 #[test]
+fn views_of_a_log_that_was_deleted_are_replaced_when_a_person_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::with_key(dir.path());
+    server.ingest(KEY);
+    server.stop();
+    std::fs::remove_dir_all(dir.path().join("nats")).unwrap();
+    let rebuilt = run(dir.path(), &["rebuild"]);
+    assert_eq!(rebuilt.status.code(), Some(1));
+    assert!(text(&rebuilt.stdout).contains("waits to be promoted by hand"), "{}", text(&rebuilt.stdout));
+    let shown = run(dir.path(), &["job", JOB]);
+    assert!(printed(&shown).contains("failed") && text(&shown.stderr).contains("may be out of date"));
+    assert!(printed(&run(dir.path(), &["rebuild", "--promote"])).contains("rebuilt: 0 jobs"));
+    assert!(complaint(&run(dir.path(), &["job", JOB])).contains("no job has the id"));
+    let server = Server::with_key(dir.path());
+    server.ingest(KEY);
+    assert_eq!(server.record()["state"], "failed");
+    server.stop();
+}
+
+#[test]
 fn what_was_not_configured_is_made_up_once_and_shown_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = Server::start(dir.path(), &[], &[]);

@@ -27,14 +27,14 @@ pub enum Phase {
 pub enum Fenced {
     /// It is another log.
     #[error(
-        "the log was deleted and made anew, so the views are of another one: restore it, or remove the directory of \
-         the views and restart to fill new ones from what there is"
+        "the log was deleted and made anew, so the views are of another one: restore it, or make new views of what \
+         there is with `forebay rebuild`"
     )]
     Recreated,
     /// It lost its end.
     #[error(
-        "the log was rolled back to {last} at most, behind what the views hold: restore it, or remove the directory of \
-         the views and restart to fill new ones from what there is"
+        "the log was rolled back to {last} at most, behind what the views hold: restore it, or make new views of what \
+         there is with `forebay rebuild`"
     )]
     RolledBack {
         /// Up to where it may still agree with the views.

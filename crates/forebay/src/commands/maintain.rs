@@ -24,13 +24,23 @@ pub(crate) struct Ended {
 pub(crate) fn rebuild(client: &Client, rollback: bool, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
     let begun = client.post("/api/rebuilds", &json!({ "rollback": rollback }))?.good()?;
     let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
-    told(&ended, as_json, paint)
+    told(&ended, rollback, as_json, paint)
+}
+
+/// Rebuilds, and lets the new views serve whatever log they are from.
+pub(crate) fn rebuild_and_promote(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+    let begun = client.post("/api/rebuilds", &json!({}))?.good()?;
+    let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
+    match (ended["state"].as_str(), ended["id"].as_str()) {
+        (Some("verifying"), Some(id)) => promote(client, id, as_json, paint),
+        _ => told(&ended, false, as_json, paint),
+    }
 }
 
 /// Lets a rebuild serve that waits for a person.
 pub(crate) fn promote(client: &Client, id: &str, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
     let path = format!("/api/rebuilds/{}/promote", crate::client::segment(id));
-    told(&client.post(&path, &json!({}))?.good()?, as_json, paint)
+    told(&client.post(&path, &json!({}))?.good()?, false, as_json, paint)
 }
 
 /// Removes the views that served before the last rebuild.
@@ -45,7 +55,7 @@ pub(crate) fn discard_old(client: &Client, as_json: bool) -> anyhow::Result<Ende
     Ok(Ended { good: true, text })
 }
 
-fn told(ended: &Value, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
+fn told(ended: &Value, rolled_back: bool, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
     let state = ended["state"].as_str().unwrap_or_default();
     let good = state == "completed";
     if as_json {
@@ -65,16 +75,18 @@ fn told(ended: &Value, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
             }
             text
         }
-        ("completed", None) if jobs == &json!(0) => {
-            format!("{}: the views of before serve again\n", paint.bold("done"))
-        }
         ("completed", same) => {
+            if rolled_back {
+                return Ok(Ended { good, text: format!("{}: the views of before serve again\n", paint.bold("done")) });
+            }
             let same = if same == Some(true) { ", the same as before" } else { "" };
             format!("{}: {jobs} jobs from {events} events, {rate:.0} events/s{same}\n", paint.bold("rebuilt"))
         }
         ("verifying", _) => {
             let id = ended["id"].as_str().unwrap_or_default();
-            format!("{reason}\nTo let the new views serve: forebay rebuild --promote {id}\n")
+            format!(
+                "{reason}\nTo let the new views serve: forebay rebuild --promote {id} (without a running server: --promote)\n"
+            )
         }
         _ => format!("the rebuild {state}: {reason}\n"),
     };
