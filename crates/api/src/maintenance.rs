@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
+use percent_encoding::percent_decode_str;
 use projector::{From, RebuildError, Rebuilds, Verifications};
 use proto_events::Timestamp;
 use serde::Deserialize;
@@ -116,7 +117,7 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, call: Call) -> Result<R
         return Ok(answer(StatusCode::OK, &json!({ "removed": rebuilds.discard_previous()? })));
     }
     let (id, action) = path.split_once('/').unwrap_or((&path, ""));
-    let id: Uuid = id.parse().map_err(|_| ApiError::from(RebuildError::NotFound))?;
+    let id = parsed(id).ok_or(RebuildError::NotFound)?;
     if call.method != Method::GET {
         refuse_foreign(&call.headers)?;
     }
@@ -145,7 +146,7 @@ pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Resul
     app.auth.require(&call.headers)?;
     let not_found = ApiError::NotFound("Verification not found.");
     let verifications = &app.parts()?.maintenance.verifications;
-    let id: Uuid = id.parse().map_err(|_| not_found.clone())?;
+    let id = parsed(&id).ok_or(not_found.clone())?;
     match call.method {
         Method::GET => {}
         Method::DELETE => {
@@ -173,6 +174,11 @@ pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, Ap
         })
     });
     Ok(answer(StatusCode::OK, &json!({ "data": shown.collect::<Vec<_>>(), "total": quarantined.len() })))
+}
+
+/// An id as it stands in the path: maybe encoded.
+fn parsed(id: &str) -> Option<Uuid> {
+    percent_decode_str(id).decode_utf8().ok()?.parse().ok()
 }
 
 fn now() -> Timestamp {
