@@ -6,17 +6,20 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
+use event_log::EventLog;
+use proto_events::{Event, EventType, Framework, Timestamp};
 use sources::SourceSpec;
 use sources::redis::{RedisConfig, RedisSource};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::client::Client;
 use crate::config::{ServeArgs, ServeConfig};
@@ -27,6 +30,9 @@ use crate::stack::Stack;
 
 /// For a clean stop in all: requests under way, batches of the sources, the last write of the views, the log.
 const STOP_TIME: Duration = Duration::from_secs(20);
+
+/// Between two clock ticks in the log.
+const TICK: Duration = Duration::from_secs(10);
 
 /// How long a command that holds the directory is waited for.
 const LOCK_TIME: Duration = Duration::from_secs(10);
@@ -130,6 +136,7 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
     for spec in specs {
         add_source(config, spec, &default, &stack).await?;
     }
+    tokio::spawn(tick(stack.log.clone(), default.id));
     stack.attach(app, config.redact_args);
     Ok(stack)
 }
@@ -168,6 +175,21 @@ async fn ensure_default(
         credentials.save(dir).context("cannot keep the credentials")?;
     }
     Ok(default)
+}
+
+/// Writes now and then into the log that time passed: a replay has no clock, and what it says of jobs that were never
+/// heard of again must be what was said then.
+async fn tick(log: EventLog, connection: Uuid) {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let event = Event::bare(EventType::ClockTick, Timestamp(since_epoch.as_micros() as i64), Framework::Celery);
+        if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
+            tracing::debug!(%error, "a clock tick is missing in the log");
+        }
+    }
 }
 
 async fn add_source(

@@ -231,7 +231,6 @@ fn sort_message(
     };
     let mut events = 0;
     for (index, element) in elements.into_iter().enumerate() {
-        events += 1;
         let event = match element {
             Ok(event) => event,
             Err(cause) => {
@@ -250,6 +249,7 @@ fn sort_message(
         };
         let Some(job) = event.job else { continue };
         sorter.put(&Told { connection: message.connection, external_id: job.external_id, fact })?;
+        events += 1;
     }
     Ok(events)
 }
