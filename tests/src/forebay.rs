@@ -40,7 +40,11 @@ pub struct Forebay {
 impl Forebay {
     /// Starts one and waits until it is well.
     pub fn start(options: Options) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// Starts one on a directory that holds something already.
+    pub fn start_in(dir: TempDir, options: Options) -> Self {
         let process = launch(dir.path(), &options);
         let mut forebay = Self { dir, options, process, api: Api::new("", "") };
         forebay.wait_until_well();

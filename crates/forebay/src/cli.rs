@@ -40,6 +40,12 @@ pub(crate) enum Command {
     /// List the events of the log that could not be used, and why
     #[command(after_help = QUARANTINE_HELP)]
     Quarantine(VerifyArgs),
+    /// Write the log, or a part of it, into a file: a backup
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
+    /// Read an export back into a new log
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImportArgs),
     /// Manage connections: each is one sender with its own API key and its own jobs
     #[command(after_help = CONNECTION_HELP)]
     Connection(ConnectionArgs),
@@ -102,6 +108,29 @@ Examples:
   forebay quarantine
   forebay quarantine --json | jq -r '.data[].position'";
 
+const EXPORT_HELP: &str = "\
+The file is JSON lines: a header, the log's messages in order with their publish times, and a last line with a count and a
+checksum. It grows as FILE.part and gets its own name when it is whole; after an interruption the same command goes on
+where it stopped. Works beside a running server and without one, and covers what the log held when it began.
+The connections are in it with hashes of their API keys, so that after an import the keys are good as before. An export
+holds all that the jobs' events hold: arguments, results and errors.
+
+Examples:
+  forebay export backup.jsonl.zst
+  forebay export monday.jsonl.gz --from 2026-03-02T00:00:00Z --to 2026-03-03T00:00:00Z
+  forebay export billing.jsonl --connection billing --from 120000 --no-keys
+  forebay export - | ssh other-host forebay import -";
+
+const IMPORT_HELP: &str = "\
+The whole file is checked first: one that is cut off or damaged changes nothing. After an interruption the same command
+goes on where it stopped, and an export that is in the log already is left alone. The messages keep their publish times,
+the connections their ids, names and API keys; jobs come out as they were, to the byte. Works beside a running server
+and without one. Import only exports that you trust: the keys in them will be good here.
+
+Examples:
+  forebay import backup.jsonl.zst --data-dir /var/lib/forebay-new
+  zcat backup.jsonl.gz | forebay import - --merge --no-keys";
+
 const CONNECTION_HELP: &str = "\
 Examples:
   forebay connection create billing    # prints the new connection's id and its API key, once
@@ -157,6 +186,40 @@ pub(crate) struct VerifyArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// Where to; compressed if it ends in `.gz` or `.zst`; `-` is standard output
+    pub(crate) file: PathBuf,
+    /// Begin at this position in the log, or with what was published at or after this time (RFC 3339)
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub(crate) from: Option<String>,
+    /// End with this position in the log, or with what was published before this time (RFC 3339)
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub(crate) to: Option<String>,
+    /// Only the events of this connection
+    #[arg(long, value_name = "ID|NAME")]
+    pub(crate) connection: Option<String>,
+    /// Leave out the hashes of the connections' API keys
+    #[arg(long)]
+    pub(crate) no_keys: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// What `forebay export` wrote, compressed or not; `-` is standard input
+    pub(crate) file: PathBuf,
+    /// Import into a log that holds jobs already, beside them
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// Do not make the API keys of the export's connections good here
+    #[arg(long)]
+    pub(crate) no_keys: bool,
     #[command(flatten)]
     pub(crate) stack: StackArgs,
 }

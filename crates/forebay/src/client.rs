@@ -1,19 +1,22 @@
 //! The commands' side of the API: they are clients of a server, be it the running one or one in this very process.
 
-use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::Agent;
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, Response};
+use ureq::{Agent, AsSendBody, Body, BodyReader};
 
 use crate::data_dir::Admin;
+use crate::text::progress;
 
 /// For one request; the server answers within 5 seconds whatever happens.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
+/// For a part of an import, which the log may have to write in thousands of pieces.
+const PART_TIME: Duration = Duration::from_secs(300);
+/// For the next piece of a long answer. The server breaks off by itself when it waits too long for its log.
+const SILENCE: Duration = Duration::from_secs(90);
 /// Between two looks at a server that is not ready.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the server may show no progress while it reads its log.
@@ -52,16 +55,44 @@ impl Client {
         self.send(Method::DELETE, path, &Value::Null)
     }
 
+    /// Sends lines of JSON.
+    pub(crate) fn post_lines(&self, path: &str, lines: Vec<u8>) -> anyhow::Result<Answer> {
+        let request = self.request(Method::POST, path, lines)?;
+        let request = self.agent.configure_request(request).timeout_global(Some(PART_TIME)).build();
+        self.answer(self.run(request)?)
+    }
+
+    /// Gets lines of JSON, however many; otherwise what the server says is wrong.
+    pub(crate) fn get_lines(&self, path: &str) -> anyhow::Result<BodyReader<'static>> {
+        let request = self.request(Method::GET, path, Vec::new())?;
+        let request = self.agent.configure_request(request);
+        let response = self.run(request.timeout_global(None).timeout_per_read(Some(SILENCE)).build())?;
+        if response.status() == 200 {
+            return Ok(response.into_body().into_with_config().limit(u64::MAX).reader());
+        }
+        self.answer(response)?.good()?;
+        bail!("what answers at {} is not Forebay", self.admin.address)
+    }
+
     fn send(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
         let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        self.answer(self.run(self.request(method, path, bytes)?)?)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Request<Vec<u8>>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.admin.address))
             .header("authorization", format!("Bearer {}", self.admin.token))
-            .header("content-type", "application/json")
-            .body(bytes)?;
-        let mut response =
-            self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.admin.address))?;
+            .header("content-type", "application/json");
+        Ok(request.body(body)?)
+    }
+
+    fn run(&self, request: Request<impl AsSendBody>) -> anyhow::Result<Response<Body>> {
+        self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.admin.address))
+    }
+
+    fn answer(&self, mut response: Response<Body>) -> anyhow::Result<Answer> {
         let status = response.status().as_u16();
         let stale = response.headers().get("forebay-stale").and_then(|reason| reason.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
@@ -73,11 +104,20 @@ impl Client {
     /// Waits until the server has read its log. That may take a while, and as long as it gets on, so do we. What else
     /// may be wrong with it need not be in the way of a request, and says so itself if it is.
     pub(crate) fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let bar = bar();
+        self.wait_while(&["STARTING", "CATCHING_UP"])
+    }
+
+    /// Waits until the server has opened its log, whether or not it has read all of it.
+    pub(crate) fn wait_until_started(&self) -> anyhow::Result<()> {
+        self.wait_while(&["STARTING"])
+    }
+
+    fn wait_while(&self, reasons: &[&str]) -> anyhow::Result<()> {
+        let bar = progress("reading the log {bar:30} {pos} of {len}, {eta} left", 0);
         let mut progress = (0, Instant::now());
         loop {
             let health = self.get("/api/health")?;
-            let getting_ready = ["STARTING", "CATCHING_UP"].map(Some).contains(&health.body["reason"].as_str());
+            let getting_ready = health.body["reason"].as_str().is_some_and(|reason| reasons.contains(&reason));
             if health.status == 200 || !getting_ready {
                 bar.finish_and_clear();
                 return Ok(());
@@ -98,17 +138,6 @@ impl Client {
             std::thread::sleep(LOOK);
         }
     }
-}
-
-fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("reading the log {bar:30} {pos} of {len}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 impl Answer {

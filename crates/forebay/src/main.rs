@@ -27,9 +27,9 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, RebuildArgs};
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, fold, job, maintain};
+use crate::commands::{connection, events, export, fold, import, job, maintain};
 use crate::config::StackArgs;
-use crate::offline::{Missing, with_server};
+use crate::offline::{Missing, with_log, with_server};
 use crate::text::Paint;
 
 #[global_allocator]
@@ -68,6 +68,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint)),
         Command::Quarantine(args) => {
             maintain(args.stack, move |client, paint| maintain::quarantine(client, args.json, paint))
+        }
+        Command::Export(args) => {
+            let config = args.stack.clone().resolve()?;
+            logging::for_command(config.json_logs);
+            print(&with_log(&config, Missing::Refuse, move |client| export::run(client, &args))?)
+        }
+        Command::Import(args) => {
+            let config = args.stack.clone().resolve()?;
+            logging::for_command(config.json_logs);
+            import::check(&args.file)?;
+            print(&with_server(&config, Missing::Create, move |client| import::run(client, &args))?)
         }
         Command::Connection(args) => manage_connections(args),
         Command::Fold(args) => {

@@ -32,6 +32,29 @@ pub(crate) fn with_server<T: Send + 'static>(
     missing: Missing,
     work: impl FnOnce(&Client) -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
+    with_client(config, missing, |client| {
+        client.wait_until_ready()?;
+        work(client)
+    })
+}
+
+/// Does the work with a client of a server whose log is open, also while its views are still being read from it.
+pub(crate) fn with_log<T: Send + 'static>(
+    config: &StackConfig,
+    missing: Missing,
+    work: impl FnOnce(&Client) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    with_client(config, missing, |client| {
+        client.wait_until_started()?;
+        work(client)
+    })
+}
+
+fn with_client<T: Send + 'static>(
+    config: &StackConfig,
+    missing: Missing,
+    work: impl FnOnce(&Client) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let path = &config.data_dir;
     if missing == Missing::Refuse && !path.exists() {
         bail!("there is no data in {}: name the server's data directory with --data-dir", path.display());
@@ -44,7 +67,6 @@ pub(crate) fn with_server<T: Send + 'static>(
             Err(error) => return Err(error.into()),
         }
         if let Some(client) = running(config)? {
-            client.wait_until_ready()?;
             return work(&client);
         }
         if began.elapsed() > PATIENCE {
@@ -76,11 +98,7 @@ fn in_this_process<T: Send + 'static>(
         let stack = Stack::open(config, &dir).await?;
         stack.attach(&app, false);
         let client = Client::new(Admin { address: http.local_address(), token, pid: std::process::id() });
-        let done = tokio::task::spawn_blocking(move || {
-            client.wait_until_ready()?;
-            work(&client)
-        })
-        .await?;
+        let done = tokio::task::spawn_blocking(move || work(&client)).await?;
         http.stop().await;
         stack.close().await?;
         done

@@ -6,7 +6,20 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
 use proto_events::{JobState, Timestamp};
+
+/// A progress bar on a terminal, nothing elsewhere.
+pub(crate) fn progress(template: &str, length: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// Whether standard output wants colours.
 #[derive(Clone, Copy, Debug)]

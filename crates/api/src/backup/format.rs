@@ -3,6 +3,8 @@
 //! The trailer counts and sums up what is before it, so that an export that was cut off or changed is noticed. A
 //! message's own JSON stands in its line byte for byte; what is not JSON of one line is kept as base64.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -217,7 +219,7 @@ pub fn line_of(value: &impl Serialize) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub enum Line {
     /// The first.
-    Header(Box<Header>),
+    Header(Arc<Header>),
     /// Any between.
     Message(Message),
     /// The last.
@@ -261,7 +263,7 @@ pub enum FormatError {
 pub struct Checker {
     hasher: blake3::Hasher,
     lines: u64,
-    header: Option<Box<Header>>,
+    header: Option<Arc<Header>>,
     last: Option<(u64, Bytes)>,
     messages: u64,
     ended: bool,
@@ -284,8 +286,8 @@ impl Checker {
         let number = self.lines + 1;
         let wrong = |reason: &str| FormatError::Line { number, reason: reason.to_owned() };
         let Some(header) = &self.header else {
-            let header = Box::new(Header::parse(line)?);
-            self.header = Some(header.clone());
+            let header = Arc::new(Header::parse(line)?);
+            self.header = Some(Arc::clone(&header));
             self.take(line);
             return Ok(Line::Header(header));
         };
@@ -305,10 +307,15 @@ impl Checker {
         if message.sequence <= self.last() || message.sequence > header.last {
             return Err(wrong("its sequence is out of order"));
         }
-        self.last = Some((message.sequence, line.clone()));
+        self.message(message.sequence, line);
+        Ok(Line::Message(message))
+    }
+
+    /// Takes the line of a message that another checker has understood.
+    pub fn message(&mut self, sequence: u64, line: &Bytes) {
+        self.last = Some((sequence, line.clone()));
         self.messages += 1;
         self.take(line);
-        Ok(Line::Message(message))
     }
 
     fn take(&mut self, line: &[u8]) {
@@ -320,9 +327,14 @@ impl Checker {
     pub fn finish(&self) -> Result<(), FormatError> {
         match (&self.header, self.ended || self.partial) {
             (None, _) => Err(FormatError::NoExport),
-            (_, false) => Err(FormatError::Incomplete { lines: self.lines }),
+            (_, false) => Err(self.incomplete()),
             (_, true) => Ok(()),
         }
+    }
+
+    /// That the end is missing.
+    pub fn incomplete(&self) -> FormatError {
+        FormatError::Incomplete { lines: self.lines }
     }
 
     /// The header, once it was read.

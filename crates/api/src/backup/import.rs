@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use event_log::{AppendError, Appended, EventLog, Imported, KvError, LogInfo};
@@ -28,12 +29,14 @@ const IN_FLIGHT: usize = 512;
 const IN_FLIGHT_BYTES: usize = 16 << 20;
 /// How far it came is remembered whenever so many bytes more are in the log.
 const REMEMBER_BYTES: usize = 8 << 20;
+/// How long the views may take to show the last message.
+const VIEWS_TIME: Duration = Duration::from_secs(5);
 /// A line may be so long, or twice as long as the largest message that the log takes.
 const LINE_BYTES: usize = 16 << 20;
 
 /// What is asked for.
 struct Params {
-    /// The log need not be empty.
+    /// The log may hold jobs.
     merge: bool,
     /// The end may be missing; more is to come.
     part: bool,
@@ -162,14 +165,25 @@ async fn begin(parts: &Parts, header: &Header, params: &Params) -> Result<Progre
     if let Some(progress) = Progress::load(&parts.log, &info, header.id).await? {
         return Ok(progress);
     }
-    if info.messages > 0 && !params.merge {
-        let message = "The log is not empty: import into a new one, or merge (merge=true, forebay import --merge).";
+    if !params.merge && holds_jobs(parts, &info).await? {
+        let message = "The log holds jobs already: import into a new one, or merge (--merge, merge=true).";
         return Err(ApiError::Conflict(message.to_owned()));
     }
     let progress = Progress { log: info.created, reached: 0, sequence: 0, messages: 0, complete: false };
     progress.save(&parts.log, header.id).await?;
     tracing::info!(id = %header.id, log = %header.log, exported = %header.exported, "importing an export");
     Ok(progress)
+}
+
+/// A log may hold no job and yet not be empty: a server writes into it that time passes.
+async fn holds_jobs(parts: &Parts, info: &LogInfo) -> Result<bool, ApiError> {
+    if info.messages == 0 {
+        return Ok(false);
+    }
+    if !parts.projector.wait_applied(info.last_sequence, VIEWS_TIME).await {
+        return Err(ApiError::Unavailable("Whether the log holds jobs is not known before the views hold all of it."));
+    }
+    Ok(parts.reader.counts(None).total() > 0 || parts.projector.status().quarantined > 0)
 }
 
 async fn take_connections(parts: &Parts, header: &Header, keys: bool) -> Result<Vec<Known>, ApiError> {

@@ -178,6 +178,16 @@ async fn an_import_goes_on_where_it_stopped_and_never_says_complete_before_it_is
     let (old, _) = filled().await;
     let export = old.export("");
     let new = Server::start().await;
+    // It has been up for a while.
+    new.log
+        .append(
+            CONNECTION,
+            Bytes::from_static(
+                br#"{"v":1,"type":"clock.tick","timestamp":"2026-02-27T10:29:55Z","framework":"celery"}"#,
+            ),
+        )
+        .await
+        .unwrap();
     let begun = new.import("?part=true", &export.part([0]));
     assert_eq!((begun.status, &begun.body["sequence"]), (200, &json!(0)), "{}", begun.body);
     let cut = new.import("", &export.part(0..3));

@@ -2,6 +2,9 @@
 
 pub(crate) mod connection;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod fold;
+pub(crate) mod import;
 pub(crate) mod job;
+mod lines;
 pub(crate) mod maintain;
