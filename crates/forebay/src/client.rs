@@ -56,7 +56,7 @@ impl Client {
     }
 
     /// Sends lines of JSON.
-    pub(crate) fn post_lines(&self, path: &str, lines: Vec<u8>) -> anyhow::Result<Answer> {
+    pub(crate) fn post_lines(&self, path: &str, lines: &[u8]) -> anyhow::Result<Answer> {
         let request = self.request(Method::POST, path, lines)?;
         let request = self.agent.configure_request(request).timeout_global(Some(PART_TIME)).build();
         self.answer(self.run(request)?)
@@ -64,7 +64,7 @@ impl Client {
 
     /// Gets lines of JSON, however many; otherwise what the server says is wrong.
     pub(crate) fn get_lines(&self, path: &str) -> anyhow::Result<BodyReader<'static>> {
-        let request = self.request(Method::GET, path, Vec::new())?;
+        let request = self.request(Method::GET, path, ())?;
         let request = self.agent.configure_request(request);
         let response = self.run(request.timeout_global(None).timeout_per_read(Some(SILENCE)).build())?;
         if response.status() == 200 {
@@ -79,7 +79,7 @@ impl Client {
         self.answer(self.run(self.request(method, path, bytes)?)?)
     }
 
-    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Request<Vec<u8>>> {
+    fn request<B: AsSendBody>(&self, method: Method, path: &str, body: B) -> anyhow::Result<Request<B>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.admin.address))

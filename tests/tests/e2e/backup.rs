@@ -258,7 +258,10 @@ fn an_import_that_was_killed_goes_on_where_it_stopped() {
     new.restart();
     let there = last(&new);
     assert!((300..count).contains(&there), "it was killed in the middle: {there}");
-    let said = printed(&new.command(&["import", &file]));
+    // And its log, which it starts again by itself.
+    let child = command(new.dir(), &["import", &file]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    new.kill_nats();
+    let said = printed(&child.wait_with_output().unwrap());
     assert!(said.starts_with(&format!("imported {count} messages\n")), "{said}");
     assert!(said.contains("its connection default is default-550e8400 here"), "{said}");
     assert_eq!(digest(&new), before);

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::backup::{Checker, FormatError, Line};
@@ -22,6 +23,11 @@ use crate::text::{progress, short};
 const BROKE_OFF: &str = "the import broke off, give it the same export again and it goes on where it stopped";
 /// Sent at a time.
 const PART_BYTES: usize = 4 << 20;
+
+/// What the server answers while its log is away, and how long that may last.
+const UNAVAILABLE: u16 = 503;
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes sure that a file is a whole export, before anything is begun with it. What is not a file can be read but once.
 pub(crate) fn check(path: &Path) -> anyhow::Result<()> {
@@ -126,11 +132,19 @@ impl Import<'_> {
         Ok(last)
     }
 
-    /// Sends what is there behind the header.
+    /// Sends what is there behind the header; again for a while, where the log is away. What is in it already is
+    /// recognised there.
     fn send(&mut self) -> anyhow::Result<Value> {
         let part = [&self.header[..], &self.part].concat();
         self.part.clear();
-        self.client.post_lines(&self.path, part)?.good()
+        let began = Instant::now();
+        loop {
+            let answer = self.client.post_lines(&self.path, &part)?;
+            if answer.status != UNAVAILABLE || began.elapsed() > PATIENCE {
+                return answer.good();
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 }
 
