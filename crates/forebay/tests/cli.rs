@@ -451,6 +451,8 @@ fn every_command_teaches_and_a_wrong_one_is_usage() {
         vec!["--help"],
         vec!["serve", "--help"],
         vec!["job", "--help"],
+        vec!["export", "--help"],
+        vec!["import", "--help"],
         vec!["connection", "--help"],
         vec!["fold", "--help"],
     ] {
