@@ -214,6 +214,9 @@ proptest! {
         prop_assert!(lengths.iter().zip(&truth).all(|(length, truth)| (length - truth).abs() <= 1), "{:?} {:?}", lengths, truth);
         if !skewed {
             prop_assert_eq!(history(&record), vec!["queued", "active", "completed"]);
+            // The run that started last ends the job, whichever ends first.
+            let last = record.executions.last().and_then(|execution| execution.completed_at);
+            prop_assert_eq!((Some(record.state_changed_at), record.completed_at), (last, last));
         }
     }
 }
