@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::limits;
 use crate::time::Timestamp;
@@ -17,7 +18,7 @@ use crate::wire::VERSION;
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// The version of the contract, 1.
-    #[serde(default = "version")]
+    #[serde(default = "first_version")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1)))]
     pub v: u16,
     /// What kind of fact; it says which payload is there.
@@ -42,10 +43,14 @@ pub struct Event {
     /// Of `source.state_change`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Box<Source>>,
+    /// Of `log.trim`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim: Option<Box<Trim>>,
 }
 
-const fn version() -> u16 {
-    VERSION
+/// What was written before there were versions, or by who does not care, is of the first.
+const fn first_version() -> u16 {
+    1
 }
 
 /// Many a sender writes null where it has nothing to say.
@@ -71,6 +76,7 @@ impl Event {
             worker: None,
             queue: None,
             source: None,
+            trim: None,
         }
     }
 
@@ -93,6 +99,7 @@ impl Event {
                 self.source.is_some().then_some(()).ok_or("source.state_change without a source")
             }
             EventType::ClockTick => Ok(()),
+            EventType::LogTrim => self.trim.is_some().then_some(()).ok_or("log.trim without a trim"),
         }
     }
 }
@@ -127,6 +134,9 @@ pub enum EventType {
     /// Time passed: what replay knows of the clock.
     #[serde(rename = "clock.tick")]
     ClockTick,
+    /// The beginning of the log is forgotten: what replay knows of retention.
+    #[serde(rename = "log.trim")]
+    LogTrim,
 }
 
 /// The job frameworks of the contract.
@@ -494,4 +504,22 @@ pub enum SourceState {
     Connected,
     /// It does not, from now on.
     Disconnected,
+}
+
+/// What the log forgets, and which jobs lose a part of what was known of them.
+///
+/// It stands in the log so that views that followed it and views that are made anew from it agree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Trim {
+    /// Messages of the log with a smaller sequence are forgotten. Absent where the event only names jobs; without effect
+    /// where it lies behind the event itself, and in another log than the one that it was written into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// Ids of jobs that have events on both sides of the cut, at most 3,000. More of them are told by several events, of
+    /// which the last one cuts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 3_000)))]
+    pub jobs: Vec<Uuid>,
 }

@@ -25,6 +25,8 @@ pub const STACKTRACE: usize = 50_000;
 pub const EVENT_BYTES: usize = 128 * 1_024;
 /// Entries of `tags` and of `extensions`.
 pub const MAP_ENTRIES: usize = 256;
+/// Jobs that one `log.trim` names.
+pub const TRIM_JOBS: usize = 3_000;
 /// Levels of nesting in a free-form value. A parser stops at 128 for the whole message, and what could be read from one
 /// place of a body must be readable from another place of a message.
 pub const DEPTH: usize = 64;
@@ -104,6 +106,9 @@ pub fn enforce(event: &mut Event) {
         cut(&mut source.name, NAME);
         source.reason.as_mut().map(|reason| cut(reason, ERROR));
     }
+    if let Some(trim) = &mut event.trim {
+        trim.jobs.truncate(TRIM_JOBS);
+    }
     shrink(event);
 }
 
@@ -113,6 +118,7 @@ fn keep_own_payload(event: &mut Event) {
     event.worker.take_if(|_| kind != EventType::WorkerStateChange);
     event.queue.take_if(|_| kind != EventType::QueueSnapshot);
     event.source.take_if(|_| kind != EventType::SourceStateChange);
+    event.trim.take_if(|_| kind != EventType::LogTrim);
 }
 
 fn enforce_job(job: &mut Job) {

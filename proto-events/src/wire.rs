@@ -1,11 +1,17 @@
 //! Messages: one event or an array of events as JSON, each element decoded on its own.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
+use crate::upcast::{STEPS, Step, upcast};
 
-/// The version of the contract that this code writes, and the newest that it reads.
-pub const VERSION: u16 = 1;
+/// The version of the contract that this code writes, and the newest that it reads. Older ones are read too, and come
+/// out as this one.
+pub const VERSION: u16 = newest(STEPS);
+
+const fn newest(steps: &[Step]) -> u16 {
+    1 + steps.len() as u16
+}
 
 /// Why an element of a message is not an event that we can use. The neighbours of such an element are unharmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,16 +56,23 @@ pub fn encoded_len(value: &impl Serialize) -> usize {
 }
 
 /// Decodes a message. The outer error says that there are no elements to speak of; the inner ones speak of one each.
+/// Whatever version an element was written in, it comes out in the newest one.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Result<Event, DecodeError>>, DecodeError> {
+    decode_with(bytes, STEPS)
+}
+
+pub(crate) fn decode_with(bytes: &[u8], steps: &[Step]) -> Result<Vec<Result<Event, DecodeError>>, DecodeError> {
     if bytes.trim_ascii_start().first() != Some(&b'[') {
-        return Ok(vec![decode_one(bytes)]);
+        return Ok(vec![decode_one(bytes, steps)]);
     }
-    // The usual case, all well, in one pass; only a message with a bad element is taken apart.
-    if let Ok(events) = serde_json::from_slice::<Vec<Event>>(bytes) {
-        return Ok(events.into_iter().map(checked).collect());
+    // The usual case, all well and of the newest version, in one pass; only another message is taken apart.
+    if let Ok(events) = serde_json::from_slice::<Vec<Event>>(bytes)
+        && events.iter().all(|event| event.v >= newest(steps))
+    {
+        return Ok(events.into_iter().map(|event| checked(event, steps)).collect());
     }
     match elements(bytes) {
-        Some(elements) => Ok(elements.into_iter().map(decode_one).collect()),
+        Some(elements) => Ok(elements.into_iter().map(|element| decode_one(element, steps)).collect()),
         None => Err(DecodeError::Malformed("an array that does not end where the message ends".to_owned())),
     }
 }
@@ -92,28 +105,48 @@ pub fn elements(bytes: &[u8]) -> Option<Vec<&[u8]>> {
     (depth == 0 && !text).then_some(elements)
 }
 
-fn decode_one(bytes: &[u8]) -> Result<Event, DecodeError> {
-    match serde_json::from_slice::<Event>(bytes) {
-        Ok(event) => checked(event),
-        Err(error) => Err(newer(bytes).unwrap_or_else(|| DecodeError::Malformed(error.to_string()))),
+fn decode_one(bytes: &[u8], steps: &[Step]) -> Result<Event, DecodeError> {
+    let newest = newest(steps);
+    let as_newest = serde_json::from_slice::<Event>(bytes);
+    if let Ok(event) = as_newest
+        && event.v >= newest
+    {
+        return checked(event, steps);
+    }
+    // Of another version the same fields may mean something else, or be none that we know.
+    match version(bytes) {
+        Some(version) if version > u64::from(newest) => Err(DecodeError::Newer(version)),
+        Some(version @ 1..) if version < u64::from(newest) => {
+            let element = serde_json::from_slice(bytes).map_err(malformed)?;
+            checked(serde_json::from_value(upcast(element, version as usize, steps)).map_err(malformed)?, steps)
+        }
+        _ => checked(serde_json::from_slice(bytes).map_err(malformed)?, steps),
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
+fn malformed(error: serde_json::Error) -> DecodeError {
+    DecodeError::Malformed(error.to_string())
+}
+
 /// The version check comes after the shape, since a newer version may well have the shape of ours.
-fn checked(event: Event) -> Result<Event, DecodeError> {
-    if event.v > VERSION {
+fn checked(event: Event, steps: &[Step]) -> Result<Event, DecodeError> {
+    if event.v > newest(steps) {
         return Err(DecodeError::Newer(event.v.into()));
     }
     event.check().map_err(|cause| DecodeError::Malformed(cause.to_owned()))?;
     Ok(event)
 }
 
-/// An event that does not have our shape may still say that it is newer.
-fn newer(bytes: &[u8]) -> Option<DecodeError> {
-    #[derive(serde::Deserialize)]
+/// The version that an element says it has, whatever else it is; the first one where it says nothing.
+fn version(bytes: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
     struct Version {
+        #[serde(default = "first")]
         v: u64,
     }
-    let version = serde_json::from_slice::<Version>(bytes).ok()?.v;
-    (version > u64::from(VERSION)).then_some(DecodeError::Newer(version))
+    fn first() -> u64 {
+        1
+    }
+    serde_json::from_slice::<Version>(bytes).ok().map(|version| version.v)
 }

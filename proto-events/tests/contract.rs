@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use proto_events::{Event, EventId, decode, encode};
+use proto_events::{Event, EventId, VERSION, decode, encode};
 
-/// Every sample with the identities of its events, as they were when the sample was added. A sample is never changed
-/// nor removed: logs hold such messages, and their identities decide what counts as a repetition.
+/// Every sample of version 1 with the identities of its events, as they were when the sample was added. A sample is never
+/// changed nor removed: logs hold such messages, and their identities decide what counts as a repetition.
+///
+/// With a new version come samples of it in a folder of its own; those of older ones then have the identities of the newest
+/// form that they are brought to, which stands in a folder of the same name in `samples/newest`.
 const SAMPLES: &[(&str, &[&str])] = &[
     ("array.mixed", &["065de5a7775ddc10a39291f91030f2f0", "eedbb8066f7baaf2e6c570efc567bdba"]),
     ("clock", &["065de5a7775ddc10a39291f91030f2f0"]),
@@ -26,6 +29,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("job.report", &["4fb0f60c9003e90b5b2ccc0827c998a9"]),
     ("queue", &["7ae0a6e936763d345d0191509a5cea09"]),
     ("source", &["ece2c3beda8dfa868d8a51bab7d555af"]),
+    ("trim", &["b1dd32be21b37d04a5213f4e24a6b635", "bd98238101ebd5db65f42b3b547ab3f5"]),
     ("worker", &["afbcebc1b129ccfbb90146c745352fd0"]),
 ];
 
@@ -33,8 +37,33 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
+/// The versions that were ever written.
+fn versions() -> impl Iterator<Item = u16> {
+    1..=VERSION
+}
+
+/// All samples of all versions.
 fn samples() -> BTreeMap<String, Vec<u8>> {
-    let files = std::fs::read_dir(folder("samples")).unwrap();
+    versions().flat_map(|version| read(&format!("samples/v{version}"))).collect()
+}
+
+/// Each with its golden form in the newest version.
+fn with_newest() -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    for version in versions() {
+        let newest = if version == VERSION { "samples".to_owned() } else { "samples/newest".to_owned() };
+        let mut golden = read(&format!("{newest}/v{version}"));
+        for (name, bytes) in read(&format!("samples/v{version}")) {
+            let newest =
+                golden.remove(&name).unwrap_or_else(|| panic!("{name} of version {version} has no newest form"));
+            all.push((name, bytes, newest));
+        }
+    }
+    all
+}
+
+fn read(directory: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder(directory)).unwrap_or_else(|error| panic!("{directory}: {error}"));
     files
         .map(|file| {
             let path = file.unwrap().path();
@@ -52,10 +81,10 @@ fn events(name: &str, bytes: &[u8]) -> Vec<Event> {
 }
 
 #[test]
-fn samples_are_read_and_written_back_byte_for_byte() {
-    for (name, bytes) in samples() {
+fn samples_of_every_version_are_read_and_written_back_in_the_newest_byte_for_byte() {
+    for (name, bytes, newest) in with_newest() {
         let written = String::from_utf8(encode(&events(&name, &bytes))).unwrap();
-        assert_eq!(written, String::from_utf8(bytes).unwrap(), "{name}");
+        assert_eq!(written, String::from_utf8(newest).unwrap(), "{name}");
     }
 }
 

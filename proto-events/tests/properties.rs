@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proto_events::wire::{elements, encoded_len};
 use proto_events::{
     CeleryFacts, CeleryKind, DecodeError, Event, EventId, EventType, Framework, Job, JobState, Producer, Queue, Source,
-    SourceState, Timestamp, Worker, WorkerState, decode, encode, limits,
+    SourceState, Timestamp, Trim, Worker, WorkerState, decode, encode, limits,
 };
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// Texts with everything that JSON must escape, and characters of every length.
 fn text() -> impl Strategy<Value = String> {
@@ -125,6 +126,9 @@ fn event() -> BoxedStrategy<Event> {
             (EventType::SourceStateChange, json!({ "source": source }))
         }),
         1 => Just((EventType::ClockTick, json!({}))),
+        1 => (of(any::<u64>()), vec(any::<u128>().prop_map(Uuid::from_u128), 0..4)).prop_map(|(before, jobs)| {
+            (EventType::LogTrim, json!({ "trim": Trim { before, jobs } }))
+        }),
     ];
     (time(), framework, of(producer), payload)
         .prop_map(|(timestamp, framework, producer, (kind, mut payload))| Event {
@@ -133,6 +137,7 @@ fn event() -> BoxedStrategy<Event> {
             worker: serde_json::from_value(payload["worker"].take()).unwrap(),
             queue: serde_json::from_value(payload["queue"].take()).unwrap(),
             source: serde_json::from_value(payload["source"].take()).unwrap(),
+            trim: serde_json::from_value(payload["trim"].take()).unwrap(),
             ..Event::bare(kind, timestamp, framework)
         })
         .boxed()
@@ -255,6 +260,9 @@ fn swell(event: &mut Event, filler: char, sizes: &[usize], entries: usize, depth
     }
     if let Some(source) = &mut event.source {
         source.reason = Some(long(7));
+    }
+    if let Some(trim) = &mut event.trim {
+        trim.jobs.extend((0..entries as u128 * 10).map(Uuid::from_u128));
     }
     if let Some(queue) = &mut event.queue {
         queue.extensions.extend(wide());
