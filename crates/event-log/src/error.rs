@@ -161,6 +161,14 @@ pub enum LogError {
     /// The stream is gone: somebody deleted it.
     #[error("the stream FOREBAY_JOBS does not exist any more: it was deleted while Forebay was running")]
     Missing,
+    /// The operator of the stream forbids to drop its beginning.
+    #[error(
+        "the stream FOREBAY_JOBS forbids to drop old events ({reason}): unset its deny_purge, or let Forebay keep all with --retention off --max-log-size off"
+    )]
+    TrimRefused {
+        /// What the server said.
+        reason: String,
+    },
 }
 
 /// Reading was interrupted.

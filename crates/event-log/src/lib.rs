@@ -28,6 +28,7 @@ pub mod reader;
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trimming;
 mod version;
 
 pub use batcher::{Batcher, BatcherStats};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
+use failpoints::{Point, hit};
+use parking_lot::Mutex;
 use proto_events::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -119,6 +121,8 @@ struct Inner {
     seal: Seal,
     closed: watch::Sender<bool>,
     embedded: Option<Embedded>,
+    /// What became of the last append that failed, if none has succeeded since.
+    trouble: Mutex<Option<AppendError>>,
 }
 
 impl EventLog {
@@ -133,13 +137,34 @@ impl EventLog {
                 (Target::external(External { url, user, password, token, creds, ca })?, None, replicas.max(1))
             }
         };
+        Box::pin(Self::connect(target, embedded, Some(replicas))).await
+    }
+
+    /// Connects to the log that another process has opened, to read it beside that one: nothing is started, made or
+    /// changed. An embedded server is the one that runs in the directory.
+    pub async fn attach(config: ServerConfig) -> Result<Self, OpenError> {
+        let target = match config {
+            ServerConfig::Embedded { dir, .. } => Embedded::running(&dir)?,
+            ServerConfig::External { url, user, password, token, creds, ca, .. } => {
+                Target::external(External { url, user, password, token, creds, ca })?
+            }
+        };
+        Box::pin(Self::connect(target, None, None)).await
+    }
+
+    /// With so many replicas, streams and bucket are made; otherwise they have to be there.
+    async fn connect(target: Target, embedded: Option<Embedded>, replicas: Option<usize>) -> Result<Self, OpenError> {
         let link = target.connect("forebay", 65_536).await?;
         link.check_server(target.url())?;
         let context = context(&link);
-        let stores = Box::pin(streams::ensure(&context, &link, target.url(), replicas)).await?;
+        let stores = match replicas {
+            Some(replicas) => Box::pin(streams::ensure(&context, &link, target.url(), replicas)).await?,
+            None => Box::pin(streams::find(&context)).await?,
+        };
         let seal = Seal::open(&Kv::new(stores.bucket.clone(), link.clone())).await?;
         let (closed, _) = watch::channel(false);
-        Ok(Self { inner: Arc::new(Inner { target, link, context, stores, seal, closed, embedded }) })
+        let trouble = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { target, link, context, stores, seal, closed, embedded, trouble }) })
     }
 
     /// Stores one message and waits until the log has it, at most five seconds, in which a lost connection is made
@@ -149,6 +174,15 @@ impl EventLog {
     }
 
     async fn append_message(&self, message: &Outgoing) -> Result<Appended, AppendError> {
+        let appended = self.append_in_time(message).await.map_err(|error| self.explained(error));
+        // Of a message that is too large nothing follows for the next.
+        if !matches!(appended, Err(AppendError::TooLarge { .. })) {
+            *self.inner.trouble.lock() = appended.as_ref().err().cloned();
+        }
+        appended
+    }
+
+    async fn append_in_time(&self, message: &Outgoing) -> Result<Appended, AppendError> {
         let deadline = Instant::now() + TIMEOUT;
         let mut resent = false;
         loop {
@@ -156,7 +190,9 @@ impl EventLog {
             match tokio::time::timeout_at(deadline, attempt).await {
                 // What we sent again ourselves is no repetition by the caller.
                 Ok(Ok(stored)) => return Ok(Appended { duplicate: stored.duplicate && !resent, ..stored }),
-                Ok(Err(AppendError::Unavailable { .. })) if Instant::now() + RETRY_PAUSE < deadline => {
+                Ok(Err(AppendError::Unavailable { .. }))
+                    if Instant::now() + RETRY_PAUSE < deadline && !self.is_full() =>
+                {
                     tokio::time::sleep(RETRY_PAUSE).await;
                     resent = true;
                 }
@@ -192,13 +228,38 @@ impl EventLog {
 
     async fn send_in_time(&self, message: &Outgoing) -> Result<Sent, AppendError> {
         let sent = tokio::time::timeout(TIMEOUT, self.send(message)).await;
-        sent.unwrap_or_else(|_| Err(unavailable("not connected")))
+        sent.unwrap_or_else(|_| Err(unavailable("not connected"))).map_err(|error| self.explained(error))
+    }
+
+    /// A server on a full disk does not answer at all; why, it says elsewhere.
+    fn explained(&self, error: AppendError) -> AppendError {
+        match error {
+            AppendError::Unavailable { .. } if self.is_full() => disk_full(),
+            error => error,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.inner.embedded.as_ref().is_some_and(Embedded::is_full)
+    }
+
+    /// Why the last append failed, for as long as none has succeeded since.
+    pub fn trouble(&self) -> Option<AppendError> {
+        if self.is_full() { Some(disk_full()) } else { self.inner.trouble.lock().clone() }
+    }
+
+    /// Where the log is kept on this machine; `None` where somebody else's server keeps it.
+    pub fn dir(&self) -> Option<&Path> {
+        self.inner.embedded.as_ref().map(Embedded::dir)
     }
 
     async fn send(&self, message: &Outgoing) -> Result<Sent, AppendError> {
         let (bytes, limit) = (message.payload.len(), self.max_payload());
         if bytes + ENVELOPE > limit {
             return Err(AppendError::TooLarge { bytes, limit: limit.saturating_sub(ENVELOPE) });
+        }
+        if self.is_full() {
+            return Err(disk_full());
         }
         let link = self.inner.link.clone();
         // Without a connection the client would queue the message and send it long after the caller gave up.
@@ -209,6 +270,7 @@ impl EventLog {
             publish = publish.header(imported::PUBLISHED, published.as_str());
         }
         let sent = self.inner.context.send_publish(message.subject.clone(), publish).await;
+        hit(Point::LogSent);
         Ok(Sent { ack: sent.map_err(|error| append_error(&error))?, link, generation })
     }
 
@@ -320,6 +382,10 @@ impl EventLog {
         }
     }
 
+    pub(crate) fn jobs(&self) -> &jetstream::stream::Stream {
+        &self.inner.stores.jobs
+    }
+
     pub(crate) fn target(&self) -> &Target {
         &self.inner.target
     }
@@ -390,6 +456,7 @@ impl Sent {
         tokio::select! {
             answer = self.ack.into_future() => {
                 let ack = answer.map_err(|error| append_error(&error))?;
+                hit(Point::LogAcknowledged);
                 Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate })
             }
             // A lost connection never brings the answer, so there is no point in waiting for it.
@@ -412,6 +479,10 @@ pub(crate) fn context(link: &Link) -> Context {
 
 fn unavailable(reason: impl Into<String>) -> AppendError {
     AppendError::Unavailable { reason: reason.into() }
+}
+
+fn disk_full() -> AppendError {
+    AppendError::Full { reason: "no space left on the disk of the log".to_owned() }
 }
 
 fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {

@@ -17,6 +17,8 @@ pub struct LogMessage {
     pub connection: Uuid,
     /// When it was published. For a message that was brought in by an import that is when the first log took it.
     pub published: Timestamp,
+    /// Whether an import brought it in from another log, whose positions mean nothing here.
+    pub imported: bool,
     /// When this log took it; never earlier than that of the message before, but for the servers' clocks.
     pub stored: Timestamp,
     /// The events, as [`proto_events::decode`] reads them.
@@ -27,7 +29,15 @@ pub struct LogMessage {
 impl LogMessage {
     /// A message as the log would deliver it; for tests of those who read the log.
     pub fn new(sequence: u64, connection: Uuid, published: Timestamp, payload: Bytes) -> Self {
-        Self { sequence, connection, published, stored: published, payload, subject: jobs_subject(connection).into() }
+        Self {
+            sequence,
+            connection,
+            published,
+            imported: false,
+            stored: published,
+            payload,
+            subject: jobs_subject(connection).into(),
+        }
     }
 
     pub(crate) fn received(
@@ -38,8 +48,9 @@ impl LogMessage {
         headers: Option<&HeaderMap>,
         seal: &Seal,
     ) -> Self {
-        let published = headers.and_then(|headers| seal.published(headers, &subject, &payload)).unwrap_or(stored);
-        Self { sequence, connection: connection_of(&subject), published, stored, payload, subject }
+        let first = headers.and_then(|headers| seal.published(headers, &subject, &payload));
+        let (published, imported) = (first.unwrap_or(stored), first.is_some());
+        Self { sequence, connection: connection_of(&subject), published, imported, stored, payload, subject }
     }
 
     pub(crate) fn of_stream(message: StreamMessage, seal: &Seal) -> Self {

@@ -76,6 +76,14 @@ pub(crate) async fn ensure(context: &Context, link: &Link, url: &str, replicas: 
     Ok(Stores { jobs, bucket })
 }
 
+/// What is there, as it is.
+pub(crate) async fn find(context: &Context) -> Result<Stores, OpenError> {
+    let failed = |name: &str, reason: String| OpenError::Stream { name: name.to_owned(), reason };
+    let jobs = context.get_stream(JOBS).await.map_err(|error| failed(JOBS, error.to_string()))?;
+    let bucket = context.get_key_value(BUCKET).await.map_err(|error| failed(BUCKET, error.to_string()))?;
+    Ok(Stores { jobs, bucket })
+}
+
 struct Maker<'a> {
     context: &'a Context,
     link: &'a Link,

@@ -1,4 +1,4 @@
-//! A real nats-server for tests: its own directory, a free port, killed when dropped.
+//! A real nats-server for tests: its own directory, a free port, killed when dropped. And a disk that is soon full.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -129,6 +129,11 @@ impl TestServer {
         format!("127.0.0.1:{}", self.port.expect("it was started"))
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it was started"))
+    }
+
     /// How a log on it is opened.
     pub fn config(&self) -> ServerConfig {
         let url = format!("nats://{}", self.address());
@@ -153,5 +158,103 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Set in the process that [`SmallDisk::mount`] runs a test in when this one may not mount anything.
+const UNSHARED: &str = "FOREBAY_TEST_UNSHARED";
+
+/// A file system in memory of its own, to be filled up.
+pub struct SmallDisk {
+    dir: TempDir,
+}
+
+/// Why there is no [`SmallDisk`] here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoDisk {
+    /// The test has run, in a process that may mount one.
+    RanElsewhere,
+    /// This user may neither mount one nor use `unshare -rm`.
+    Forbidden,
+}
+
+impl SmallDisk {
+    /// A disk of so many megabytes. Without the right to mount one, the test of this name is run once more in a
+    /// namespace where it has that right, and there is none here; nor is there where even that is forbidden, which is
+    /// said.
+    ///
+    /// # Panics
+    /// When the test fails in that namespace.
+    pub fn mount(megabytes: u32, test: &str) -> Option<Self> {
+        let disk = Self::or_why_not(megabytes, test);
+        if disk.as_ref().is_err_and(|none| *none == NoDisk::Forbidden) {
+            eprintln!("SKIPPED: {test} needs a small disk, and this user may neither mount one nor use `unshare -rm`");
+        }
+        disk.ok()
+    }
+
+    /// The same, for a test that can do something without one.
+    ///
+    /// # Panics
+    /// When the test fails in that namespace.
+    pub fn or_why_not(megabytes: u32, test: &str) -> Result<Self, NoDisk> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "forebay-test"]).arg(dir.path());
+        if mount.output().is_ok_and(|mounted| mounted.status.success()) {
+            return Ok(Self { dir });
+        }
+        let may_unshare = || Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|it| it.status.success());
+        if std::env::var_os(UNSHARED).is_some() || !may_unshare() {
+            return Err(NoDisk::Forbidden);
+        }
+        let exe = std::env::current_exe().expect("a test knows its own executable");
+        let mut again = Command::new("unshare");
+        again.arg("-rm").arg(exe).args(["--exact", test, "--nocapture"]).env(UNSHARED, "1");
+        assert!(again.status().expect("unshare runs").success(), "{test} failed in a namespace of its own");
+        Err(NoDisk::RanElsewhere)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Bytes that are free.
+    ///
+    /// # Panics
+    /// When the system does not say, as everything here does.
+    pub fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.path()).expect("a disk of our own");
+        disk.f_bavail * disk.f_frsize
+    }
+
+    /// Fills it with a file, but for so many bytes.
+    pub fn fill(&self, but: u64) {
+        let zeros = vec![0; 1 << 20];
+        let mut file = fs::File::options().create(true).append(true).open(self.filler()).expect("a disk of our own");
+        while let Some(more) = self.free().checked_sub(but).filter(|more| *more > 0) {
+            let more = (more as usize).min(zeros.len());
+            // Others may write at the same time, and then it is as full as was asked for.
+            if std::io::Write::write_all(&mut file, &zeros[..more]).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Removes that file.
+    pub fn relieve(&self) {
+        fs::remove_file(self.filler()).expect("a file of our own");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("somebody-elses-file")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, since a server may be on its way out.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
 }

@@ -9,6 +9,11 @@ use super::Credentials;
 
 /// Twice the largest array that we send.
 const MAX_PAYLOAD: usize = 8 << 20;
+/// The server takes so much for granted, however full the disk: its streams reserve some of it, and without that it
+/// would not come up at all. Where the disk has not that much, its own refusal counts.
+const LEAST_ROOM: u64 = 128 << 20;
+/// With so much free, or a twentieth of a small disk, a server that found the disk full is worth another try.
+const ENOUGH: u64 = 64 << 20;
 
 /// The places inside the directory.
 pub(super) struct Layout {
@@ -29,6 +34,40 @@ impl Layout {
         self.dir.join("ports")
     }
 
+    /// How another process of the same user reaches the server that runs.
+    fn access(&self) -> PathBuf {
+        self.dir.join("access.json")
+    }
+
+    /// Leaves word of how to reach the server, readable by its owner only: whoever can read this can read the password
+    /// in the configuration beside it, too.
+    pub(super) fn write_access(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
+        let access = serde_json::json!({
+            "port": port, "user": credentials.user, "password": credentials.password,
+        });
+        let new = self.dir.join("access.json.new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(access.to_string().as_bytes())?;
+        fs::rename(&new, self.access())
+    }
+
+    /// No server is to be reached.
+    pub(super) fn remove_access(&self) {
+        let _ = fs::remove_file(self.access());
+    }
+
+    /// Port and credentials of the server that runs, if one has left word.
+    pub(super) fn read_access(&self) -> Option<(u16, Credentials)> {
+        let access: serde_json::Value = serde_json::from_slice(&fs::read(self.access()).ok()?).ok()?;
+        let text = |field: &str| access[field].as_str().map(str::to_owned);
+        let port = u16::try_from(access["port"].as_u64()?).ok()?;
+        Some((port, Credentials { user: text("user")?, password: text("password")? }))
+    }
+
     /// Makes the directories, open to nobody else.
     pub(super) fn make(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
@@ -43,6 +82,7 @@ impl Layout {
         credentials: &Credentials,
         port: Option<u16>,
         fsync_always: bool,
+        room: u64,
     ) -> io::Result<()> {
         let path = self.config();
         // A file that is there already would keep its mode.
@@ -51,10 +91,34 @@ impl Layout {
             _ => {}
         }
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(self.text(credentials, port, fsync_always)?.as_bytes())
+        file.write_all(self.text(credentials, port, fsync_always, room)?.as_bytes())
     }
 
-    fn text(&self, credentials: &Credentials, port: Option<u16>, fsync_always: bool) -> io::Result<String> {
+    /// How much the log may take: what it has, and most of what is free. Left to itself, the server would allow three
+    /// quarters of what is free at its start without counting what it holds already, and after a restart refuse events
+    /// on a disk with room.
+    pub(super) fn room(&self) -> io::Result<u64> {
+        Ok(self.used().saturating_add((self.free()?.0 / 10 * 9).max(LEAST_ROOM)))
+    }
+
+    /// Bytes of the log.
+    pub(super) fn used(&self) -> u64 {
+        used(&self.dir.join("jetstream"))
+    }
+
+    /// Whether a server that found the disk full would do better now.
+    pub(super) fn has_room_again(&self) -> bool {
+        self.free().is_ok_and(|(free, disk)| free >= ENOUGH.min(disk / 20))
+    }
+
+    /// Bytes that are free for us, and bytes of the disk.
+    fn free(&self) -> io::Result<(u64, u64)> {
+        let disk = rustix::fs::statvfs(&self.dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Ok((bytes(disk.f_bavail), bytes(disk.f_blocks)))
+    }
+
+    fn text(&self, credentials: &Credentials, port: Option<u16>, fsync_always: bool, room: u64) -> io::Result<String> {
         let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
         let sync = if fsync_always { "always" } else { "100ms" };
         Ok(format!(
@@ -77,7 +141,6 @@ jetstream {{
             store = quoted(&self.dir)?,
             user = credentials.user,
             password = credentials.password,
-            room = room(&self.dir)?,
         ))
     }
 }
@@ -86,15 +149,6 @@ fn quoted(path: &Path) -> io::Result<String> {
     let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n']));
     let text = text.ok_or_else(|| io::Error::other("the path has characters that nats-server cannot read"))?;
     Ok(format!("\"{text}\""))
-}
-
-/// How much the log may take: what it has, and most of what is free. Left to itself, the server would allow three
-/// quarters of what is free at its start without counting what it holds already, and after a restart refuse events on
-/// a disk with room.
-fn room(dir: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(dir)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    Ok(used(&dir.join("jetstream")).saturating_add(free / 10 * 9))
 }
 
 fn used(dir: &Path) -> u64 {
@@ -132,7 +186,7 @@ mod tests {
         layout.make().unwrap();
         for password in ["12e5f00d", "7e", "00"] {
             let credentials = Credentials { user: "forebay".to_owned(), password: password.to_owned() };
-            layout.write_config(&credentials, None, false).unwrap();
+            layout.write_config(&credentials, None, false, 1 << 30).unwrap();
             for server in [nats_server(), old_nats_server()] {
                 let mut check = Command::new(&server);
                 let said = check.arg("-t").arg("-c").arg(layout.config()).stdin(Stdio::null()).output().unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::config::{Layout, read_port};
 use super::{Credentials, Settings, binary};
@@ -28,6 +28,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A server that ran for so long did not fail at its start.
 const STEADY: Duration = Duration::from_secs(30);
+/// Between two looks at whether a full disk has room again.
+const FULL_LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at whether the log may have more of the disk than when the server was started.
+const ROOM_LOOK: Duration = Duration::from_secs(10);
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -35,6 +39,8 @@ pub(super) enum Command {
     Stop(oneshot::Sender<()>),
     /// The server of this number closed its standard error: it is gone.
     Gone(u64),
+    /// The server of this number says that the disk is full.
+    Full(u64),
 }
 
 /// Runs the server, starts it again when it dies, stops it in the end.
@@ -46,6 +52,10 @@ pub(super) struct Keeper {
     own_commands: Sender<Command>,
     port: Option<u16>,
     starts: u64,
+    /// What the server was told that the log may take.
+    room: u64,
+    /// Whether the server found the disk full since it was started.
+    full: watch::Sender<bool>,
     /// Somebody asked to stop while a start was under way.
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -64,6 +74,7 @@ impl Keeper {
         credentials: Credentials,
         own_commands: Sender<Command>,
         commands: Receiver<Command>,
+        full: watch::Sender<bool>,
     ) -> Self {
         let dir = std::path::absolute(&settings.dir).unwrap_or_else(|_| settings.dir.clone());
         Self {
@@ -74,6 +85,8 @@ impl Keeper {
             own_commands,
             port: None,
             starts: 0,
+            room: 0,
+            full,
             stopping: None,
         }
     }
@@ -131,21 +144,34 @@ impl Keeper {
         let mut pause = FIRST_PAUSE;
         loop {
             if let Some(done) = self.stopping.take() {
+                self.layout.remove_access();
                 server.into_iter().for_each(stop);
                 // Whoever asked may not wait for it.
                 let _ = done.send(());
                 return;
             }
-            let command = match &server {
-                Some(_) => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                None => self.commands.recv_timeout(pause),
+            let patience = match &server {
+                Some(_) if *self.full.borrow() => FULL_LOOK,
+                Some(_) => ROOM_LOOK,
+                None => pause,
             };
-            match command {
+            match self.commands.recv_timeout(patience) {
                 Ok(Command::Stop(done)) => self.stopping = Some(done),
                 Ok(Command::Gone(number)) => {
                     if let Some(dead) = server.take_if(|server| server.number == number) {
                         pause = if dead.since.elapsed() > STEADY { FIRST_PAUSE } else { pause };
                         mourn(dead);
+                    }
+                }
+                Ok(Command::Full(number)) => {
+                    if server.as_ref().is_some_and(|server| server.number == number) {
+                        self.full.send_if_modified(|full| !std::mem::replace(full, true));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if server.is_some() => {
+                    if let Some(server) = server.take_if(|_| self.does_better_anew()) {
+                        tracing::warn!("the disk has room again: starting nats-server anew");
+                        stop(server);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => match self.start(lock, binary) {
@@ -171,8 +197,9 @@ impl Keeper {
     fn start(&mut self, lock: &File, binary: &std::path::Path) -> Result<Server, OpenError> {
         let failed = |path: PathBuf| move |source| OpenError::Io { path, source };
         let config = self.layout.config();
+        self.room = self.layout.room().map_err(failed(self.layout.dir.clone()))?;
         self.layout
-            .write_config(&self.credentials, self.port, self.settings.fsync_always)
+            .write_config(&self.credentials, self.port, self.settings.fsync_always, self.room)
             .map_err(failed(config.clone()))?;
         clear(&self.layout.ports()).map_err(failed(self.layout.ports()))?;
         let inherited = lock.try_clone().map_err(failed(self.layout.lock()))?;
@@ -199,6 +226,10 @@ impl Keeper {
         match self.wait_ready(&mut server) {
             Ok(port) => {
                 self.port = Some(port);
+                self.full.send_replace(false);
+                if let Err(cause) = self.layout.write_access(&self.credentials, port) {
+                    tracing::warn!(%cause, "other processes cannot read the log beside this one");
+                }
                 Ok(server)
             }
             Err(error) => {
@@ -206,6 +237,18 @@ impl Keeper {
                 Err(error)
             }
         }
+    }
+
+    /// A server that met a full disk takes no event ever again, or has switched `JetStream` off; and how much the log may
+    /// take older ones read at their start only.
+    fn does_better_anew(&self) -> bool {
+        if *self.full.borrow() { self.layout.has_room_again() } else { self.is_cramped() }
+    }
+
+    /// Whether the log may take much more than the server was told at its start, because others have left the disk, and
+    /// is about to need it.
+    fn is_cramped(&self) -> bool {
+        self.layout.used() > self.room / 2 && self.layout.room().is_ok_and(|room| room / 5 * 4 > self.room)
     }
 
     fn wait_ready(&mut self, server: &mut Server) -> Result<u16, OpenError> {
@@ -258,10 +301,16 @@ impl Server {
     }
 }
 
+/// What the system says of a full disk or a used-up quota, and what the server says when it gives up over it.
+const FULL: [&str; 3] = ["no space left on device", "disk quota exceeded", "resources, will be DISABLED"];
+
 /// Passes on what the server says, and reports its end.
 fn listen(stderr: ChildStderr, last_words: Arc<Mutex<VecDeque<String>>>, number: u64, commands: Sender<Command>) {
     let work = move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if FULL.iter().any(|words| line.contains(words)) {
+                let _ = commands.send(Command::Full(number));
+            }
             if line.contains("[ERR]") || line.contains("[FTL]") {
                 tracing::error!(target: "nats_server", "{line}");
             } else if line.contains("[WRN]") && !line.contains("Plaintext passwords") {

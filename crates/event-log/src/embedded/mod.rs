@@ -10,14 +10,15 @@ mod config;
 mod helper;
 mod keeper;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use helper::run_nats_helper;
 
 use crate::connect::Target;
 use crate::error::OpenError;
+use config::Layout;
 use keeper::{Command, Keeper};
 
 #[cfg(feature = "testing")]
@@ -52,6 +53,8 @@ pub(crate) struct Embedded {
     port: u16,
     credentials: Credentials,
     commands: std::sync::mpsc::Sender<Command>,
+    dir: PathBuf,
+    full: watch::Receiver<bool>,
 }
 
 impl Embedded {
@@ -60,19 +63,40 @@ impl Embedded {
         let credentials = Credentials::generate();
         let (started, starting) = oneshot::channel();
         let (commands, received) = std::sync::mpsc::channel();
-        let keeper = Keeper::new(settings, credentials.clone(), commands.clone(), received);
+        let (says_full, full) = watch::channel(false);
+        let dir = settings.dir.clone();
+        let keeper = Keeper::new(settings, credentials.clone(), commands.clone(), received, says_full);
         std::thread::Builder::new()
             .name("nats-server".to_owned())
             .spawn(move || keeper.run(started))
             .map_err(|error| OpenError::Start { reason: error.to_string() })?;
         let gone = || OpenError::Start { reason: "the thread that keeps it ended".to_owned() };
         let port = starting.await.map_err(|_| gone())??;
-        Ok(Self { port, credentials, commands })
+        Ok(Self { port, credentials, commands, dir, full })
     }
 
     /// How to connect to it.
     pub(crate) fn target(&self) -> Result<Target, OpenError> {
         Target::embedded(self.port, &self.credentials.user, &self.credentials.password)
+    }
+
+    /// Where it keeps everything.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it found the disk full since it was started. It is started anew as soon as there is room again.
+    pub(crate) fn is_full(&self) -> bool {
+        *self.full.borrow()
+    }
+
+    /// How to connect to the server that another process of ours runs in this directory.
+    pub(crate) fn running(dir: &Path) -> Result<Target, OpenError> {
+        let (port, credentials) = Layout { dir: dir.to_owned() }.read_access().ok_or_else(|| {
+            let reason = "no nats-server that runs there has left word of how to reach it".to_owned();
+            OpenError::Unreachable { url: dir.display().to_string(), reason }
+        })?;
+        Target::embedded(port, &credentials.user, &credentials.password)
     }
 
     /// Stops the server and returns when it is gone.

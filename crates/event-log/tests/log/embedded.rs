@@ -16,7 +16,7 @@ fn config(dir: &Path) -> ServerConfig {
     with_binary(dir, &nats_server())
 }
 
-fn with_binary(dir: &Path, binary: &Path) -> ServerConfig {
+pub(crate) fn with_binary(dir: &Path, binary: &Path) -> ServerConfig {
     let (dir, binary) = (dir.join("nats"), Some(binary.to_owned()));
     ServerConfig::Embedded { dir, binary, fsync_always: false, helper: example() }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use event_log::testing::TestServer;
-use event_log::{Kv, KvChange, KvError};
+use event_log::{EventLog, Kv, KvChange, KvError};
 
 use crate::support::{open, until, within};
 
@@ -76,4 +76,28 @@ async fn a_watch_tells_what_is_there_what_changes_and_what_it_missed() {
     follow(&kv, &mut watch, &mut copy).await;
     copy.remove("settings.import-secret");
     assert_eq!(copy.into_iter().collect::<Vec<_>>(), [("c".to_owned(), value("2"))]);
+}
+
+#[tokio::test]
+async fn a_bucket_that_would_lose_keys_is_refused_and_one_that_keeps_them_is_taken_as_it_is() {
+    use async_nats::jetstream::{self, kv, stream::StorageType};
+    let good = kv::Config { bucket: "FOREBAY".to_owned(), history: 5, ..kv::Config::default() };
+    let forgetful = kv::Config { storage: StorageType::Memory, ..good.clone() };
+    let expiring = kv::Config { max_age: std::time::Duration::from_secs(3_600), ..good.clone() };
+    for (config, complaint) in [(forgetful, Some("kept in memory")), (expiring, Some("entries expire")), (good, None)] {
+        let server = TestServer::start();
+        let client = async_nats::connect(server.address()).await.unwrap();
+        let bucket = jetstream::new(client).create_key_value(config).await.unwrap();
+        bucket.put("connection.a", value("1")).await.unwrap();
+        let opened = EventLog::open(server.config()).await;
+        match complaint {
+            Some(complaint) => {
+                let error = opened.err().unwrap().to_string();
+                assert!(error.contains("KV_FOREBAY") && error.contains(complaint), "{error}");
+            }
+            None => assert_eq!(opened.unwrap().kv().get("connection.a").await, Ok(Some(value("1")))),
+        }
+        // Whatever is thought of it, it is not touched.
+        assert_eq!(bucket.get("connection.a").await.unwrap(), Some(value("1")));
+    }
 }

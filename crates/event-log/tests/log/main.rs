@@ -7,6 +7,8 @@ mod batcher;
 mod embedded;
 mod external;
 mod fence;
+mod full;
 mod kv;
 mod reader;
 mod support;
+mod trimming;
