@@ -8,7 +8,7 @@ use proto_events::{Event, EventId, Position, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::json::JsonText;
-use crate::seen::Seen;
+use crate::seen::{Left, Seen};
 
 /// How many events are kept from the beginning of a job's life, and how many from its end.
 const FIRST: usize = 200;
@@ -30,6 +30,10 @@ pub struct Evidence {
     /// For each kind of long text, the key of the last event that ever had one: that event keeps it in full.
     holders: [Option<(Timestamp, EventId)>; TEXTS],
     first_position: Option<Position>,
+    last_position: Option<Position>,
+    /// The last message that told of a trim which took a part of what the log said of the job. Only one behind the first
+    /// event counts: of an event after it nothing was taken.
+    trim: Option<u64>,
 }
 
 /// What one event says of its job, as the evidence keeps it: what a bulk pass carries from the log to the fold.
@@ -46,6 +50,15 @@ impl Fact {
     pub fn position(&self) -> Position {
         self.0.position
     }
+}
+
+/// The evidence without what the log forgets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trimmed {
+    /// Exactly that of the events that are left; `None` where none is.
+    Exact(Option<Box<Evidence>>),
+    /// It cannot be told from what is kept: the events that are left have to be read again from the log.
+    Inexact,
 }
 
 /// What adding an event did.
@@ -72,12 +85,12 @@ impl Evidence {
 
     /// Adds what an event says.
     pub fn add_fact(&mut self, Fact(seen): Fact) -> Added {
-        let position = seen.position;
-        self.first_position = Some(self.first_position.map_or(position, |first| first.min(position)));
+        let first = seen.position;
+        self.first_position = Some(self.first_position.map_or(first, |known| known.min(first)));
+        self.last_position = self.last_position.max(Some(seen.latest()));
         let place = match self.events.binary_search_by_key(&seen.key(), Seen::key) {
             Ok(known) => {
-                let known = &mut self.events[known];
-                known.position = known.position.min(position);
+                self.events[known].stands_also(&seen);
                 return Added::Duplicate;
             }
             Err(place) => place,
@@ -135,6 +148,61 @@ impl Evidence {
         self.truncated
     }
 
+    /// Whether the log has forgotten a part of what it said of the job.
+    pub fn is_trimmed(&self) -> bool {
+        self.trim.is_some()
+    }
+
+    /// The last message that told of a trim which took a part.
+    pub fn trim(&self) -> Option<u64> {
+        self.trim
+    }
+
+    /// Notes that a message tells of a trim which takes a part of what the log said of the job. It says nothing of the
+    /// events behind it.
+    pub fn note_trim(&mut self, sequence: u64) {
+        self.trim = self.trim.max(Some(sequence)).filter(|trim| *trim > self.first_position().sequence);
+    }
+
+    /// What is left of the evidence when the log forgets the messages before this one: the evidence of the events that
+    /// stand there or behind it, if that can be told.
+    #[must_use]
+    pub fn trimmed(&self, sequence: u64) -> Trimmed {
+        if self.first_position().sequence >= sequence {
+            return Trimmed::Exact((!self.is_empty()).then(|| Box::new(self.clone())));
+        }
+        if self.last_position().sequence < sequence {
+            return Trimmed::Exact(None);
+        }
+        // Where events were left out, nobody knows which of them are left.
+        if self.truncated {
+            return Trimmed::Inexact;
+        }
+        let mut left = Self::default();
+        for seen in &self.events {
+            let (position, again) = match seen.left_from(sequence) {
+                Left::Places(position, again) => (position, again),
+                Left::Nothing => continue,
+                Left::Unclear => return Trimmed::Inexact,
+            };
+            left.add_fact(Fact(Seen { position, again, ..seen.clone() }));
+        }
+        if self.has_lost_texts(&left) {
+            return Trimmed::Inexact;
+        }
+        if let Some(trim) = self.trim {
+            left.note_trim(trim);
+        }
+        Trimmed::Exact(Some(Box::new(left)))
+    }
+
+    /// Whether an event that is left may have had a long text that was shortened for the sake of one that is not left.
+    fn has_lost_texts(&self, left: &Self) -> bool {
+        let gone = |key| left.events.binary_search_by_key(&key, Seen::key).is_err();
+        let mut kinds = (0..TEXTS).filter(|kind| self.holders[*kind].is_some_and(gone));
+        kinds.any(|kind| left.events.iter().any(|seen| may_be_shortened(seen, kind)))
+    }
+
     /// How many distinct events are kept.
     pub fn len(&self) -> usize {
         self.events.len()
@@ -148,6 +216,11 @@ impl Evidence {
     /// The lowest log position of any event of the job; position 0 where there is none.
     pub fn first_position(&self) -> Position {
         self.first_position.unwrap_or_default()
+    }
+
+    /// The highest log position of any event of the job, repeats included; position 0 where there is none.
+    pub fn last_position(&self) -> Position {
+        self.last_position.unwrap_or_default()
     }
 
     /// What is kept, event by event, in the order of the log.
@@ -164,6 +237,9 @@ impl Evidence {
         let mut before = Self { truncated: self.truncated, ..Self::default() };
         for seen in self.events.iter().filter(|seen| seen.position.sequence <= sequence) {
             before.add_fact(Fact(seen.clone()));
+        }
+        if let Some(trim) = self.trim.filter(|trim| *trim <= sequence) {
+            before.note_trim(trim);
         }
         before
     }
@@ -219,5 +295,24 @@ fn shorten(seen: &mut Seen, holders: &[Option<(Timestamp, EventId)>; TEXTS]) {
         if surplus(kind, lengths[kind]) {
             *json = None;
         }
+    }
+}
+
+/// Whether the event's text of this kind may once have been longer. What is cut ends with the mark of a cut, and what
+/// would mislead when cut is left out.
+fn may_be_shortened(seen: &Seen, kind: usize) -> bool {
+    let of_text = |text: &Option<Box<str>>| text.as_deref().is_some_and(|text| text.ends_with(limits::CUT));
+    let of_json = |json: &Option<JsonText>| {
+        let text = json.as_ref().and_then(|json| json.as_str().strip_suffix('"'));
+        text.is_some_and(|text| text.ends_with(limits::CUT))
+    };
+    match kind {
+        0 => of_text(&seen.error),
+        1 => of_text(&seen.stacktrace),
+        2 => of_json(&seen.args),
+        3 => of_json(&seen.kwargs),
+        4 => of_json(&seen.result),
+        5 => seen.tags.is_none(),
+        _ => seen.extensions.is_none(),
     }
 }

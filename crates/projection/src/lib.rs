@@ -16,15 +16,19 @@ mod explain;
 mod fold;
 mod json;
 mod order;
+#[cfg(feature = "testing")]
+mod pretended;
 mod record;
 mod seen;
 mod stream;
 mod timeline;
 
-pub use evidence::{Added, Evidence, Fact};
+pub use evidence::{Added, Evidence, Fact, Trimmed};
 pub use explain::{Testimony, Verdict, explain};
 pub use fold::fold;
 pub use json::JsonText;
+#[cfg(feature = "testing")]
+pub use pretended::pretend;
 pub use record::{Execution, Outcome, Record, Transition};
 
 use proto_events::{Event, Position};
@@ -33,6 +37,15 @@ use uuid::Uuid;
 
 /// The version of the fold. Views written by another one are rebuilt from the log.
 pub const FOLD_VERSION: u32 = 1;
+
+/// The version in force: [`FOLD_VERSION`], unless a test pretends to be another one.
+pub fn fold_version() -> u32 {
+    #[cfg(feature = "testing")]
+    if let Some(version) = pretended::version() {
+        return version;
+    }
+    FOLD_VERSION
+}
 
 /// A job as the views store it: its record, and the evidence that the record was folded from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,5 +81,10 @@ impl Row {
     /// The lowest log position of any event of the job.
     pub fn first_position(&self) -> Position {
         self.evidence.first_position()
+    }
+
+    /// The highest log position of any event of the job.
+    pub fn last_position(&self) -> Position {
+        self.evidence.last_position()
     }
 }

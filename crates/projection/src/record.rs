@@ -78,7 +78,7 @@ pub struct Record {
     pub executions: Vec<Execution>,
     /// How often a worker took it from the broker.
     pub deliveries: u32,
-    /// Whether events were left out because there were too many.
+    /// Whether it lacks events: there were too many, or the log has forgotten the first of them.
     pub truncated: bool,
 }
 

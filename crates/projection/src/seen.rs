@@ -24,6 +24,28 @@ pub(crate) enum Said {
     Reported,
 }
 
+/// Where an event stands in the log beside its lowest place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Again {
+    /// Nowhere.
+    #[default]
+    Never,
+    /// At one other place.
+    Once(Position),
+    /// At two others or more, of which this is the highest.
+    Often(Position),
+}
+
+/// What is left of an event when the log forgets its beginning.
+pub(crate) enum Left {
+    /// All of it stood there.
+    Nothing,
+    /// It is known of each place where it stands whether that is left.
+    Places(Position, Again),
+    /// It stood there and further on, and where it stands first now is not known.
+    Unclear,
+}
+
 /// One distinct event of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Seen {
@@ -31,6 +53,8 @@ pub(crate) struct Seen {
     pub(crate) id: EventId,
     /// The lowest place in the log where it stands: kept beside the evidence, never used by the fold.
     pub(crate) position: Position,
+    /// And where it stands again.
+    pub(crate) again: Again,
     pub(crate) framework: Framework,
     pub(crate) said: Said,
     pub(crate) state: JobState,
@@ -90,6 +114,7 @@ impl Seen {
             at: event.timestamp,
             id: EventId::of(event),
             position,
+            again: Again::Never,
             framework: event.framework,
             said,
             state: job.state,
@@ -121,6 +146,45 @@ impl Seen {
             tags: (!job.tags.is_empty()).then(|| JsonText::of_map(&job.tags)),
             extensions: (!job.extensions.is_empty()).then(|| JsonText::of_map(&job.extensions)),
         })
+    }
+
+    /// The highest place in the log where it stands.
+    pub(crate) fn latest(&self) -> Position {
+        match self.again {
+            Again::Never => self.position,
+            Again::Once(latest) | Again::Often(latest) => latest,
+        }
+    }
+
+    /// Takes in where the same event stands, by other word: the outermost places of both, whatever the order in which
+    /// they come and however often.
+    pub(crate) fn stands_also(&mut self, other: &Self) {
+        let often = |seen: &Self| matches!(seen.again, Again::Often(_));
+        let mut places = [self.position, self.latest(), other.position, other.latest()];
+        places.sort_unstable();
+        let between = places[1..3].iter().any(|place| *place != places[0] && *place != places[3]);
+        self.again = if places[0] == places[3] {
+            Again::Never
+        } else if between || often(self) || often(other) {
+            Again::Often(places[3])
+        } else {
+            Again::Once(places[3])
+        };
+        self.position = places[0];
+    }
+
+    /// Where it stands once the log has forgotten the messages before this one.
+    pub(crate) fn left_from(&self, sequence: u64) -> Left {
+        let latest = self.latest();
+        if self.position.sequence >= sequence {
+            Left::Places(self.position, self.again)
+        } else if latest.sequence < sequence {
+            Left::Nothing
+        } else if matches!(self.again, Again::Often(_)) {
+            Left::Unclear
+        } else {
+            Left::Places(latest, Again::Never)
+        }
     }
 
     /// The order of the evidence: by time, then by identity.
