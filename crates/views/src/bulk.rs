@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use failpoints::{Point, hit};
 use projection::Row;
 use proto_events::Position;
 use uuid::Uuid;
@@ -53,6 +54,7 @@ pub struct BulkWriter {
     store: Store,
     directory: PathBuf,
     tally: Tally,
+    bytes: u64,
     pages: HashMap<RecentKey, RecentPage>,
     last: Option<Uuid>,
     fold_version: u32,
@@ -66,6 +68,7 @@ impl BulkWriter {
             store,
             directory: directory.to_owned(),
             tally: Tally::default(),
+            bytes: 0,
             pages: HashMap::new(),
             last: None,
             fold_version: options.fold_version,
@@ -76,12 +79,15 @@ impl BulkWriter {
     pub fn put(&mut self, row: Prepared) -> Result<(), ViewError> {
         debug_assert!(self.last.is_none_or(|last| last < row.id), "rows come in order");
         self.last = Some(row.id);
-        self.store.insert(&row_key(row.id), row.bytes)?;
+        let key = row_key(self.tally.rows);
+        self.bytes += (key.len() + row.bytes.len()) as u64;
+        self.store.insert(&key, row.bytes)?;
         self.tally.rows += 1;
         self.tally.digest.add(row.digest);
         if let Some((key, first)) = row.recent {
             self.pages.entry(key).or_default().insert(first, row.id);
         }
+        hit(Point::BulkRow);
         Ok(())
     }
 
@@ -90,9 +96,16 @@ impl BulkWriter {
         self.tally.rows
     }
 
+    /// How many bytes they take, each with its key: without what sled adds.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Writes the rest, the checkpoint last, and hands everything to the disk. Gives where the generation is, for
     /// [`Generations::open`](crate::Generations::open), and the digest of all records.
-    pub fn finish(mut self, applied: &Applied) -> Result<(PathBuf, Digest), ViewError> {
+    /// Nothing in it is of what the log said before the message `floor`.
+    pub fn finish(mut self, applied: &Applied, floor: u64) -> Result<(PathBuf, Digest), ViewError> {
+        hit(Point::BulkRows);
         self.tally.ahead = applied.sequence;
         for (key, page) in &self.pages {
             self.store.insert(key, codec::encode(page))?;
@@ -103,10 +116,12 @@ impl BulkWriter {
         for event in applied.quarantined.iter().take(QUARANTINE) {
             self.store.insert(&position_key(prefix::QUARANTINE, event.position), codec::encode(event))?;
         }
+        hit(Point::BulkPages);
         let digest = self.tally.digest;
         let past = Past { sequence: applied.sequence, digest };
         self.store.insert(&numbered_key(prefix::PAST, 0), codec::encode(&past))?;
         self.store.insert(&[prefix::TALLY], codec::encode(&self.tally))?;
+        hit(Point::BulkTally);
         let checkpoint = Checkpoint {
             number: 0,
             created: applied.created,
@@ -114,9 +129,13 @@ impl BulkWriter {
             fingerprint: applied.fingerprint,
             digest,
             fold_version: self.fold_version,
+            floor,
+            settled: true,
         };
         self.store.insert(&[prefix::CHECKPOINT], codec::encode(&checkpoint))?;
+        hit(Point::BulkCheckpoint);
         self.store.flush()?;
+        hit(Point::BulkFlushed);
         Ok((self.directory, digest))
     }
 

@@ -60,10 +60,14 @@ pub struct Checkpoint {
     pub digest: Digest,
     /// The fold that made them.
     pub fold_version: u32,
+    /// What the log said before this message is forgotten: no view knows of it.
+    pub floor: u64,
+    /// Whether the disk has forgotten it too. Until it has, the digest is of some records more.
+    pub settled: bool,
 }
 
 impl Stored for Checkpoint {
-    const FORMAT: u8 = 1;
+    const FORMAT: u8 = 2;
     const NAME: &'static str = "checkpoint";
 }
 
@@ -135,16 +139,19 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-pub(crate) const ROW_FORMAT: u8 = 2;
+pub(crate) const ROW_FORMAT: u8 = 5;
 /// A body of so many bytes is compressed, if that makes it smaller. sled writes what it holds several times over, and
 /// frees its cache by the number of accesses, not bytes: 4,000 rows with tracebacks of 50 KB took 400 MB of memory and
-/// 600 MB of disk, and a tenth of both when compressed.
-const COMPRESS_FROM: usize = 1_024;
+/// 600 MB of disk, and a tenth of both when compressed. The events of an ordinary job say much of the same again and
+/// again, too.
+const COMPRESS_FROM: usize = 256;
 
 /// What the index needs of a row, before the row itself so that a scan decodes nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head<'a> {
     pub(crate) first: Position,
+    /// The message with the job's last event.
+    pub(crate) last: u64,
     pub(crate) created_at: Timestamp,
     pub(crate) state: JobState,
     pub(crate) connection: Uuid,
@@ -156,6 +163,7 @@ impl<'a> Head<'a> {
         let record = &row.record;
         Self {
             first: row.first_position(),
+            last: row.last_position().sequence,
             created_at: record.created_at,
             state: record.state,
             connection: record.connection_id,
@@ -167,48 +175,66 @@ impl<'a> Head<'a> {
 /// What tells the parts of a stored row apart.
 #[derive(Serialize, Deserialize)]
 struct Parts<'a> {
+    id: Uuid,
     #[serde(borrow)]
     head: Head<'a>,
+    /// Of the record: opening adds these up and need not touch the records themselves.
+    digest: Digest,
     record_len: u32,
     body_len: u32,
 }
 
-/// A stored row, not yet decoded but for its head: format byte, [`Parts`], then record and evidence, the two compressed
+/// A stored row, of which only the head is decoded: format byte, [`Parts`], then record and evidence, the two compressed
 /// together where they take fewer bytes than `body_len`.
 pub(crate) struct StoredRow<'a> {
+    /// The job.
+    pub(crate) id: Uuid,
     pub(crate) head: Head<'a>,
-    body: Cow<'a, [u8]>,
+    /// What the digest of the record is to be.
+    pub(crate) digest: Digest,
+    stored: &'a [u8],
     record_len: usize,
+    body_len: usize,
 }
 
 impl<'a> StoredRow<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, ViewError> {
         let bytes = body(ROW_FORMAT, "row", bytes)?;
-        let (Parts { head, record_len, body_len }, used) =
+        let (Parts { id, head, digest, record_len, body_len }, used) =
             borrow_decode_from_slice(bytes, CONFIG).map_err(|error| corrupt("row", error))?;
         let (stored, record_len, body_len) = (&bytes[used..], record_len as usize, body_len as usize);
         if record_len > body_len || stored.len() > body_len || body_len > LIMIT {
             return Err(corrupt("row", "its parts do not fit"));
         }
-        let body = match stored.len() {
-            all if all == body_len => Cow::Borrowed(stored),
-            _ => Cow::Owned(decompress(stored, body_len)?),
-        };
-        Ok(Self { head, body, record_len })
+        Ok(Self { id, head, digest, stored, record_len, body_len })
     }
 
-    /// The bytes of the record, of which the digest is made.
-    pub(crate) fn record_bytes(&self) -> &[u8] {
-        &self.body[..self.record_len]
+    /// Record and evidence, one after the other.
+    fn body(&self) -> Result<Cow<'a, [u8]>, ViewError> {
+        if self.stored.len() == self.body_len {
+            return Ok(Cow::Borrowed(self.stored));
+        }
+        decompress(self.stored, self.body_len).map(Cow::Owned)
     }
 
-    pub(crate) fn record(&self) -> Result<Record, ViewError> {
-        whole("record", self.record_bytes())
+    /// Decodes the record, which must be the one that was written for this job.
+    pub(crate) fn record(&self, id: Uuid) -> Result<Record, ViewError> {
+        self.checked(id, &self.body()?)
     }
 
-    pub(crate) fn row(&self) -> Result<Row, ViewError> {
-        let evidence: Evidence = whole("evidence", &self.body[self.record_len..])?;
-        Ok(Row { record: self.record()?, evidence })
+    /// Decodes the record and what it was folded from.
+    pub(crate) fn row(&self, id: Uuid) -> Result<Row, ViewError> {
+        let body = self.body()?;
+        let evidence: Evidence = whole("evidence", &body[self.record_len..])?;
+        Ok(Row { record: self.checked(id, &body)?, evidence })
+    }
+
+    fn checked(&self, id: Uuid, body: &[u8]) -> Result<Record, ViewError> {
+        let bytes = &body[..self.record_len];
+        if Digest::of(id, bytes) != self.digest {
+            return Err(corrupt("record", "it is not what was written"));
+        }
+        whole("record", bytes)
     }
 }
 
@@ -219,13 +245,19 @@ fn decompress(stored: &[u8], length: usize) -> Result<Vec<u8>, ViewError> {
 
 /// Encodes a row; gives the bytes and the digest of its record.
 pub(crate) fn encode_row(row: &Row) -> (Vec<u8>, Digest) {
+    encode_row_from(row, COMPRESS_FROM)
+}
+
+/// The same, with the body compressed from so many bytes on.
+pub(crate) fn encode_row_from(row: &Row, compress_from: usize) -> (Vec<u8>, Digest) {
     let mut body = Vec::with_capacity(1_024);
     append(&mut body, &row.record);
     let record_len = body.len();
     append(&mut body, &row.evidence);
     let digest = Digest::of(row.record.id, &body[..record_len]);
-    let parts = Parts { head: Head::of(row), record_len: record_len as u32, body_len: body.len() as u32 };
-    if body.len() >= COMPRESS_FROM {
+    let (record_len, body_len) = (record_len as u32, body.len() as u32);
+    let parts = Parts { id: row.record.id, head: Head::of(row), digest, record_len, body_len };
+    if body.len() >= compress_from {
         let compressed = lz4_flex::block::compress(&body);
         if compressed.len() < body.len() {
             body = compressed;

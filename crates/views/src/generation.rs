@@ -4,10 +4,18 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use failpoints::{Point, hit};
+
 use crate::store::CONDEMNED;
 
 const CURRENT: &str = "CURRENT";
 const LOCK: &str = "LOCK";
+/// Held by whoever prepares a generation beside the process that serves another one.
+const PREPARE_LOCK: &str = "PREPARE.LOCK";
+/// `prepared-VERSION` is a finished generation of that version of the fold, not taken into use yet. Processes that do not
+/// know of it leave it alone: it is neither named like a generation nor like one that is being built.
+const PREPARED: &str = "prepared-";
+const MAKING: &str = "making";
 const BUILDING: &str = "building";
 const ASIDE: &str = ".set-aside-";
 /// So many generations that were set aside are kept, for whoever wants to know what happened.
@@ -62,12 +70,61 @@ impl Directory {
     /// Creates the directory where it is missing and takes its lock; `None` when another process holds it.
     pub(crate) fn lock(path: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(path)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(Self { path: path.to_owned(), _lock: lock })),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error),
+        Ok(held(&path.join(LOCK))?.map(|lock| Self { path: path.to_owned(), _lock: lock }))
+    }
+
+    /// The right to prepare a generation, beside whoever holds the directory; `None` when another process has it.
+    pub(crate) fn lock_to_prepare(path: &Path) -> io::Result<Option<Self>> {
+        Ok(held(&path.join(PREPARE_LOCK))?.map(|lock| Self { path: path.to_owned(), _lock: lock }))
+    }
+
+    /// Where the prepared generation of this version is, whether or not it is there.
+    pub(crate) fn prepared(&self, fold_version: u32) -> PathBuf {
+        self.path.join(format!("{PREPARED}{fold_version}"))
+    }
+
+    /// Where it is made. What an earlier process left unfinished is removed; the caller may prepare.
+    pub(crate) fn making(&self, fold_version: u32) -> io::Result<PathBuf> {
+        for path in self.all_prepared()? {
+            if path.extension().is_some_and(|extension| extension == MAKING) {
+                fs::remove_dir_all(path)?;
+            }
         }
+        Ok(self.prepared(fold_version).with_extension(MAKING))
+    }
+
+    /// Takes the prepared generation of this version in among the others, unless it is still being made.
+    pub(crate) fn claim_prepared(&self, fold_version: u32) -> io::Result<Option<PathBuf>> {
+        let Some(_nobody_prepares) = Self::lock_to_prepare(&self.path)? else { return Ok(None) };
+        let prepared = self.prepared(fold_version);
+        if !prepared.is_dir() {
+            return Ok(None);
+        }
+        let claimed = self.next()?;
+        fs::rename(&prepared, &claimed)?;
+        sync(&self.path)?;
+        Ok(Some(claimed))
+    }
+
+    /// Removes what was prepared for this version, or for any, and not taken into use. Gives how many there were.
+    pub(crate) fn discard_prepared(&self, fold_version: Option<u32>) -> io::Result<usize> {
+        let unwanted = |path: &PathBuf| fold_version.is_none_or(|version| *path == self.prepared(version));
+        let mut all = self.all_prepared()?;
+        all.retain(unwanted);
+        if all.is_empty() {
+            return Ok(0);
+        }
+        let Some(_nobody_prepares) = Self::lock_to_prepare(&self.path)? else { return Ok(0) };
+        all.iter().try_for_each(fs::remove_dir_all)?;
+        Ok(all.len())
+    }
+
+    fn all_prepared(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path()));
+        let is_prepared = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREPARED))
+        };
+        entries.filter(|path: &io::Result<PathBuf>| path.as_ref().map_or(true, is_prepared)).collect()
     }
 
     /// The directory itself.
@@ -88,11 +145,8 @@ impl Directory {
 
     /// The generation that `CURRENT` names, if both are there.
     pub(crate) fn current(&self) -> io::Result<Option<PathBuf>> {
-        let name = match fs::read(self.path.join(CURRENT)) {
-            Ok(name) => String::from_utf8(name).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(name) = self.read(CURRENT)? else { return Ok(None) };
+        let name = String::from_utf8(name).unwrap_or_default();
         let generation = self.path.join(name.trim());
         Ok((number(name.trim()).is_some() && generation.is_dir()).then_some(generation))
     }
@@ -151,6 +205,7 @@ impl Directory {
         let finished = building.with_extension("");
         fs::rename(building, &finished)?;
         sync(&self.path)?;
+        hit(Point::Finished);
         Ok(finished)
     }
 
@@ -159,7 +214,9 @@ impl Directory {
         let mut aside = generation.as_os_str().to_owned();
         aside.push(ASIDE);
         aside.push(reason.word());
+        hit(Point::AsideBefore);
         fs::rename(generation, &aside)?;
+        hit(Point::AsideAfter);
         let all = self.generations(true)?;
         for old in all.iter().rev().skip(KEPT_ASIDE) {
             fs::remove_dir_all(old)?;
@@ -171,12 +228,44 @@ impl Directory {
     /// Makes `CURRENT` name this generation, all or nothing.
     pub(crate) fn promote(&self, generation: &Path) -> io::Result<()> {
         let name = generation.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let new = self.path.join("CURRENT.new");
-        let mut file = File::create(&new)?;
-        writeln!(file, "{name}")?;
-        file.sync_all()?;
+        let new = self.write_new(CURRENT, format!("{name}\n").as_bytes())?;
+        hit(Point::CurrentBefore);
         fs::rename(&new, self.path.join(CURRENT))?;
+        hit(Point::CurrentAfter);
         sync(&self.path)
+    }
+
+    /// Makes a file hold these bytes, all or nothing, also when the power fails.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        fs::rename(self.write_new(name, bytes)?, self.path.join(name))?;
+        sync(&self.path)
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+        let new = self.path.join(format!("{name}.new"));
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(new)
+    }
+
+    /// What such a file holds, if it is there.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The lock on this file; `None` when another process has it.
+fn held(file: &Path) -> io::Result<Option<File>> {
+    let lock = File::options().create(true).truncate(false).write(true).open(file)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use failpoints::{Point, hit};
+
 use crate::bulk::BulkWriter;
 use crate::error::ViewError;
-use crate::generation::Directory;
+use crate::generation::{Directory, Reason};
 use crate::open::{Options, load};
 use crate::reader::Reader;
 use crate::shared::Shared;
@@ -25,11 +27,16 @@ pub struct Generations {
 
 /// A finished generation that is open and does not serve.
 pub struct Candidate {
-    path: PathBuf,
-    shared: Arc<Shared>,
+    pub(crate) path: PathBuf,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Candidate {
+    /// The name of the generation.
+    pub fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Reads it, as the readers will once it serves.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.shared))
@@ -46,14 +53,30 @@ impl Generations {
         self.directory.path()
     }
 
+    /// The version of the fold of the generations that are made here. The one that serves may be of another.
+    pub fn fold_version(&self) -> u32 {
+        self.options.fold_version
+    }
+
+    /// The name of the generation that serves.
+    pub fn serving(&self) -> Result<Option<String>, ViewError> {
+        let current = self.directory.current().map_err(|cause| ViewError::of(&cause))?;
+        Ok(current.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()))
+    }
+
+    /// Keeps a note beside the generations, all or nothing.
+    pub fn write_note(&self, name: &str, bytes: &[u8]) -> Result<(), ViewError> {
+        self.directory.write(name, bytes).map_err(|cause| ViewError::of(&cause))
+    }
+
+    /// What such a note says, if there is one.
+    pub fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, ViewError> {
+        self.directory.read(name).map_err(|cause| ViewError::of(&cause))
+    }
+
     /// Bytes that a rebuild from a log of this size may take for a while, and bytes that are free.
     pub fn room(&self, log_bytes: u64) -> Result<(u64, u64), ViewError> {
-        let size = self.directory.size().map_err(|cause| ViewError::of(&cause))?;
-        // The facts on their way through temporary files, and the new generation, whose rows are written once and in
-        // order: less than one that grew.
-        let need = log_bytes + size + (64 << 20);
-        let stat = rustix::fs::statvfs(self.path()).map_err(|error| ViewError::of(&error.into()))?;
-        Ok((need, stat.f_bavail.saturating_mul(stat.f_frsize)))
+        room(&self.directory, log_bytes)
     }
 
     /// Begins a new generation, out of everybody's sight.
@@ -77,21 +100,8 @@ impl Generations {
     /// Lets the candidate serve from now on, also after a restart. The generation that served is kept for a day; older
     /// ones are removed.
     pub fn promote(&self, candidate: Candidate) -> Result<(), ViewError> {
-        let failed = |cause: std::io::Error| ViewError::of(&cause);
-        let served = self.directory.current().map_err(failed)?;
-        self.directory.promote(&candidate.path).map_err(failed)?;
-        drop(self.serving.switch(candidate.shared));
-        // It may have served before.
-        let _ = std::fs::remove_file(candidate.path.join(REPLACED));
-        for other in self.directory.generations(false).map_err(failed)? {
-            if other != candidate.path && Some(&other) != served.as_ref() {
-                remove(&other);
-            }
-        }
-        if let Some(served) = served {
-            std::fs::write(served.join(REPLACED), "").map_err(failed)?;
-        }
-        Ok(())
+        replace(&self.directory, &candidate.path, || drop(self.serving.switch(candidate.shared)))
+            .map_err(|cause| ViewError::of(&cause))
     }
 
     /// The generation that served before, and how long ago it was replaced.
@@ -112,6 +122,42 @@ impl Generations {
     pub fn open_previous(&self) -> Result<Option<(Writer, Candidate)>, ViewError> {
         let Some((path, _)) = self.previous()? else { return Ok(None) };
         self.open_finished(path).map(Some)
+    }
+
+    /// The version of the fold that wrote the generation that served before; `None` where there is none to be read.
+    pub fn previous_version(&self) -> Result<Option<u32>, ViewError> {
+        let Some((path, _)) = self.previous()? else { return Ok(None) };
+        match load(&path, &self.options) {
+            // Empty ones were only there to be replaced.
+            Ok(Ok(loaded)) => Ok(loaded.checkpoint().map(|_| self.options.fold_version)),
+            Ok(Err(Reason::OtherFold { found })) => Ok(Some(found)),
+            Ok(Err(_)) => Ok(None),
+            Err(error) => Err(ViewError::Io(error.to_string())),
+        }
+    }
+
+    /// Opens the latest finished generation of our version of the fold, if there is one beside the one that serves: it
+    /// served before, or was prepared, or was finished by a process that ended before it could serve.
+    pub fn open_ours(&self) -> Result<Option<(Writer, Candidate)>, ViewError> {
+        let failed = |cause: std::io::Error| ViewError::of(&cause);
+        let current = self.directory.current().map_err(failed)?;
+        for path in self.directory.generations(false).map_err(failed)?.into_iter().rev() {
+            if Some(&path) == current.as_ref() {
+                continue;
+            }
+            if let Ok(Ok(loaded)) = load(&path, &self.options)
+                && loaded.checkpoint().is_some()
+            {
+                let (writer, shared) = loaded.into_shared(Arc::clone(&self.directory), &self.options);
+                return Ok(Some((writer, Candidate { path, shared })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what was prepared for other versions of the fold. Gives how many were removed.
+    pub fn discard_prepared(&self) -> Result<usize, ViewError> {
+        self.directory.discard_prepared(None).map_err(|cause| ViewError::of(&cause))
     }
 
     /// Removes what is not needed any more: the generation that served before, once it was replaced so long ago, and
@@ -140,8 +186,44 @@ impl Generations {
     }
 }
 
+/// Makes a generation the one that serves, also after a restart; `switch` lets the readers of this process know.
+pub(crate) fn replace(directory: &Directory, generation: &Path, switch: impl FnOnce()) -> std::io::Result<()> {
+    let served = directory.current()?;
+    hit(Point::MarkBefore);
+    // Before it is replaced: were the process to end in between, it would not be known as the one to go back to.
+    if let Some(served) = &served {
+        std::fs::write(served.join(REPLACED), "")?;
+    }
+    hit(Point::MarkAfter);
+    directory.promote(generation)?;
+    switch();
+    hit(Point::Switched);
+    // It may have served before.
+    let _ = std::fs::remove_file(generation.join(REPLACED));
+    for other in directory.generations(false)? {
+        if other != generation && Some(&other) != served.as_ref() {
+            remove(&other);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn room(directory: &Directory, log_bytes: u64) -> Result<(u64, u64), ViewError> {
+    let size = directory.size().map_err(|cause| ViewError::of(&cause))?;
+    // The facts on their way through temporary files, and the new generation, whose rows are written once and in
+    // order: less than one that grew.
+    let need = log_bytes + size + (64 << 20);
+    let stat = rustix::fs::statvfs(directory.path()).map_err(|error| ViewError::of(&error.into()))?;
+    Ok((need, stat.f_bavail.saturating_mul(stat.f_frsize)))
+}
+
 fn remove(generation: &Path) {
+    hit(Point::RemoveBefore);
+    // What is half removed must not look like views to go back to.
+    let _ = std::fs::remove_file(generation.join(REPLACED));
+    hit(Point::RemoveUnmarked);
     if let Err(cause) = std::fs::remove_dir_all(generation) {
         tracing::warn!(generation = %generation.display(), %cause, "a generation that is not needed cannot be removed");
     }
+    hit(Point::RemoveAfter);
 }

@@ -1,6 +1,6 @@
 //! The list of all jobs, in memory: what is needed to filter, sort and count, and nothing else.
 //!
-//! A query walks all entries, 48 bytes each: about half a millisecond for 100,000 jobs. That buys exact totals for
+//! A query walks all entries, 64 bytes each: about half a millisecond for 100,000 jobs. That buys exact totals for
 //! any filter without a single index key on disk.
 
 use std::borrow::Borrow;
@@ -26,13 +26,18 @@ pub(crate) struct Index {
     /// The names in lower case, by code.
     folded: Vec<Box<str>>,
     connections: Codes<Uuid>,
+    /// Of the next job that is new.
+    next_number: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Entry {
     id: Uuid,
+    /// Of its row.
+    number: u64,
     created_at: Timestamp,
     first_sequence: u64,
+    last: u64,
     first_index: u32,
     name: u32,
     connection: u32,
@@ -48,27 +53,80 @@ pub(crate) struct Found {
 }
 
 impl Index {
-    /// Puts a job in, or what is now known of it.
+    /// Puts a job in, or what is now known of it. The row of one that is new gets a number that no row had before.
     pub(crate) fn put(&mut self, id: Uuid, head: &Head<'_>) {
-        let name = self.names.code(head.name);
-        if name as usize == self.folded.len() {
-            self.folded.push(head.name.to_lowercase().into());
+        let place = self.place(id);
+        let number = place.map_or(self.next_number, |place| self.entries[place].number);
+        self.put_at(place, id, number, head);
+    }
+
+    /// Puts in a job whose row has this number. `false` when the job is there already.
+    pub(crate) fn put_numbered(&mut self, id: Uuid, number: u64, head: &Head<'_>) -> bool {
+        let place = self.place(id);
+        self.put_at(place, id, number, head);
+        place.is_none()
+    }
+
+    /// Takes in the jobs of another index. The error is a job that is in both.
+    pub(crate) fn absorb(&mut self, other: Self) -> Result<(), Uuid> {
+        if self.entries.is_empty() {
+            *self = other;
+            return Ok(());
         }
+        let names: Vec<u32> = other.names.values.iter().map(|name| self.name_code(name)).collect();
+        let connections: Vec<u32> = other.connections.values.iter().map(|id| self.connections.code(id)).collect();
+        self.entries.reserve_exact(other.entries.len());
+        let Self { entries, places, .. } = self;
+        places.reserve(other.entries.len(), |place| hash(entries[*place as usize].id));
+        for mut entry in other.entries {
+            entry.name = names[entry.name as usize];
+            entry.connection = connections[entry.connection as usize];
+            if self.place(entry.id).is_some() {
+                return Err(entry.id);
+            }
+            self.push(entry);
+        }
+        self.next_number = self.next_number.max(other.next_number);
+        Ok(())
+    }
+
+    fn name_code(&mut self, name: &str) -> u32 {
+        let code = self.names.code(name);
+        if code as usize == self.folded.len() {
+            self.folded.push(name.to_lowercase().into());
+        }
+        code
+    }
+
+    /// Gives new jobs numbers from this one on.
+    pub(crate) fn number_from(&mut self, number: u64) {
+        self.next_number = self.next_number.max(number);
+    }
+
+    fn put_at(&mut self, place: Option<usize>, id: Uuid, number: u64, head: &Head<'_>) {
+        self.next_number = self.next_number.max(number + 1);
+        let name = self.name_code(head.name);
         let entry = Entry {
             id,
+            number,
             created_at: head.created_at,
             first_sequence: head.first.sequence,
+            last: head.last,
             first_index: head.first.index,
             name,
             connection: self.connections.code(&head.connection),
             state: head.state,
         };
-        if let Some(place) = self.place(id) {
+        if let Some(place) = place {
             self.entries[place] = entry;
-            return;
+        } else {
+            self.push(entry);
         }
+    }
+
+    fn push(&mut self, entry: Entry) {
         let Self { entries, places, .. } = self;
-        places.insert_unique(hash(id), entries.len() as u32, |place| hash(entries[*place as usize].id));
+        places.insert_unique(hash(entry.id), entries.len() as u32, |place| hash(entries[*place as usize].id));
         // A vector that doubles would waste half of the memory: it grows by an eighth.
         if entries.len() == entries.capacity() {
             entries.reserve_exact((entries.len() / 8).max(1_024));
@@ -76,21 +134,55 @@ impl Index {
         entries.push(entry);
     }
 
+    /// The number of a job's row.
+    pub(crate) fn number(&self, id: Uuid) -> Option<u64> {
+        self.place(id).map(|place| self.entries[place].number)
+    }
+
     /// What is known of a job.
     pub(crate) fn get(&self, id: Uuid) -> Option<Head<'_>> {
-        let entry = &self.entries[self.place(id)?];
-        Some(Head {
+        Some(self.head(&self.entries[self.place(id)?]))
+    }
+
+    fn head(&self, entry: &Entry) -> Head<'_> {
+        Head {
             first: entry.first(),
+            last: entry.last,
             created_at: entry.created_at,
             state: entry.state,
             connection: self.connections.values[entry.connection as usize],
             name: &self.names.values[entry.name as usize],
-        })
+        }
     }
 
     /// All jobs and their first positions, in no order.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = (Uuid, Position)> + '_ {
         self.entries.iter().map(|entry| (entry.id, entry.first()))
+    }
+
+    /// The jobs that have events both before this message and from there on.
+    pub(crate) fn straddling(&self, sequence: u64) -> Vec<Uuid> {
+        let straddles = |entry: &&Entry| entry.first_sequence < sequence && sequence <= entry.last;
+        self.entries.iter().filter(straddles).map(|entry| entry.id).collect()
+    }
+
+    /// The same list without the jobs that have no event from this message on, and the numbers of their rows.
+    pub(crate) fn without(&self, sequence: u64) -> (Self, Vec<u64>) {
+        let (mut rest, mut gone) = (Self { next_number: self.next_number, ..Self::default() }, Vec::new());
+        rest.entries.reserve_exact(self.entries.iter().filter(|entry| entry.last >= sequence).count());
+        for entry in &self.entries {
+            if entry.last >= sequence {
+                rest.put_numbered(entry.id, entry.number, &self.head(entry));
+            } else {
+                gone.push(entry.number);
+            }
+        }
+        (rest, gone)
+    }
+
+    /// The connection of some job.
+    pub(crate) fn any_connection(&self) -> Option<Uuid> {
+        self.connections.values.first().copied()
     }
 
     fn place(&self, id: Uuid) -> Option<usize> {

@@ -7,7 +7,10 @@
 //! # Layout
 //! - [`open`]: generations, set aside what cannot be used ([`open`], [`generation`])
 //! - [`Writer`]: stage rows, flush them in small atomic chunks, the checkpoint last ([`writer`])
+//! - [`sweep`]: what the log forgot, and the rows that go with it
 //! - [`Generations`]: another generation beside the one that serves, and the switch ([`generations`])
+//! - [`open_or_freeze`]: views of another version of the fold answer until new ones are made ([`frozen`])
+//! - [`Preparation`]: a generation made by another process than the one that serves ([`prepare`])
 //! - [`Scatter`]: facts sorted by job through temporary files, for a pass over the whole log ([`scratch`])
 //! - [`BulkWriter`]: a whole new generation in the order of its keys ([`bulk`])
 //! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
@@ -20,16 +23,19 @@ mod bulk;
 mod codec;
 mod digest;
 mod error;
+mod frozen;
 mod generation;
 mod generations;
 mod index;
 mod open;
+mod prepare;
 mod query;
 mod reader;
 mod recent;
 mod scratch;
 mod shared;
 mod store;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -38,9 +44,11 @@ pub use bulk::{BulkWriter, Prepared};
 pub use codec::{Checkpoint, Landmark, Past, Quarantined};
 pub use digest::Digest;
 pub use error::{OpenError, ViewError};
+pub use frozen::{Found, Frozen, open_or_freeze};
 pub use generation::Reason;
 pub use generations::{Candidate, Generations};
 pub use open::{Opened, Options, Outcome, open};
+pub use prepare::Preparation;
 pub use query::{Counts, Cursor, NotACursor, Page, Query};
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
+use failpoints::{Point, hit};
 use parking_lot::RwLock;
 use proto_events::Position;
 use uuid::Uuid;
 
 use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Quarantined, StoredRow, Tally};
-use crate::digest::Digest;
 use crate::error::{OpenError, ViewError};
 use crate::generation::{Directory, Reason};
 use crate::generations::Generations;
@@ -18,11 +19,12 @@ use crate::index::Index;
 use crate::reader::Reader;
 use crate::recent::RecentPage;
 use crate::shared::{Shared, State};
-use crate::store::{Store, prefix};
+use crate::store::{Store, prefix, row_key, row_number};
+use crate::sweep::Leaving;
 use crate::writer::Writer;
 
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 5;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,11 @@ pub struct Opened {
 pub enum Outcome {
     /// Views that go on from their checkpoint.
     Existing,
+    /// Views of our fold in place of those of another one: prepared, or those that served before.
+    Adopted {
+        /// The version that wrote those that served until now.
+        replaced: u32,
+    },
     /// Nothing: the views are empty, to be filled from the log.
     Fresh,
     /// Views that could not be used. The new ones are empty, to be filled from the log.
@@ -67,8 +74,17 @@ pub enum Outcome {
 /// Views that are damaged, of another format or of another fold are set aside, since the log can fill new ones. An
 /// error means that this would not help.
 pub fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
+    open_locked(dir, locked(dir)?, options)
+}
+
+/// The directory, if no other process has it.
+pub(crate) fn locked(dir: &Path) -> Result<Directory, OpenError> {
+    let directory = Directory::lock(dir).map_err(|cause| OpenError::of(dir, cause))?;
+    directory.ok_or_else(|| OpenError::Locked { path: dir.to_owned() })
+}
+
+pub(crate) fn open_locked(dir: &Path, directory: Directory, options: &Options) -> Result<Opened, OpenError> {
     let failed = |cause| OpenError::of(dir, cause);
-    let directory = Directory::lock(dir).map_err(failed)?.ok_or_else(|| OpenError::Locked { path: dir.to_owned() })?;
     let mut aside = None;
     if let Some(generation) = directory.current().map_err(failed)? {
         match load(&generation, options)? {
@@ -83,6 +99,7 @@ pub fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let generation = directory.next().map_err(failed)?;
     let store = create(&generation, options)
         .map_err(|error| error.at_open(dir).map_or_else(|error| error, |cause| failed(std::io::Error::other(cause))))?;
+    hit(Point::Created);
     directory.promote(&generation).map_err(failed)?;
     Ok(opened(directory, Loaded::empty(store), options, aside.unwrap_or(Outcome::Fresh)))
 }
@@ -93,7 +110,7 @@ fn set_aside(directory: &Directory, generation: &Path, reason: Reason) -> std::i
     Ok(Outcome::SetAside { reason, kept })
 }
 
-fn opened(directory: Directory, loaded: Loaded, options: &Options, outcome: Outcome) -> Opened {
+pub(crate) fn opened(directory: Directory, loaded: Loaded, options: &Options, outcome: Outcome) -> Opened {
     let directory = Arc::new(directory);
     let (writer, shared) = loaded.into_shared(Arc::clone(&directory), options);
     let reader = Reader::new(shared);
@@ -119,6 +136,7 @@ pub(crate) struct Loaded {
     quarantine: BTreeMap<Position, Quarantined>,
     checkpoint: Option<Checkpoint>,
     tally: Tally,
+    leaving: Leaving,
 }
 
 impl Loaded {
@@ -127,6 +145,7 @@ impl Loaded {
             rows: std::collections::HashMap::default(),
             pages: std::collections::HashMap::default(),
             applied: self.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
+            floor: self.checkpoint.map_or(0, |checkpoint| checkpoint.floor),
             checkpoint: self.checkpoint,
             index: self.index,
             quarantine: self.quarantine,
@@ -137,11 +156,22 @@ impl Loaded {
             state: RwLock::new(state),
             _directory: directory,
         });
-        (Writer::new(Arc::clone(&shared), self.tally), shared)
+        (Writer::new(Arc::clone(&shared), self.tally, self.leaving), shared)
+    }
+
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint
     }
 
     fn empty(store: Store) -> Self {
-        Self { store, index: Index::default(), quarantine: BTreeMap::new(), checkpoint: None, tally: Tally::default() }
+        Self {
+            store,
+            index: Index::default(),
+            quarantine: BTreeMap::new(),
+            checkpoint: None,
+            tally: Tally::default(),
+            leaving: Leaving::default(),
+        }
     }
 }
 
@@ -174,25 +204,33 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
         return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
     }
     let mut loaded = Loaded::empty(store);
-    let Loaded { store, index, quarantine, checkpoint, tally } = &mut loaded;
-    let mut sum = Tally::default();
-    store.scan(&[], |key, value| {
+    let Loaded { store, index, quarantine, checkpoint, tally, leaving } = &mut loaded;
+    *checkpoint = store.read(&[prefix::CHECKPOINT])?;
+    let floor = checkpoint.map_or(0, |checkpoint| checkpoint.floor);
+    let mut visit = |key: &[u8], value: &[u8]| {
         match key.first().copied().unwrap_or_default() {
-            prefix::META => {}
-            prefix::CHECKPOINT => *checkpoint = Some(codec::decode(value)?),
+            prefix::META | prefix::CHECKPOINT => {}
             prefix::TALLY => *tally = codec::decode(value)?,
             prefix::PAST => drop(codec::decode::<Past>(value)?),
             prefix::LANDMARK => drop(codec::decode::<Landmark>(value)?),
             prefix::RECENT => drop(codec::decode::<RecentPage>(value)?),
             prefix::QUARANTINE => {
                 let event: Quarantined = codec::decode(value)?;
-                quarantine.insert(event.position, event);
+                if event.position.sequence < floor {
+                    leaving.quarantined.push(event.position);
+                } else {
+                    quarantine.insert(event.position, event);
+                }
             }
-            prefix::ROW => add(&mut sum, index, key, value)?,
             other => return Err(ViewError::Corrupt(format!("a key begins with the byte {other}"))),
         }
         Ok(())
-    })?;
+    };
+    store.scan_range(..[prefix::ROW].as_slice(), &mut visit)?;
+    store.scan_range([prefix::ROW + 1].as_slice().., visit)?;
+    let rows = scan_rows(store, floor)?;
+    let sum = rows.sum;
+    (*index, leaving.rows) = (rows.index, rows.leaving);
     // sled finds most damage itself, not all of it: the digest tells whether any row is missing, doubled or older.
     let end = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
     if (sum.rows, sum.digest) != (tally.rows, tally.digest) {
@@ -204,12 +242,65 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
     Ok(Ok(loaded))
 }
 
-fn add(sum: &mut Tally, index: &mut Index, key: &[u8], value: &[u8]) -> Result<(), ViewError> {
-    let row = StoredRow::parse(value)?;
-    let id = key.get(1..).and_then(|id| Uuid::from_slice(id).ok());
-    let id = id.ok_or_else(|| ViewError::Corrupt("the key of a row is no job id".to_owned()))?;
-    index.put(id, &row.head);
-    sum.rows += 1;
-    sum.digest.add(Digest::of(id, row.record_bytes()));
-    Ok(())
+/// What was found in a range of rows.
+#[derive(Default)]
+struct Rows {
+    sum: Tally,
+    index: Index,
+    /// Numbers of those of which nothing is left.
+    leaving: Vec<u64>,
+}
+
+/// Reads the heads of all rows, a range of them on each processor.
+fn scan_rows(store: &Store, floor: u64) -> Result<Rows, ViewError> {
+    // What is behind the last row is no row, and is found to be none.
+    let numbers = store.last_row()?.map_or(0, |last| last.saturating_add(1));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let bound = |part: u64| match part {
+        0 => vec![prefix::ROW],
+        part if part == threads => vec![prefix::ROW + 1],
+        part => row_key(numbers / threads * part).to_vec(),
+    };
+    let parts = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|part| scope.spawn(move || Rows::scan(store, floor, &bound(part), &bound(part + 1))))
+            .collect();
+        parts.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    let mut all = Rows::default();
+    for part in parts {
+        // sled's panics are caught in the store, and what is left is ours.
+        let part = part.map_err(|_| ViewError::Corrupt("reading the rows panicked".to_owned()))??;
+        all.sum.rows += part.sum.rows;
+        all.sum.digest.add(part.sum.digest);
+        all.index.absorb(part.index).map_err(twice)?;
+        all.leaving.extend(part.leaving);
+    }
+    all.index.number_from(numbers);
+    Ok(all)
+}
+
+impl Rows {
+    fn scan(store: &Store, floor: u64, from: &[u8], to: &[u8]) -> Result<Self, ViewError> {
+        let mut rows = Self::default();
+        store.scan_range(from..to, |key, value| rows.add(floor, key, value))?;
+        Ok(rows)
+    }
+
+    fn add(&mut self, floor: u64, key: &[u8], value: &[u8]) -> Result<(), ViewError> {
+        let row = StoredRow::parse(value)?;
+        let number = row_number(key).ok_or_else(|| ViewError::Corrupt("the key of a row is no number".to_owned()))?;
+        self.sum.rows += 1;
+        self.sum.digest.add(row.digest);
+        if row.head.last < floor {
+            self.leaving.push(number);
+        } else if !self.index.put_numbered(row.id, number, &row.head) {
+            return Err(twice(row.id));
+        }
+        Ok(())
+    }
+}
+
+fn twice(id: Uuid) -> ViewError {
+    ViewError::Corrupt(format!("there are two rows of the job {id}"))
 }

@@ -41,8 +41,11 @@ impl Reader {
     /// The record of a job.
     pub fn job(&self, id: Uuid) -> Result<Option<Record>, ViewError> {
         let shared = self.shared();
-        let staged = shared.state.read().rows.get(&id).cloned();
-        shared.record(id, staged.as_deref())
+        let (staged, floor) = {
+            let state = shared.state.read();
+            (state.rows.get(&id).cloned(), state.floor)
+        };
+        shared.record(id, staged.as_deref(), floor)
     }
 
     /// A job with its evidence.
@@ -57,32 +60,26 @@ impl Reader {
             return Ok(Vec::new());
         }
         let shared = self.shared();
-        let key = recent_key(connection, name);
-        // Read before the lock is taken: what is staged in between is newer and wins.
-        let stored = shared.store.read(&key)?;
-        let state = shared.state.read();
-        let Some(page) = state.pages.get(&key).or(stored.as_ref()) else { return Ok(Vec::new()) };
-        let mut jobs: Vec<(Timestamp, Uuid)> = page
-            .latest()
-            .filter(|id| *id != except)
-            // After a crash a page may list, until replay has caught up, jobs that are not there again yet.
-            .filter_map(|id| state.index.get(id).filter(|head| head.name == name).map(|head| (head.created_at, id)))
-            .collect();
-        jobs.sort_unstable_by(|a, b| b.cmp(a));
-        jobs.truncate(limit);
-        let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
-        drop(state);
-        shared.records(staged)
+        loop {
+            if let Some(records) = shared.recent(connection, name, limit, except)? {
+                return Ok(records);
+            }
+        }
     }
 
     /// A part of the list of jobs.
     pub fn list(&self, query: &Query) -> Result<Page, ViewError> {
         let shared = self.shared();
-        let state = shared.state.read();
-        let found = state.index.find(query);
-        let staged: Vec<_> = found.jobs.iter().map(|job| (job.id, state.rows.get(&job.id).cloned())).collect();
-        drop(state);
-        Ok(Page { jobs: shared.records(staged)?, next: found.next, total: found.total })
+        loop {
+            let state = shared.state.read();
+            let found = state.index.find(query);
+            let staged: Vec<_> = found.jobs.iter().map(|job| (job.id, state.rows.get(&job.id).cloned())).collect();
+            let floor = state.floor;
+            drop(state);
+            if let Some(jobs) = shared.records(staged, floor)? {
+                return Ok(Page { jobs, next: found.next, total: found.total });
+            }
+        }
     }
 
     /// How many jobs are in each state; `None` means in all connections.
@@ -111,7 +108,10 @@ impl Reader {
         let (ours, theirs) = (self.shared(), other.shared());
         let mut differing = Vec::new();
         for (id, _) in self.jobs() {
-            let digest = |shared: &Shared| shared.stored(id, |row| Ok(Digest::of(id, row.record_bytes())));
+            let digest = |shared: &Shared| {
+                let floor = shared.state.read().floor;
+                shared.stored(id, floor, |row| Ok(row.digest))
+            };
             if digest(&ours)? != digest(&theirs)? {
                 differing.push(id);
             }
@@ -124,6 +124,21 @@ impl Reader {
         Ok(differing)
     }
 
+    /// The jobs that have events both before this message and from there on.
+    pub fn straddling(&self, sequence: u64) -> Vec<Uuid> {
+        self.shared().state.read().index.straddling(sequence)
+    }
+
+    /// The connection of some job; `None` where there is no job.
+    pub fn any_connection(&self) -> Option<Uuid> {
+        self.shared().state.read().index.any_connection()
+    }
+
+    /// What the log said before this message is forgotten: nothing here knows of it.
+    pub fn floor(&self) -> u64 {
+        self.shared().state.read().floor
+    }
+
     /// The last message of the log whose effect is seen here, 0 when there is none.
     pub fn applied(&self) -> u64 {
         self.shared().state.read().applied
@@ -132,6 +147,11 @@ impl Reader {
     /// The last checkpoint that was written.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.shared().state.read().checkpoint
+    }
+
+    /// The version of the fold that made the records.
+    pub fn fold_version(&self) -> u32 {
+        self.shared().fold_version
     }
 
     /// The digest of all records at the last checkpoint.
@@ -165,15 +185,46 @@ impl Reader {
 }
 
 impl Shared {
-    fn records(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>) -> Result<Vec<Record>, ViewError> {
-        jobs.into_iter().filter_map(|(id, staged)| self.record(id, staged.as_deref()).transpose()).collect()
+    /// `None` where a job was dropped while the answer was put together.
+    fn recent(
+        &self,
+        connection: Uuid,
+        name: &str,
+        limit: usize,
+        except: Uuid,
+    ) -> Result<Option<Vec<Record>>, ViewError> {
+        let key = recent_key(connection, name);
+        // Read before the lock is taken: what is staged in between is newer and wins.
+        let stored = self.store.read(&key)?;
+        let state = self.state.read();
+        let Some(page) = state.pages.get(&key).or(stored.as_ref()) else { return Ok(Some(Vec::new())) };
+        let mut jobs: Vec<(Timestamp, Uuid)> = page
+            .latest()
+            .filter(|id| *id != except)
+            // After a crash a page may list, until replay has caught up, jobs that are not there again yet.
+            .filter_map(|id| state.index.get(id).filter(|head| head.name == name).map(|head| (head.created_at, id)))
+            .collect();
+        jobs.sort_unstable_by(|a, b| b.cmp(a));
+        jobs.truncate(limit);
+        let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
+        let floor = state.floor;
+        drop(state);
+        self.records(staged, floor)
     }
 
-    #[expect(clippy::redundant_closure_for_method_calls, reason = "the bare method has too narrow a lifetime")]
-    fn record(&self, id: Uuid, staged: Option<&Row>) -> Result<Option<Record>, ViewError> {
+    /// The records of jobs that were all there a moment ago; `None` where one is not any more, and the question has to
+    /// be asked again.
+    fn records(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>, floor: u64) -> Result<Option<Vec<Record>>, ViewError> {
+        let records = jobs.into_iter().map(|(id, staged)| self.record(id, staged.as_deref(), floor));
+        let records: Vec<Option<Record>> = records.collect::<Result<_, _>>()?;
+        let dropped = records.iter().any(Option::is_none) && self.state.read().floor != floor;
+        Ok((!dropped).then(|| records.into_iter().flatten().collect()))
+    }
+
+    fn record(&self, id: Uuid, staged: Option<&Row>, floor: u64) -> Result<Option<Record>, ViewError> {
         match staged {
             Some(row) => Ok(Some(row.record.clone())),
-            None => self.stored(id, |row| row.record()),
+            None => self.stored(id, floor, |row| row.record(id)),
         }
     }
 }

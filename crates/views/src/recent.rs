@@ -56,6 +56,26 @@ impl RecentPage {
         }
     }
 
+    /// Lets go of all jobs whose first place is before this message, when no job has its first place there any more.
+    /// Tells whether anything changed.
+    pub(crate) fn forget(&mut self, sequence: u64) -> bool {
+        // Otherwise it let them go long ago.
+        let changes = self.above != Position::default() && self.above.sequence < sequence
+            || self.jobs.first().is_some_and(|(first, _)| first.sequence < sequence);
+        if changes {
+            self.jobs.retain(|(first, _)| first.sequence >= sequence);
+        }
+        if self.above.sequence < sequence {
+            self.above = Position::default();
+        }
+        changes
+    }
+
+    /// Whether there is nothing to say of the name.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.above == Position::default()
+    }
+
     /// The recent jobs.
     pub(crate) fn latest(&self) -> impl Iterator<Item = Uuid> {
         self.jobs.iter().rev().take(RECENT).map(|(_, id)| *id)

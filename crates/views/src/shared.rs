@@ -40,24 +40,37 @@ pub(crate) struct State {
     pub(crate) quarantine: BTreeMap<Position, Quarantined>,
     /// The last message that readers see the effect of.
     pub(crate) applied: u64,
+    /// What the log said before this message is forgotten. Rows on disk without an event from there on are no rows any
+    /// more, though it takes a while to remove them.
+    pub(crate) floor: u64,
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 impl Shared {
     pub(crate) fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
-        if let Some(row) = self.state.read().rows.get(&id) {
-            return Ok(Some(Arc::clone(row)));
-        }
-        self.stored(id, |row| row.row().map(Arc::new))
+        let floor = {
+            let state = self.state.read();
+            if let Some(row) = state.rows.get(&id) {
+                return Ok(Some(Arc::clone(row)));
+            }
+            state.floor
+        };
+        self.stored(id, floor, |row| row.row(id).map(Arc::new))
     }
 
-    /// Something of a row on disk.
+    /// Something of a row on disk, if it has an event from this floor on.
     pub(crate) fn stored<T>(
         &self,
         id: Uuid,
+        floor: u64,
         decode: impl FnOnce(&StoredRow<'_>) -> Result<T, ViewError>,
     ) -> Result<Option<T>, ViewError> {
-        let Some(bytes) = self.store.get(&row_key(id))? else { return Ok(None) };
-        StoredRow::parse(&bytes).and_then(|row| decode(&row)).map(Some).map_err(|error| self.store.condemn(error))
+        let Some(number) = self.state.read().index.number(id) else { return Ok(None) };
+        let Some(bytes) = self.store.get(&row_key(number))? else { return Ok(None) };
+        let row = StoredRow::parse(&bytes).map_err(|error| self.store.condemn(error))?;
+        if row.head.last < floor {
+            return Ok(None);
+        }
+        decode(&row).map(Some).map_err(|error| self.store.condemn(error))
     }
 }

@@ -1,6 +1,7 @@
 //! One generation on disk: a sled tree, its keys, and the guard around sled's ways of failing.
 
 use std::io;
+use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,10 +27,17 @@ pub(crate) mod prefix {
 }
 
 /// The key of a job's row.
-pub(crate) fn row_key(id: Uuid) -> [u8; 17] {
-    let mut key = [prefix::ROW; 17];
-    key[1..].copy_from_slice(id.as_bytes());
-    key
+///
+/// Rows are numbered in the order in which they are first written, since ids are random: keyed by those, rows that come
+/// together would lie far apart, and each would cost sled a page of its own to read and to write, four times as much.
+pub(crate) fn row_key(number: u64) -> [u8; 9] {
+    numbered_key(prefix::ROW, number)
+}
+
+/// The number in the key of a row.
+pub(crate) fn row_number(key: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(&[prefix::ROW])?;
+    number.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// The key of the recent executions of a task name.
@@ -77,8 +85,20 @@ pub(crate) struct Store {
 
 /// In the directory of a generation: why it must not be opened again.
 pub(crate) const CONDEMNED: &str = "CONDEMNED";
+/// In the directory of a generation: the first message that the log still had when it was found to lack some before.
+const MISSED: &str = "MISSED";
 
 impl Store {
+    /// Where the log began when it was found to have dropped messages that are not in this generation.
+    pub(crate) fn missed(&self) -> Option<u64> {
+        std::fs::read_to_string(self.directory.join(MISSED)).ok()?.trim().parse().ok()
+    }
+
+    /// Keeps that for as long as there is this generation.
+    pub(crate) fn set_missed(&self, first: u64) -> Result<(), ViewError> {
+        std::fs::write(self.directory.join(MISSED), format!("{first}\n")).map_err(|cause| ViewError::of(&cause))
+    }
+
     /// Opens or creates the database in this directory, of which the caller holds the lock.
     pub(crate) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewError> {
         // A database of this process that was just closed keeps its lock until sled's own threads have ended.
@@ -135,9 +155,31 @@ impl Store {
     pub(crate) fn scan(
         &self,
         prefix: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<(), ViewError>,
+    ) -> Result<(), ViewError> {
+        self.visit(self.run(|tree| Ok(tree.scan_prefix(prefix)))?, visit)
+    }
+
+    /// All values whose keys are in this range, likewise.
+    pub(crate) fn scan_range<'a>(
+        &self,
+        keys: impl RangeBounds<&'a [u8]>,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<(), ViewError>,
+    ) -> Result<(), ViewError> {
+        self.visit(self.run(|tree| Ok(tree.range(keys)))?, visit)
+    }
+
+    /// The highest number of any row.
+    pub(crate) fn last_row(&self) -> Result<Option<u64>, ViewError> {
+        let last = self.run(|tree| tree.scan_prefix([prefix::ROW]).next_back().transpose())?;
+        Ok(last.and_then(|(key, _)| row_number(&key)))
+    }
+
+    fn visit(
+        &self,
+        mut values: sled::Iter,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), ViewError>,
     ) -> Result<(), ViewError> {
-        let mut values = self.run(|tree| Ok(tree.scan_prefix(prefix)))?;
         while let Some((key, value)) = self.run(|_| values.next().transpose())? {
             visit(&key, &value).map_err(|error| self.condemn(error))?;
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use failpoints::{Point, hit};
 use projection::Row;
 use proto_events::Timestamp;
 use uuid::Uuid;
@@ -13,11 +14,12 @@ use crate::error::ViewError;
 use crate::recent::RecentPage;
 use crate::shared::{Shared, State, UNKNOWN_NAME};
 use crate::store::{RecentKey, numbered_key, position_key, prefix, recent_key, row_key};
+use crate::sweep::Leaving;
 
 /// Rows in one atomic write. sled stalls all readers for as long as one takes, and large ones balloon its memory.
-const CHUNK: usize = 32;
+pub(crate) const CHUNK: usize = 32;
 /// So many checkpoints of the past are kept.
-const PAST: u64 = 1_000;
+pub(crate) const PAST: u64 = 1_000;
 /// So many events that could not be used are listed, the first ones of the log; the log keeps them all.
 pub(crate) const QUARANTINE: usize = 10_000;
 /// A fingerprint is kept of one message in so many.
@@ -43,15 +45,27 @@ pub struct Applied {
 /// All calls block on sled, so they belong on a thread of their own.
 pub struct Writer {
     pub(crate) shared: Arc<Shared>,
-    tally: Tally,
-    checkpoint: Option<Checkpoint>,
+    pub(crate) tally: Tally,
+    pub(crate) checkpoint: Option<Checkpoint>,
     applied: Option<Applied>,
+    /// What is on disk and forgotten.
+    pub(crate) leaving: Leaving,
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, tally: Tally) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, tally: Tally, leaving: Leaving) -> Self {
         let checkpoint = shared.state.read().checkpoint;
-        Self { shared, tally, checkpoint, applied: None }
+        Self { shared, tally, checkpoint, applied: None, leaving }
+    }
+
+    /// Where the log began when it was found to have dropped messages that these views lack for good.
+    pub fn missed(&self) -> Option<u64> {
+        self.shared.store.missed()
+    }
+
+    /// Keeps that, for as long as there are these views.
+    pub fn set_missed(&self, first: u64) -> Result<(), ViewError> {
+        self.shared.store.set_missed(first)
     }
 
     /// What is known of a job, staged or stored.
@@ -75,10 +89,7 @@ impl Writer {
         let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
         let mut pages = self.load_pages(&rows)?;
         let mut state = self.shared.state.write();
-        for row in rows {
-            state.put(row, &mut pages);
-        }
-        state.pages.extend(pages);
+        state.put_all(rows, &mut pages);
         state.applied = applied.sequence;
         let room = QUARANTINE.saturating_sub(state.quarantine.len());
         let quarantined: Vec<_> = applied.quarantined.into_iter().take(room).collect();
@@ -93,7 +104,7 @@ impl Writer {
     }
 
     /// Copies of the pages of recent executions that these rows are about to change.
-    fn load_pages(&self, rows: &[Arc<Row>]) -> Result<HashMap<RecentKey, RecentPage>, ViewError> {
+    pub(crate) fn load_pages(&self, rows: &[Arc<Row>]) -> Result<HashMap<RecentKey, RecentPage>, ViewError> {
         let mut pages = HashMap::new();
         let state = self.shared.state.read();
         for row in rows {
@@ -122,48 +133,71 @@ impl Writer {
     /// is in its page for sure, and a page may list jobs whose rows are still to come again from the log.
     pub fn flush(&mut self) -> Result<(), ViewError> {
         let Some(applied) = self.applied.take() else { return Ok(()) };
-        let (mut rows, pages) = {
-            let state = self.shared.state.read();
-            let rows: Vec<Arc<Row>> = state.rows.values().cloned().collect();
-            let pages: Vec<_> = state.pages.iter().map(|(key, page)| (*key, codec::encode(page))).collect();
-            (rows, pages)
-        };
-        rows.sort_unstable_by_key(|row| row.record.id);
-        self.tally.ahead = self.tally.ahead.max(applied.sequence);
-        for chunk in pages.chunks(CHUNK) {
-            let mut batch = sled::Batch::default();
-            for (key, page) in chunk {
-                batch.insert(key.as_slice(), page.as_slice());
-            }
-            self.shared.store.apply(batch)?;
-        }
-        for chunk in rows.chunks(CHUNK) {
-            self.write_chunk(chunk)?;
-        }
+        self.write_rows(applied.sequence)?;
         // No checkpoint while rows are ahead of it from before a crash: its digest would not be that of the log up to
         // there. Replay soon catches up with them.
         if applied.sequence < self.tally.ahead {
             self.applied = Some(applied);
         } else {
+            hit(Point::CheckpointBefore);
             self.write_checkpoint(&applied)?;
+            hit(Point::CheckpointAfter);
         }
+        self.let_go();
+        Ok(())
+    }
+
+    /// Writes pages and rows, which may hold events up to this message.
+    pub(crate) fn write_rows(&mut self, ahead: u64) -> Result<(), ViewError> {
+        let (mut rows, pages) = {
+            let state = self.shared.state.read();
+            // Whatever is staged is in the index.
+            let rows = state.rows.iter().filter_map(|(id, row)| Some((state.index.number(*id)?, Arc::clone(row))));
+            let rows: Vec<(u64, Arc<Row>)> = rows.collect();
+            let encoded = |page: &RecentPage| (!page.is_empty()).then(|| codec::encode(page));
+            let pages: Vec<_> = state.pages.iter().map(|(key, page)| (*key, encoded(page))).collect();
+            (rows, pages)
+        };
+        rows.sort_unstable_by_key(|(number, _)| *number);
+        self.tally.ahead = self.tally.ahead.max(ahead);
+        for chunk in pages.chunks(CHUNK) {
+            let mut batch = sled::Batch::default();
+            for (key, page) in chunk {
+                match page {
+                    Some(page) => batch.insert(key.as_slice(), page.as_slice()),
+                    None => batch.remove(key.as_slice()),
+                }
+            }
+            hit(Point::PagesBefore);
+            self.shared.store.apply(batch)?;
+            hit(Point::PagesAfter);
+        }
+        for chunk in rows.chunks(CHUNK) {
+            hit(Point::RowsBefore);
+            self.write_chunk(chunk)?;
+            hit(Point::RowsAfter);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what is written.
+    pub(crate) fn let_go(&self) {
         let mut state = self.shared.state.write();
         state.checkpoint = self.checkpoint;
         let written = (std::mem::take(&mut state.rows), std::mem::take(&mut state.pages));
         drop(state);
         // Freeing thousands of rows takes a while: not under the lock.
         drop(written);
-        Ok(())
     }
 
-    fn write_chunk(&mut self, rows: &[Arc<Row>]) -> Result<(), ViewError> {
+    fn write_chunk(&mut self, rows: &[(u64, Arc<Row>)]) -> Result<(), ViewError> {
         let mut batch = sled::Batch::default();
         let mut tally = self.tally;
-        for row in rows {
-            let key = row_key(row.record.id);
+        for (number, row) in rows {
+            let key = row_key(*number);
             let (bytes, digest) = codec::encode_row(row);
             match self.shared.store.get(&key)? {
-                Some(old) => tally.digest.subtract(self.shared.digest_of(row.record.id, &old)?),
+                Some(old) => tally.digest.subtract(self.shared.digest_of(&old)?),
                 None => tally.rows += 1,
             }
             tally.digest.add(digest);
@@ -183,11 +217,11 @@ impl Writer {
             fingerprint: applied.fingerprint,
             digest: self.tally.digest,
             fold_version: self.shared.fold_version,
+            floor: self.shared.state.read().floor,
+            settled: self.leaving.is_empty(),
         };
-        let past = Past { sequence: checkpoint.sequence, digest: checkpoint.digest };
         let mut batch = sled::Batch::default();
-        batch.insert(&[prefix::CHECKPOINT], codec::encode(&checkpoint));
-        batch.insert(&numbered_key(prefix::PAST, checkpoint.number % PAST), codec::encode(&past));
+        note(&mut batch, &checkpoint);
         for landmark in &applied.landmarks {
             batch.insert(&numbered_key(prefix::LANDMARK, landmark.sequence / LANDMARK_EVERY), codec::encode(landmark));
         }
@@ -202,11 +236,29 @@ impl Writer {
     /// Writes what is staged and hands it to the disk.
     pub fn close(mut self) -> Result<(), ViewError> {
         self.flush()?;
+        hit(Point::Close);
         self.shared.store.flush()
     }
 }
 
+/// Writes a checkpoint, and remembers it where it is one that a replay has too.
+pub(crate) fn note(batch: &mut sled::Batch, checkpoint: &Checkpoint) {
+    batch.insert(&[prefix::CHECKPOINT], codec::encode(checkpoint));
+    if checkpoint.settled {
+        let past = Past { sequence: checkpoint.sequence, digest: checkpoint.digest };
+        batch.insert(&numbered_key(prefix::PAST, checkpoint.number % PAST), codec::encode(&past));
+    }
+}
+
 impl State {
+    /// Puts rows into the overlay, the index and the pages of recent executions, which are loaded.
+    pub(crate) fn put_all(&mut self, rows: Vec<Arc<Row>>, pages: &mut HashMap<RecentKey, RecentPage>) {
+        for row in rows {
+            self.put(row, pages);
+        }
+        self.pages.extend(pages.drain());
+    }
+
     /// Puts a row into the overlay and the index, and moves the job between pages of recent executions.
     fn put(&mut self, row: Arc<Row>, pages: &mut HashMap<RecentKey, RecentPage>) {
         let id = row.record.id;
@@ -232,8 +284,7 @@ impl State {
 }
 
 impl Shared {
-    fn digest_of(&self, id: Uuid, stored: &[u8]) -> Result<crate::Digest, ViewError> {
-        let row = StoredRow::parse(stored).map_err(|error| self.store.condemn(error))?;
-        Ok(crate::Digest::of(id, row.record_bytes()))
+    fn digest_of(&self, stored: &[u8]) -> Result<crate::Digest, ViewError> {
+        StoredRow::parse(stored).map(|row| row.digest).map_err(|error| self.store.condemn(error))
     }
 }

@@ -5,7 +5,7 @@ use proto_events::JobState;
 use uuid::Uuid;
 
 use super::support::{Log, OPTIONS, Step, assert_shows, digest_of, kill_after, open_in};
-use crate::{Outcome, Query};
+use crate::{Checkpoint, Outcome, Query};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -17,20 +17,28 @@ enum Act {
     Crash,
     /// Die after so many writes of a flush.
     DieInFlush(u64),
+    /// Forget a part of what there is, in percent.
+    Trim(u64),
+    /// Forget it, and die after so many writes.
+    DieInTrim(u64, u64),
+    /// Remove so many rows.
+    Sweep(usize),
+    /// Remove all there are to remove, and die after so many writes.
+    DieInSweep(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let names =
         prop::sample::select(vec![None, Some("unknown"), Some("app.send"), Some("app.send"), Some("APP.Resize")]);
     (0_u8..2, 0_u16..200, names, prop::sample::select(JobState::ALL.to_vec()), 0_i64..500)
-        .prop_map(|(connection, job, name, state, second)| Step { connection, job, name, state, second })
+        .prop_map(|(connection, job, name, state, second)| Step { connection, job, name, state, second, trim: None })
 }
 
 /// Many jobs in a row come to one name.
 fn sweep() -> impl Strategy<Value = Vec<Step>> {
     let name = prop::sample::select(vec!["app.send", "APP.Resize"]);
     (0_u16..300, 1_u16..200, name, 0_i64..2_000).prop_map(|(from, count, name, second)| {
-        let step = |job| Step { connection: 0, job, name: Some(name), state: JobState::Active, second };
+        let step = |job| Step { connection: 0, job, name: Some(name), state: JobState::Active, second, trim: None };
         (from..from + count).map(step).collect()
     })
 }
@@ -43,18 +51,35 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Reopen),
         1 => Just(Act::Crash),
         2 => (0_u64..12).prop_map(Act::DieInFlush),
+        2 => (0_u64..=100).prop_map(Act::Trim),
+        2 => (0_u64..=100, 0_u64..24).prop_map(|(percent, writes)| Act::DieInTrim(percent, writes)),
+        2 => (0_usize..100).prop_map(Act::Sweep),
+        1 => (0_u64..4).prop_map(Act::DieInSweep),
     ]
+}
+
+/// The trim that comes next in the log, if it forgets so much of what there is.
+fn trim(log: &Log, percent: u64) -> Step {
+    let floor = log.0.iter().filter_map(|step| step.trim).max().unwrap_or(1);
+    Step::trim(floor + (log.end() + 1 - floor) * percent / 100)
 }
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
+fn check(log: &Log, checkpoint: &Checkpoint) -> Result<(), TestCaseError> {
+    if checkpoint.settled {
+        prop_assert_eq!(checkpoint.digest, digest_of(log, checkpoint.sequence));
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(config(24))]
 
     #[test]
-    fn views_are_the_fold_of_the_log_whatever_happens_to_the_process(acts in prop::collection::vec(act(), 1..14)) {
+    fn views_are_the_fold_of_the_log_whatever_happens_to_the_process(acts in prop::collection::vec(act(), 1..20)) {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::default();
         let mut opened = open_in(dir.path());
@@ -79,6 +104,24 @@ proptest! {
                     kill_after(&opened.writer, writes);
                     let _ = opened.writer.flush();
                 }
+                Act::Trim(percent) => {
+                    log.0.push(trim(&log, percent));
+                    log.apply(&mut opened, log.end()).unwrap();
+                    restart = false;
+                }
+                Act::DieInTrim(percent, writes) => {
+                    log.0.push(trim(&log, percent));
+                    kill_after(&opened.writer, writes);
+                    let _ = log.apply(&mut opened, log.end());
+                }
+                Act::Sweep(rows) => {
+                    opened.writer.sweep(rows).unwrap();
+                    restart = false;
+                }
+                Act::DieInSweep(writes) => {
+                    kill_after(&opened.writer, writes);
+                    let _ = opened.writer.sweep(usize::MAX);
+                }
             }
             if restart {
                 drop(opened);
@@ -87,21 +130,35 @@ proptest! {
                 let checkpoint = opened.reader.checkpoint();
                 prop_assert_eq!(checkpoint.map_or(0, |checkpoint| checkpoint.sequence), opened.reader.applied());
                 if let Some(checkpoint) = checkpoint {
-                    prop_assert_eq!(checkpoint.digest, digest_of(&log, checkpoint.sequence));
+                    check(&log, &checkpoint)?;
                     prop_assert_eq!(checkpoint.fold_version, OPTIONS.fold_version);
+                    prop_assert_eq!(checkpoint.floor, opened.reader.floor());
                 }
                 // Replay, in two batches with a flush between: no checkpoint may be taken of rows that are ahead.
                 let half = opened.reader.applied().midpoint(log.end());
                 log.apply(&mut opened, half).unwrap();
                 opened.writer.flush().unwrap();
-                let at = opened.reader.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
-                prop_assert_eq!(opened.reader.digest(), digest_of(&log, at));
+                if let Some(checkpoint) = opened.reader.checkpoint() {
+                    check(&log, &checkpoint)?;
+                }
                 log.apply(&mut opened, log.end()).unwrap();
             }
-            assert_shows(&opened.reader, &log.truth(log.end()));
+            let truth = log.truth(log.end());
+            assert_shows(&opened.reader, &truth);
+            for step in log.0.iter().filter(|step| step.trim.is_none() && !truth.contains_key(&step.id())) {
+                prop_assert_eq!(opened.reader.job(step.id()).unwrap(), None);
+                prop_assert!(opened.writer.row(step.id()).unwrap().is_none());
+            }
         }
         opened.writer.flush().unwrap();
+        opened.writer.sweep(usize::MAX).unwrap();
+        assert_shows(&opened.reader, &log.truth(log.end()));
+        prop_assert!(opened.reader.checkpoint().is_none_or(|checkpoint| checkpoint.settled));
         prop_assert_eq!(opened.reader.digest(), digest_of(&log, log.end()));
+        // Nothing that is forgotten is left on disk.
+        let mut rows = 0;
+        opened.writer.shared.store.scan(b"r", |_, _| { rows += 1; Ok(()) }).unwrap();
+        prop_assert_eq!(rows, log.truth(log.end()).len());
         if let Some(checkpoint) = opened.reader.checkpoint() {
             prop_assert_eq!(opened.reader.digest_at(log.end()).unwrap(), Some(checkpoint.digest));
         }
@@ -145,7 +202,8 @@ proptest! {
 #[test]
 fn older_executions_are_recent_again_when_newer_ones_change_their_name() {
     let dir = tempfile::tempdir().unwrap();
-    let step = |job, name, second| Step { connection: 0, job, name: Some(name), state: JobState::Active, second };
+    let step =
+        |job, name, second| Step { connection: 0, job, name: Some(name), state: JobState::Active, second, trim: None };
     let mut log = Log((0..300).map(|job| step(job, "app.launch", 10)).collect());
     let mut opened = open_in(dir.path());
     for renamed in [0..0, 200..300, 120..200, 10..120, 0..10] {

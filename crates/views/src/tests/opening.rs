@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::support::{Log, OPTIONS, assert_shows, open_in};
-use crate::{OpenError, Options, Outcome, Reason, open};
+use super::support::{Log, OPTIONS, applied, assert_shows, open_in};
+use crate::{
+    Checkpoint, Found, Frozen, OpenError, Opened, Options, Outcome, Preparation, Prepared, Reason, open, open_or_freeze,
+};
 
 fn filled(dir: &Path) -> Log {
     let log = Log::scripted(50, 20);
@@ -101,4 +103,83 @@ fn what_the_system_refuses_is_an_error_and_destroys_nothing() {
     let file = dir.path().join("CURRENT");
     assert!(matches!(open(&file, &OPTIONS).err(), Some(OpenError::Io { .. })));
     assert_eq!(open_in(dir.path()).outcome, Outcome::Existing);
+}
+
+const OTHER: Options = Options { fold_version: 8, ..OPTIONS };
+
+fn frozen(dir: &Path, options: &Options, adopt: impl Fn(&Checkpoint) -> bool) -> Frozen {
+    match open_or_freeze(dir, options, adopt).unwrap() {
+        Found::OtherFold(frozen) => frozen,
+        Found::Ours(opened) => panic!("{:?}", opened.outcome),
+    }
+}
+
+fn ours(dir: &Path, options: &Options, adopt: impl Fn(&Checkpoint) -> bool) -> Opened {
+    match open_or_freeze(dir, options, adopt).unwrap() {
+        Found::Ours(opened) => *opened,
+        Found::OtherFold(frozen) => panic!("frozen: {}", frozen.fold_version),
+    }
+}
+
+/// Makes a generation as another process would while this one has the directory.
+fn prepare(dir: &Path, log: &Log) {
+    let preparation = Preparation::begin(dir, &OTHER).unwrap().unwrap();
+    assert!(Preparation::begin(dir, &OTHER).unwrap().is_none(), "one at a time");
+    assert!(preparation.existing().unwrap().is_none());
+    let mut bulk = preparation.build().unwrap();
+    let mut rows: Vec<_> = log.truth(50).into_values().collect();
+    rows.sort_by_key(|row| row.record.id);
+    for row in &rows {
+        bulk.put(Prepared::of(row)).unwrap();
+    }
+    let (made, _) = bulk.finish(&applied(50), 0).unwrap();
+    let (writer, candidate) = preparation.open(&made).unwrap();
+    assert_shows(&candidate.reader(), &log.truth(50));
+    drop((writer, candidate));
+    assert!(preparation.existing().unwrap().is_some());
+}
+
+#[test]
+fn views_of_another_fold_answer_as_they_are_or_give_way_to_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = filled(dir.path());
+    let nothing = |_: &Checkpoint| panic!("there is nothing to adopt");
+    let old = frozen(dir.path(), &OTHER, nothing);
+    assert_eq!((old.fold_version, old.reader.fold_version(), old.generations.fold_version()), (7, 7, 8));
+    assert_shows(&old.reader, &log.truth(50));
+    assert!(old.generations.open_ours().unwrap().is_none());
+
+    // A rebuild of the process that has the directory leaves alone what another one makes, and the other way round.
+    prepare(dir.path(), &log);
+    old.generations.begin().unwrap().abandon();
+    assert_eq!(old.generations.tidy(std::time::Duration::ZERO).unwrap(), 0);
+    drop(old);
+    assert_eq!(names(dir.path()), ["CURRENT", "LOCK", "PREPARE.LOCK", "gen-0001", "prepared-8"]);
+
+    // Not wanted now, it is there for later.
+    let old = frozen(dir.path(), &OTHER, |checkpoint| checkpoint.sequence != 50);
+    assert!(old.generations.open_ours().unwrap().is_some());
+    drop(old);
+    let new = ours(dir.path(), &OTHER, |checkpoint| checkpoint.sequence == 50);
+    assert_eq!(new.outcome, Outcome::Adopted { replaced: 7 });
+    assert_shows(&new.reader, &log.truth(50));
+    assert_eq!(new.generations.previous_version().unwrap(), Some(7));
+    drop(new);
+    assert_eq!(ours(dir.path(), &OTHER, nothing).outcome, Outcome::Existing);
+    assert_eq!(ours(dir.path(), &OPTIONS, |_| true).outcome, Outcome::Adopted { replaced: 8 });
+
+    // What was prepared too late for it is not kept for ever.
+    prepare(dir.path(), &log);
+    drop(ours(dir.path(), &OTHER, |_| true));
+    prepare(dir.path(), &log);
+    drop(ours(dir.path(), &OTHER, nothing));
+    assert_eq!(names(dir.path()), ["CURRENT", "LOCK", "PREPARE.LOCK", "gen-0001", "gen-0003"]);
+}
+
+#[test]
+fn empty_views_of_another_fold_are_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open_in(dir.path()));
+    let opened = ours(dir.path(), &OTHER, |_| true);
+    assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::OtherFold { found: 7 }, .. }));
 }
