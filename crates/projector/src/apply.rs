@@ -1,9 +1,11 @@
 //! The blocking half: it decodes, folds job by job, stages and flushes, on a thread of its own since sled blocks.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::LogMessage;
+use event_log::{EventLog, LogMessage};
+use failpoints::{Point, hit};
 use projection::Row;
 use proto_events::{Event, EventType, Position, Timestamp};
 use tokio::runtime;
@@ -12,6 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use views::{Applied, Checkpoint, LANDMARK_EVERY, Landmark, Quarantined, Writer};
 
+use crate::cut::Cut;
 use crate::follow::Batch;
 use crate::handle::Shared;
 use crate::poison::{Folded, NOBODY, guarded, poisonous, unusable};
@@ -23,6 +26,11 @@ const FLUSH_AFTER: Duration = Duration::from_millis(200);
 const FLUSH_ROWS: usize = 4_096;
 /// Or so many bytes of messages since the last time: rows are about as large as the events in them.
 const FLUSH_BYTES: usize = 16 << 20;
+
+/// Forgotten rows that are removed from the disk between two batches.
+const SWEEP_ROWS: usize = 256;
+/// For readers, while nothing else is to be done.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// The fold, as the loop calls it: what is known, connection, external id, new events.
 pub(crate) type Fold = fn(Option<&Row>, Uuid, &str, &[JobEvent]) -> Option<Row>;
@@ -46,11 +54,14 @@ impl JobEvent {
 }
 
 pub(crate) struct Applier {
-    writer: Writer,
-    shared: Arc<Shared>,
+    pub(crate) log: EventLog,
+    pub(crate) writer: Writer,
+    pub(crate) shared: Arc<Shared>,
     fold: Fold,
+    /// What is written down of messages that the log dropped before they were applied.
+    missed: Option<u64>,
     /// The last message that was applied.
-    last: u64,
+    pub(crate) last: u64,
     unflushed_bytes: usize,
     flush_at: Option<Instant>,
     /// Wanted once a message is reached.
@@ -83,12 +94,27 @@ enum Next {
     Batch(Option<Batch>),
     Hold(Hold),
     FlushDue,
+    SweepDue,
+}
+
+/// What is in messages.
+#[derive(Default)]
+pub(crate) struct Decoded {
+    events: Vec<JobEvent>,
+    quarantined: Vec<Quarantined>,
+    pub(crate) cuts: Vec<Cut>,
 }
 
 impl Applier {
-    pub(crate) fn new(writer: Writer, shared: Arc<Shared>, fold: Fold) -> Self {
+    pub(crate) fn new(log: EventLog, writer: Writer, shared: Arc<Shared>, fold: Fold) -> Self {
         let last = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
-        Self { writer, shared, fold, last, unflushed_bytes: 0, flush_at: None, hold: None, surrender: None }
+        let missed = writer.missed();
+        if let Some(first) = missed {
+            tracing::warn!(first, "the log had dropped messages before they were applied: the views lack them");
+        }
+        shared.progress.send_modify(|progress| progress.trimmed = missed);
+        let (unflushed_bytes, flush_at) = (0, None);
+        Self { log, writer, shared, fold, missed, last, unflushed_bytes, flush_at, hold: None, surrender: None }
     }
 
     /// Applies batches until there are no more, then writes everything.
@@ -100,13 +126,18 @@ impl Applier {
     ) -> Result<(), FatalReason> {
         loop {
             match runtime.block_on(self.next(&mut batches, &mut holds)) {
-                Next::Batch(Some(batch)) => self.apply_held(&batch)?,
-                Next::Batch(None) => return Ok(self.writer.close()?),
+                Next::Batch(Some(batch)) => {
+                    if self.apply_held(runtime, &batch)?.is_break() {
+                        return self.close();
+                    }
+                }
+                Next::Batch(None) => return self.close(),
                 Next::Hold(hold) => {
                     self.hold = Some(hold);
                     self.hold_if_there()?;
                 }
                 Next::FlushDue => self.flush()?,
+                Next::SweepDue => {}
             }
             if let Some(to) = self.surrender.take() {
                 // Whoever asked may be gone; all is written in any case.
@@ -116,6 +147,7 @@ impl Applier {
             if self.is_flush_due() {
                 self.flush()?;
             }
+            self.writer.sweep(SWEEP_ROWS)?;
         }
     }
 
@@ -126,36 +158,56 @@ impl Applier {
                 None => std::future::pending().await,
             }
         };
+        let sweep = async {
+            if self.writer.is_settled() {
+                std::future::pending::<()>().await;
+            } else {
+                tokio::time::sleep(SWEEP_PAUSE).await;
+            }
+        };
         tokio::select! {
             biased;
             Some(hold) = holds.recv() => Next::Hold(hold),
             batch = batches.recv() => Next::Batch(batch),
             () = due => Next::FlushDue,
+            () = sweep => Next::SweepDue,
         }
     }
 
     /// Applies a batch, cut where somebody wants the loop to stand still.
-    fn apply_held(&mut self, batch: &Batch) -> Result<(), FatalReason> {
+    fn apply_held(&mut self, runtime: &runtime::Handle, batch: &Batch) -> Result<ControlFlow<()>, FatalReason> {
         let Some(at) = self.hold.as_ref().map(|hold| hold.at) else {
-            return self.apply(batch.created, &batch.messages);
+            return self.apply(runtime, batch.created, &batch.messages);
         };
         let (before, after) = batch.messages.split_at(batch.messages.partition_point(|message| message.sequence <= at));
-        self.apply(batch.created, before)?;
-        self.hold_if_there()?;
-        if self.surrender.is_none() {
-            self.apply(batch.created, after)?;
+        if self.apply(runtime, batch.created, before)?.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
-        Ok(())
+        self.hold_if_there()?;
+        if self.surrender.is_some() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.apply(runtime, batch.created, after)
     }
 
     /// Stands still if somebody wants that here.
     fn hold_if_there(&mut self) -> Result<(), FatalReason> {
         let Some(hold) = self.hold.take_if(|hold| hold.at <= self.last) else { return Ok(()) };
         self.flush()?;
+        // What is forgotten and still on disk would be in the digest.
+        self.writer.sweep(usize::MAX)?;
         let checkpoint = self.writer.checkpoint().filter(|checkpoint| checkpoint.sequence == self.last);
         if hold.held.send((self.last, checkpoint)).is_ok() {
             match hold.release.blocking_recv() {
-                Ok(Release::Switch(writer)) => self.writer = *writer,
+                Ok(Release::Switch(writer)) => {
+                    self.writer = *writer;
+                    self.missed = self.writer.missed();
+                    let (floor, missed) = (self.writer.floor(), self.missed);
+                    self.shared.progress.send_modify(|progress| {
+                        progress.forgot(floor);
+                        progress.trimmed = missed;
+                    });
+                }
                 Ok(Release::Surrender(to)) => self.surrender = Some(to),
                 Ok(Release::Resume) | Err(_) => {}
             }
@@ -169,24 +221,69 @@ impl Applier {
             || self.flush_at.is_some_and(|at| Instant::now() >= at)
     }
 
-    fn flush(&mut self) -> Result<(), FatalReason> {
+    fn close(mut self) -> Result<(), FatalReason> {
+        self.note_missed()?;
+        Ok(self.writer.close()?)
+    }
+
+    /// Makes the next start know what is missing here.
+    fn note_missed(&mut self) -> Result<(), FatalReason> {
+        let missed = self.shared.progress.borrow().trimmed;
+        if let Some(first) = missed.filter(|_| missed != self.missed) {
+            self.writer.set_missed(first)?;
+            self.missed = missed;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), FatalReason> {
+        self.note_missed()?;
         self.writer.flush()?;
+        hit(Point::FlushAfter);
         self.flush_at = None;
         self.unflushed_bytes = 0;
         Ok(())
     }
 
-    fn apply(&mut self, created: Timestamp, messages: &[LogMessage]) -> Result<(), FatalReason> {
+    /// Breaks off, without applying what is left, when the loop is to end.
+    fn apply(
+        &mut self,
+        runtime: &runtime::Handle,
+        created: Timestamp,
+        messages: &[LogMessage],
+    ) -> Result<ControlFlow<()>, FatalReason> {
         // The reader hands out nothing twice; this is what the views rely on, so it is made certain here.
         let fresh = messages.partition_point(|message| message.sequence <= self.last);
         let messages = &messages[fresh..];
-        let Some(end) = messages.last() else { return Ok(()) };
         #[cfg(test)]
         assert!(messages.iter().all(|message| &*message.payload != b"as if the loop had a bug"), "a bug in the loop");
-        let (mut events, mut quarantined) = (Vec::with_capacity(messages.len()), Vec::new());
-        for message in messages {
-            decode(message, &mut events, &mut quarantined);
+        let (mut decoded, mut begin) = (Decoded::default(), 0);
+        for (place, message) in messages.iter().enumerate() {
+            let one = decode(message);
+            if one.cuts.is_empty() {
+                decoded.extend(one);
+                continue;
+            }
+            // A trim is a place at which all is written, since what is ahead of it would not survive it.
+            self.stage(created, &messages[begin..place], std::mem::take(&mut decoded))?;
+            if self.cut(runtime, created, message, one)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            begin = place + 1;
         }
+        self.stage(created, &messages[begin..], decoded)?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Folds and shows what is in these messages.
+    pub(crate) fn stage(
+        &mut self,
+        created: Timestamp,
+        messages: &[LogMessage],
+        decoded: Decoded,
+    ) -> Result<(), FatalReason> {
+        let Some(end) = messages.last() else { return Ok(()) };
+        let Decoded { mut events, mut quarantined, .. } = decoded;
         let rows = self.rows(&mut events, &mut quarantined)?;
         let landmarks = self.landmarks(messages);
         for event in &quarantined {
@@ -194,10 +291,12 @@ impl Applier {
             tracing::warn!(%position, cause, "an event in the log cannot be used and is passed over");
         }
         let unusable = quarantined.len() as u64;
+        hit(Point::StageBefore);
         self.writer.stage(
             rows,
             Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined },
         )?;
+        hit(Point::StageAfter);
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
@@ -254,24 +353,38 @@ impl Applier {
     }
 }
 
-/// Takes the job events out of a message, and what cannot be read beside.
-fn decode(message: &LogMessage, events: &mut Vec<JobEvent>, quarantined: &mut Vec<Quarantined>) {
+impl Decoded {
+    fn extend(&mut self, other: Self) {
+        self.events.extend(other.events);
+        self.quarantined.extend(other.quarantined);
+    }
+}
+
+/// Takes the job events out of a message, what it tells of trims, and what cannot be read.
+fn decode(message: &LogMessage) -> Decoded {
+    let mut decoded = Decoded::default();
     let connection = message.connection;
     if connection.is_nil() {
-        return quarantined.push(unusable(message, 0, &NOBODY));
+        decoded.quarantined.push(unusable(message, 0, &NOBODY));
+        return decoded;
     }
     let elements = match proto_events::decode(&message.payload) {
         Ok(elements) => elements,
-        Err(cause) => return quarantined.push(unusable(message, 0, &cause)),
+        Err(cause) => {
+            decoded.quarantined.push(unusable(message, 0, &cause));
+            return decoded;
+        }
     };
+    decoded.events.reserve(elements.len());
     for (index, element) in elements.into_iter().enumerate() {
         let position = Position::new(message.sequence, index as u32);
         match element {
             Ok(event) if event.kind == EventType::JobStateChange => {
-                events.push(JobEvent { connection, position, event });
+                decoded.events.push(JobEvent { connection, position, event });
             }
-            Ok(_) => {}
-            Err(cause) => quarantined.push(unusable(message, position.index, &cause)),
+            Ok(event) => decoded.cuts.extend(Cut::of(message, &event)),
+            Err(cause) => decoded.quarantined.push(unusable(message, position.index, &cause)),
         }
     }
+    decoded
 }

@@ -14,6 +14,8 @@ use crate::status::{Fenced, Phase};
 
 /// How often the end of the log is asked for, which tells how far behind the views are: their age is known this exactly.
 const POLL: Duration = Duration::from_millis(250);
+/// How often it is made sure that the log is still the one of views to which nothing is applied.
+const GUARD: Duration = Duration::from_secs(1);
 /// Between two questions that the log did not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -52,12 +54,45 @@ impl Follower {
         }
     }
 
+    /// Applies nothing, but tells how far the log is, and whether it is still the one of the views, until it is told to
+    /// stop.
+    pub(crate) async fn watch(self) {
+        let mut stop = self.shared.stop.subscribe();
+        let result = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            result = self.stand_guard() => result,
+            () = self.poll() => Ok(()),
+        };
+        if let Err(fenced) = result {
+            tracing::error!(reason = %fenced, "the log is not that of the views, which answer as they are");
+            self.shared.progress.send_modify(|progress| progress.enter(Phase::Fenced(fenced)));
+        }
+        self.shared.ended.send_replace(true);
+    }
+
+    async fn stand_guard(&self) -> Result<(), Fenced> {
+        let known = self.begin().await?;
+        loop {
+            tokio::time::sleep(GUARD).await;
+            if let Some(fence) = answer(self.log.fence(&known).await).await? {
+                Fenced::of(fence)?;
+            }
+        }
+    }
+
     async fn follow(&self, batches: mpsc::Sender<Batch>) -> Result<(), Fenced> {
         let mut known = self.begin().await?;
+        tracing::info!(after = known.sequence, "following the log");
         let mut reader = self.log.reader(known.sequence);
         loop {
             match reader.next().await {
                 Ok(batch) => {
+                    #[cfg(test)]
+                    assert!(
+                        batch.messages.iter().all(|it| &*it.payload != b"as if reading had a bug"),
+                        "a bug in reading"
+                    );
                     if let Some(last) = batch.messages.last() {
                         known = Known { sequence: last.sequence, fingerprint: last.fingerprint(), ..known };
                     }
@@ -85,10 +120,8 @@ impl Follower {
                 break (asked, info);
             }
         };
-        let known = self.checkpoint.map_or(
-            Known { created: info.created, sequence: 0, fingerprint: [0; 16] },
-            |Checkpoint { created, sequence, fingerprint, .. }| Known { created, sequence, fingerprint },
-        );
+        let nothing = Known { created: info.created, sequence: 0, fingerprint: [0; 16] };
+        let known = self.checkpoint.as_ref().map_or(nothing, known);
         self.check(&known).await?;
         let target = last(&info);
         self.shared.progress.send_modify(|progress| {
@@ -97,7 +130,6 @@ impl Follower {
             progress.saw_end_at(asked, target);
             progress.catch_up();
         });
-        tracing::info!(after = known.sequence, target, "following the log");
         Ok(known)
     }
 
@@ -107,19 +139,13 @@ impl Follower {
                 break fence;
             }
         };
-        match fence {
-            Fence::Same => Ok(()),
-            Fence::Recreated => Err(Fenced::Recreated),
-            Fence::RolledBack { last } => Err(Fenced::RolledBack { last }),
-            // Where the log begins right after what is known, nothing was missed.
-            Fence::Trimmed { first } if first <= known.sequence + 1 => Ok(()),
-            Fence::Trimmed { first } => {
-                let after = known.sequence;
-                tracing::warn!(after, first, "the log dropped messages before they were applied: the views lack them");
-                self.shared.progress.send_modify(|progress| progress.trimmed = Some(first));
-                Ok(())
-            }
+        // Where the log begins right after what is known, nothing was missed.
+        if let Some(first) = Fenced::of(fence)?.filter(|first| *first > known.sequence + 1) {
+            let after = known.sequence;
+            tracing::warn!(after, first, "the log dropped messages before they were applied: the views lack them");
+            self.shared.progress.send_modify(|progress| progress.trimmed = Some(first));
         }
+        Ok(())
     }
 
     /// Asks for the end of the log, now and then and whenever somebody wants to know.
@@ -140,6 +166,24 @@ impl Follower {
             });
         }
     }
+}
+
+impl Fenced {
+    /// Whether the log is another one; if not, where it begins if it no longer holds what is known.
+    pub(crate) fn of(fence: Fence) -> Result<Option<u64>, Self> {
+        match fence {
+            Fence::Same => Ok(None),
+            Fence::Recreated => Err(Self::Recreated),
+            Fence::RolledBack { last } => Err(Self::RolledBack { last }),
+            Fence::Trimmed { first } => Ok(Some(first)),
+        }
+    }
+}
+
+/// What a checkpoint knows of the log that it is of.
+pub(crate) fn known(checkpoint: &Checkpoint) -> Known {
+    let Checkpoint { created, sequence, fingerprint, .. } = *checkpoint;
+    Known { created, sequence, fingerprint }
 }
 
 /// The answer of the log; `None`, after a pause, when it has to be asked again.

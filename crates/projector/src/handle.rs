@@ -1,17 +1,20 @@
 //! Starting, watching and stopping the projector.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use event_log::EventLog;
+use failpoints::{Point, hit};
 use parking_lot::Mutex;
 use tokio::runtime;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
+use tokio::task::JoinError;
 use views::{Checkpoint, Reader, Writer};
 
 use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
-use crate::poison::guarded;
+use crate::poison::{guarded, message};
 use crate::status::{FatalReason, Phase, Progress, Status};
 
 /// Batches that may wait for the thread that applies them; while it writes, the next one is read.
@@ -20,7 +23,8 @@ const WAITING: usize = 2;
 /// The running projector. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reader: Reader,
     fold: Fold,
 }
 
@@ -60,12 +64,18 @@ pub(crate) struct Gone;
 pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) stop: watch::Sender<bool>,
+    /// Whether it was told to stop, and did not end by itself.
+    stopping: AtomicBool,
     /// Wakes who asks for the end of the log.
     pub(crate) ask: Notify,
     /// To the thread that applies, for whoever wants it to stand still.
     holds: Mutex<mpsc::Sender<Hold>>,
     /// Whether the thread has ended, its last write done.
-    ended: watch::Sender<bool>,
+    pub(crate) ended: watch::Sender<bool>,
+    /// Held to write by whoever lets the log forget its beginning, and to read by those who must not see it shrink.
+    pub(crate) trimming: RwLock<()>,
+    /// Whether nothing is applied, because other views are to be put in place of these.
+    idle: AtomicBool,
 }
 
 /// Starts the projector on the current tokio runtime. It goes on from the checkpoint of the views.
@@ -73,35 +83,51 @@ pub(crate) struct Shared {
 /// # Panics
 /// Outside of a tokio runtime, and when the system refuses a thread.
 pub fn start(log: EventLog, writer: Writer, reader: &Reader) -> Handle {
-    start_with(log, writer, reader, |known, connection, external_id, events| {
-        projection::Row::apply(
-            known,
-            connection,
-            external_id,
-            events.iter().map(|event| (event.position, &event.event)),
-        )
-    })
+    start_with(log, writer, reader, FOLD)
 }
 
+const FOLD: Fold = |known, connection, external_id, events| {
+    projection::Row::apply(known, connection, external_id, events.iter().map(|event| (event.position, &event.event)))
+};
+
 pub(crate) fn start_with(log: EventLog, writer: Writer, reader: &Reader, fold: Fold) -> Handle {
-    let (holds, wanted) = mpsc::channel(1);
-    let shared = Arc::new(Shared {
-        progress: watch::Sender::new(Progress::new(reader.applied())),
-        stop: watch::Sender::new(false),
-        ask: Notify::new(),
-        holds: Mutex::new(holds),
-        ended: watch::Sender::new(false),
-    });
+    let (shared, wanted) = Shared::new(reader);
     run(log, writer, &shared, fold, wanted);
-    Handle { shared, fold }
+    Handle { shared, reader: reader.clone(), fold }
+}
+
+/// For views of another version of the fold, which this reader reads: nothing is applied to them. They answer as they
+/// are until a rebuild puts others in their place, which are then followed. On the current tokio runtime.
+pub fn start_frozen(log: EventLog, reader: &Reader) -> Handle {
+    let handle = start_idle(log, reader);
+    let frozen = Phase::Upgrading { from: reader.fold_version() };
+    handle.shared.progress.send_modify(|progress| progress.enter(frozen));
+    handle
+}
+
+/// For empty views, which are to be filled by [`Rebuilds::fill`](crate::Rebuilds::fill): nothing is applied to them. On
+/// the current tokio runtime.
+pub fn start_idle(log: EventLog, reader: &Reader) -> Handle {
+    let (shared, _) = Shared::new(reader);
+    shared.idle.store(true, Ordering::Release);
+    tokio::spawn(Follower::new(log, Arc::clone(&shared), reader.checkpoint()).watch());
+    Handle { shared, reader: reader.clone(), fold: FOLD }
 }
 
 /// Starts both halves of the loop.
 fn run(log: EventLog, writer: Writer, shared: &Arc<Shared>, fold: Fold, holds: mpsc::Receiver<Hold>) {
     let (batches, waiting) = mpsc::channel(WAITING);
-    let follower = Follower::new(log, Arc::clone(shared), writer.checkpoint());
-    let applier = Applier::new(writer, Arc::clone(shared), fold);
-    tokio::spawn(follower.run(batches));
+    let follower = Follower::new(log.clone(), Arc::clone(shared), writer.checkpoint());
+    let applier = Applier::new(log, writer, Arc::clone(shared), fold);
+    let (following, for_task) = (tokio::spawn(follower.run(batches)), Arc::clone(shared));
+    tokio::spawn(async move {
+        // Its end is the end of the other half too, which says so itself.
+        if let Err(panic) = following.await.map_err(JoinError::try_into_panic)
+            && let Ok(panic) = panic
+        {
+            for_task.fail(FatalReason::Panicked(message(&*panic)));
+        }
+    });
     let (runtime, for_thread) = (runtime::Handle::current(), Arc::clone(shared));
     std::thread::Builder::new()
         .name("projector".to_owned())
@@ -115,13 +141,34 @@ fn run(log: EventLog, writer: Writer, shared: &Arc<Shared>, fold: Fold, holds: m
 }
 
 impl Shared {
+    fn new(reader: &Reader) -> (Arc<Self>, mpsc::Receiver<Hold>) {
+        let (holds, wanted) = mpsc::channel(1);
+        let mut progress = Progress::new(reader.applied());
+        progress.forgot(reader.floor());
+        let shared = Self {
+            progress: watch::Sender::new(progress),
+            stop: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
+            ask: Notify::new(),
+            holds: Mutex::new(holds),
+            ended: watch::Sender::new(false),
+            trimming: RwLock::new(()),
+            idle: AtomicBool::new(false),
+        };
+        (Arc::new(shared), wanted)
+    }
+
     fn end(&self, result: Result<(), FatalReason>) {
         if let Err(reason) = result {
-            tracing::error!(%reason, "the projector failed: no event is applied any more");
-            self.progress.send_modify(|progress| progress.enter(Phase::Failed(reason)));
+            self.fail(reason);
         }
         self.stop.send_replace(true);
         self.ended.send_replace(true);
+    }
+
+    fn fail(&self, reason: FatalReason) {
+        tracing::error!(%reason, "the projector failed: no event is applied any more");
+        self.progress.send_modify(|progress| progress.enter(Phase::Failed(reason)));
     }
 }
 
@@ -129,6 +176,11 @@ impl Handle {
     /// Where the projector is now.
     pub fn status(&self) -> Status {
         self.shared.progress.borrow().status()
+    }
+
+    /// Whether other views are to be put in place of these, and nothing is applied until then.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.idle.load(Ordering::Acquire)
     }
 
     /// Waits until readers see the effect of this message of the log; `false` when they do not in time, or never will.
@@ -184,22 +236,39 @@ impl Handle {
         Ok(Held { at, checkpoint, release })
     }
 
-    /// Starts the loop again on other views, after it was fenced. Waits for the end of the old one.
+    /// Starts the loop again on other views, after it was fenced or where none ran. Waits for the end of the old one.
     pub(crate) async fn start_over(&self, log: EventLog, writer: Writer) {
+        self.shared.stop.send_replace(true);
+        hit(Point::StartOverBefore);
         let mut ended = self.shared.ended.subscribe();
         // The sender lives as long as this handle, so this is not an error.
         let _ = ended.wait_for(|ended| *ended).await;
         let (holds, wanted) = mpsc::channel(1);
         *self.shared.holds.lock() = holds;
+        self.shared.idle.store(false, Ordering::Release);
         self.shared.stop.send_replace(false);
         self.shared.ended.send_replace(false);
         let applied = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
-        self.shared.progress.send_replace(Progress::new(applied));
+        let mut progress = Progress::new(applied);
+        progress.forgot(writer.floor());
+        self.shared.progress.send_replace(progress);
         run(log, writer, &self.shared, self.fold, wanted);
+        hit(Point::StartOverAfter);
+    }
+
+    /// Whether somebody lets the log forget its beginning, or waits for that.
+    pub(crate) fn is_trimming(&self) -> bool {
+        self.shared.trimming.try_read().is_err()
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Relaxed)
     }
 
     /// Stops reading, writes what is staged and the checkpoint, and waits for that.
     pub async fn stop(&self) -> Result<(), FatalReason> {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         self.shared.stop.send_replace(true);
         let mut ended = self.shared.ended.subscribe();
         // The sender lives as long as this handle, so this is not an error.

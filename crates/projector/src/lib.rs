@@ -4,8 +4,12 @@
 //! # Layout
 //! - [`start`] and [`Handle`]: start it, watch it, stop it ([`handle`])
 //! - [`Rebuilds`]: a new generation from the whole log, beside the one that serves ([`rebuild`], [`pass`])
+//! - [`Upgrade`]: views of another version of the fold, and how far their successors are ([`upgrade`])
+//! - [`prepare`]: a generation for the next start, made beside the process that serves ([`mod@prepare`])
 //! - [`Verification`]: the views compared with a fresh replay ([`verify`])
+//! - [`Scrub`]: the same now and then, unnoticed ([`scrub`], [`findings`])
 //! - [`Status`]: how far it is and what is the matter ([`status`])
+//! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
 //!
@@ -14,20 +18,30 @@
 //! - Nothing that cannot be read stops the loop; anything that would make the views wrong stops it for good, loudly.
 
 mod apply;
+mod cut;
+mod findings;
 mod follow;
 mod handle;
 mod pass;
 mod poison;
+mod prepare;
 mod rebuild;
+mod scrub;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trim;
+mod upgrade;
 mod verify;
 
-pub use handle::{Handle, start};
+pub use handle::{Handle, start, start_frozen, start_idle};
 pub use pass::PassError;
+pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};
+pub use scrub::{Scrub, ScrubResult, ScrubState, ScrubStatus};
 pub use status::{FatalReason, Fenced, Phase, Status};
+pub use trim::{TrimError, Trimmed};
+pub use upgrade::Upgrade;
 pub use verify::{
     Difference, FieldDifference, Verdict, Verification, VerificationState, VerificationStatus, Verifications,
 };

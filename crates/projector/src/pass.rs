@@ -13,18 +13,29 @@ use event_log::{EventLog, LogError, LogMessage, ReadError};
 use parking_lot::Mutex;
 use projection::Row;
 use proto_events::Position;
-use tokio::sync::mpsc;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use views::{Applied, JobFacts, LANDMARK_EVERY, Landmark, Quarantined, Scatter, Told, ViewError};
 
+use crate::cut::Cut;
 use crate::poison::{NOBODY, fact, fold_facts, unusable};
+use crate::trim::TrimError;
 
 /// Batches that may wait for each thread that sorts.
 const WAITING: usize = 4;
 /// Rows that may wait for the one who writes them.
 const AHEAD: usize = 256;
+/// The priority of threads that sort and fold: whoever reads the views meanwhile, or follows the log, goes first.
+const BEHIND: i32 = 10;
 /// Between two questions that the log did not answer.
-const RETRY: Duration = Duration::from_millis(200);
+pub(crate) const RETRY: Duration = Duration::from_millis(200);
+/// A slow pass works for so long before it rests.
+const SPELL: Duration = Duration::from_millis(5);
+/// While it rests it looks so often whether it is to stop.
+const NAP: Duration = Duration::from_millis(50);
+/// The lowest priority there is, for threads of a slow pass.
+const NICE: i32 = 19;
 
 /// Why a pass did not come to its end.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,12 +47,28 @@ pub enum PassError {
     /// The log is another one now, or was rolled back: start over.
     #[error("the log was replaced or rolled back while it was read: start over")]
     LogChanged,
+    /// The log dropped its beginning meanwhile: start over.
+    #[error("the log dropped its first messages while it was read: start over")]
+    Trimmed,
     /// The log cannot be read.
     #[error("the log cannot be read: {0}")]
     Log(String),
+    /// What somebody else dropped from the log could not be dropped from the views.
+    #[error("the views could not forget what the log dropped: {0}")]
+    Trim(#[from] TrimError),
     /// Files cannot be read or written.
     #[error(transparent)]
     Views(#[from] ViewError),
+    /// The views are of another version of the fold, so that comparing says nothing.
+    #[error(
+        "version {views} of the fold made the views, and this is version {ours}: make new ones with `forebay rebuild`"
+    )]
+    OtherFold {
+        /// That of the views.
+        views: u32,
+        /// Ours.
+        ours: u32,
+    },
     /// A bug.
     #[error("it panicked: {0}")]
     Panicked(String),
@@ -58,9 +85,51 @@ pub(crate) struct Watch {
     messages_total: AtomicU64,
     read: AtomicU64,
     folded: AtomicU64,
+    /// So many times the time that it worked it rests; `None` for a pass that takes all that it gets.
+    rests: Option<u32>,
 }
 
 impl Watch {
+    /// Of a pass on one thread, which rests so many times as long as it works.
+    pub(crate) fn slow(rests: u32) -> Self {
+        Self { rests: Some(rests), ..Self::default() }
+    }
+
+    fn threads(&self) -> usize {
+        if self.rests.is_some() { 1 } else { threads() }
+    }
+
+    /// Bytes of the log, as far as the number of parts is concerned: a slow pass holds one for long, so it makes more.
+    fn expected_bytes(&self, log_bytes: u64) -> u64 {
+        if self.rests.is_some() { log_bytes.saturating_mul(4) } else { log_bytes }
+    }
+
+    /// Lets every other thread go first, on a thread that ends with a slow pass.
+    fn yield_to_all(&self) {
+        // On Linux this is the calling thread's own. What the system does not grant is no harm: the rests are there.
+        if self.rests.is_some() {
+            let _ = rustix::process::nice(NICE);
+        }
+    }
+
+    /// Rests for what this thread did since then, once that is worth it. What it waited for others is no work.
+    fn rest(&self, since: &mut Duration) -> Result<(), PassError> {
+        let Some(rests) = self.rests else { return Ok(()) };
+        let worked = busy().saturating_sub(*since);
+        if worked < SPELL {
+            return Ok(());
+        }
+        let mut left = worked * rests;
+        while !left.is_zero() {
+            self.check()?;
+            let nap = left.min(NAP);
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+        *since = busy();
+        Ok(())
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -88,6 +157,8 @@ pub(crate) struct Scattered {
     scatter: Scatter,
     applied: Applied,
     quarantine: Arc<Quarantine>,
+    /// What the log said before this message is forgotten.
+    floor: u64,
 }
 
 /// Reads the log from its first message to `target` and sorts what it says by job.
@@ -99,7 +170,7 @@ pub(crate) async fn scatter(
 ) -> Result<Scattered, PassError> {
     let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
     watch.messages_total.store(target.saturating_sub(info.first_sequence.saturating_sub(1)), Ordering::Relaxed);
-    let scatter = Arc::new(Scatter::new(directory, info.bytes)?);
+    let scatter = Arc::new(Scatter::new(directory, watch.expected_bytes(info.bytes))?);
     let mut applied = Applied {
         created: info.created,
         sequence: 0,
@@ -108,7 +179,8 @@ pub(crate) async fn scatter(
         quarantined: Vec::new(),
     };
     let quarantine = Arc::new(Quarantine::default());
-    let mut sorters = Sorters::start(&scatter, &quarantine, watch);
+    let floor = Arc::new(AtomicU64::new(info.first_sequence));
+    let mut sorters = Sorters::start(&scatter, &quarantine, &floor, watch);
     if info.messages > 0 {
         let mut reader = log.reader(info.first_sequence - 1);
         while applied.sequence < target {
@@ -131,8 +203,14 @@ pub(crate) async fn scatter(
         }
     }
     sorters.finish().await?;
+    let floor = floor.load(Ordering::Relaxed);
+    // What was dropped may have been read or not, unless it was to be forgotten anyway.
+    let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
+    if info.first_sequence > floor {
+        return Err(PassError::Trimmed);
+    }
     let scatter = Arc::into_inner(scatter).ok_or_else(|| PassError::Panicked("a sorter is still there".to_owned()))?;
-    Ok(Scattered { scatter, applied, quarantine })
+    Ok(Scattered { scatter, applied, quarantine, floor })
 }
 
 /// Remembers the last message, and one of each thousand.
@@ -169,13 +247,15 @@ struct Sorters {
 }
 
 impl Sorters {
-    fn start(scatter: &Arc<Scatter>, quarantine: &Arc<Quarantine>, watch: &Arc<Watch>) -> Self {
+    fn start(scatter: &Arc<Scatter>, quarantine: &Arc<Quarantine>, floor: &Arc<AtomicU64>, watch: &Arc<Watch>) -> Self {
         let mut sorters = Self { inputs: Vec::new(), next: 0, tasks: JoinSet::new() };
-        for _ in 0..threads() {
+        for _ in 0..watch.threads() {
             let (input, messages) = mpsc::channel(WAITING);
             sorters.inputs.push(input);
             let (scatter, quarantine, watch) = (Arc::clone(scatter), Arc::clone(quarantine), Arc::clone(watch));
-            sorters.tasks.spawn_blocking(move || sort(&scatter, &quarantine, &watch, messages));
+            let floor = Arc::clone(floor);
+            let sorted = behind("sorter", move || sort(&scatter, &quarantine, &floor, &watch, messages));
+            sorters.tasks.spawn(async { sorted.await.unwrap_or_else(|_| Err(gone())) });
         }
         sorters
     }
@@ -198,14 +278,17 @@ impl Sorters {
 fn sort(
     scatter: &Scatter,
     quarantine: &Quarantine,
+    floor: &AtomicU64,
     watch: &Watch,
     mut batches: mpsc::Receiver<Vec<LogMessage>>,
 ) -> Result<(), PassError> {
     let mut sorter = scatter.sorter();
     while let Some(messages) = batches.blocking_recv() {
         watch.check()?;
+        let mut since = busy();
         for message in &messages {
-            let events = sort_message(&mut sorter, quarantine, message)?;
+            let events = sort_message(&mut sorter, quarantine, floor, message)?;
+            watch.rest(&mut since)?;
             watch.messages.fetch_add(1, Ordering::Relaxed);
             watch.read.fetch_add(events, Ordering::Relaxed);
         }
@@ -216,6 +299,7 @@ fn sort(
 fn sort_message(
     sorter: &mut views::Sorter<'_>,
     quarantine: &Quarantine,
+    floor: &AtomicU64,
     message: &LogMessage,
 ) -> Result<u64, PassError> {
     if message.connection.is_nil() {
@@ -238,6 +322,13 @@ fn sort_message(
                 continue;
             }
         };
+        if let Some(cut) = Cut::of(message, &event) {
+            floor.fetch_max(cut.before.unwrap_or(0), Ordering::Relaxed);
+            for job in cut.jobs {
+                sorter.put_trim(job, cut.at)?;
+            }
+            continue;
+        }
         let position = Position::new(message.sequence, index as u32);
         let fact = match fact(message.connection, position, &event) {
             Ok(Some(fact)) => fact,
@@ -258,8 +349,14 @@ impl Scattered {
     /// Up to where the log is in the rows, and which of its events are not; whole once all is folded.
     pub(crate) fn applied(&self) -> Applied {
         let mut quarantined = self.quarantine.lock().clone();
+        quarantined.retain(|event| event.position.sequence >= self.floor);
         quarantined.sort_unstable_by_key(|event| event.position);
         Applied { quarantined, ..self.applied.clone() }
+    }
+
+    /// What the log said before this message is forgotten, and not in the rows.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
     }
 
     /// Folds every job and hands what `map` makes of its row, done by several threads, to `sink`, done by the calling
@@ -270,7 +367,7 @@ impl Scattered {
         map: impl Fn(Row) -> Result<T, PassError> + Sync,
         mut sink: impl FnMut(T) -> Result<(), PassError>,
     ) -> Result<(), PassError> {
-        let (threads, parts) = (threads(), self.scatter.parts());
+        let (threads, parts) = (watch.threads(), self.scatter.parts());
         std::thread::scope(|scope| {
             let mut outputs = Vec::new();
             for first in 0..threads {
@@ -278,6 +375,8 @@ impl Scattered {
                 outputs.push(rows);
                 let map = &map;
                 scope.spawn(move || {
+                    step_behind();
+                    watch.yield_to_all();
                     for part in (first..parts).step_by(threads) {
                         let told = self.fold_part(part, watch, map, &mut |row| output.send(Some(row)).is_ok());
                         let ended = match told {
@@ -297,7 +396,7 @@ impl Scattered {
                     match rows.recv() {
                         Ok(Some(row)) => sink(row?)?,
                         Ok(None) => break,
-                        Err(_) => return Err(PassError::Panicked("in the fold".to_owned())),
+                        Err(_) => return Err(gone()),
                     }
                 }
             }
@@ -313,9 +412,12 @@ impl Scattered {
         map: &impl Fn(Row) -> Result<T, PassError>,
         output: &mut impl FnMut(Result<T, PassError>) -> bool,
     ) -> Result<bool, PassError> {
-        for job in self.scatter.gather(part)? {
+        let mut since = busy();
+        for mut job in self.scatter.gather(part)? {
             watch.check()?;
+            watch.rest(&mut since)?;
             let events = job.facts.len() as u64;
+            job.facts.retain(|fact| fact.position().sequence >= self.floor);
             if let Some(row) = fold_job(job, &self.quarantine)
                 && !output(map(row))
             {
@@ -328,10 +430,40 @@ impl Scattered {
 }
 
 fn fold_job(job: JobFacts, quarantine: &Quarantine) -> Option<Row> {
-    let JobFacts { connection, external_id, facts } = job;
-    let folded = fold_facts(connection, &external_id, facts);
+    let JobFacts { connection, external_id, facts, trim } = job;
+    let folded = fold_facts(connection, &external_id, facts, trim);
     quarantine.lock().extend(folded.quarantined);
     folded.row
+}
+
+/// The processor time that this thread has taken.
+fn busy() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Does this on a thread of its own, which lets others go first: one of the runtime's would be slow for ever after.
+fn behind<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        step_behind();
+        // Whoever waits for it may be gone.
+        let _ = done.send(work());
+    });
+    if let Err(cause) = thread {
+        tracing::error!(%cause, "the system refuses a thread");
+    }
+    result
+}
+
+/// On Linux each thread has a priority of its own. What the system does not grant costs readers some milliseconds.
+fn step_behind() {
+    let _ = rustix::process::nice(BEHIND);
+}
+
+/// A thread ended without a word.
+fn gone() -> PassError {
+    PassError::Panicked("a thread of the pass ended".to_owned())
 }
 
 fn threads() -> usize {

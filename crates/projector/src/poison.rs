@@ -32,16 +32,23 @@ pub(crate) fn unusable(message: &LogMessage, index: u32, cause: &impl Display) -
     Quarantined { position, connection: message.connection, external_id: None, cause: cut(cause.to_string()) }
 }
 
-/// Folds all facts of a job, in the order of the log.
-pub(crate) fn fold_facts(connection: Uuid, external_id: &str, facts: Vec<Fact>) -> Folded {
+/// Folds all facts of a job, in the order of the log, of which a trim that this message tells of took a part (0: none).
+pub(crate) fn fold_facts(connection: Uuid, external_id: &str, facts: Vec<Fact>, trim: u64) -> Folded {
     let mut evidence = Evidence::default();
     for fact in facts {
         evidence.add_fact(fact);
     }
-    match guarded(|| projection::fold(connection, external_id, &evidence)) {
-        Ok(record) => Folded { row: record.map(|record| Row { record, evidence }), quarantined: Vec::new() },
-        Err(_) => one_by_one(connection, external_id, evidence.into_facts()),
+    evidence.note_trim(trim);
+    fold_evidence(connection, external_id, evidence)
+}
+
+/// Folds what is known of a job.
+pub(crate) fn fold_evidence(connection: Uuid, external_id: &str, evidence: Evidence) -> Folded {
+    if let Ok(record) = guarded(|| projection::fold(connection, external_id, &evidence)) {
+        return Folded { row: record.map(|record| Row { record, evidence }), quarantined: Vec::new() };
     }
+    let trim = evidence.trim().unwrap_or(0);
+    one_by_one(connection, external_id, evidence.into_facts(), trim)
 }
 
 /// What an event says; an event that cannot even be understood without a panic is quarantined.
@@ -58,7 +65,7 @@ pub(crate) fn poisonous(connection: Uuid, position: Position, external_id: &str,
 }
 
 /// Adds facts one by one, and leaves out those that make the fold panic.
-fn one_by_one(connection: Uuid, external_id: &str, facts: Vec<Fact>) -> Folded {
+fn one_by_one(connection: Uuid, external_id: &str, facts: Vec<Fact>, trim: u64) -> Folded {
     let mut row: Option<Row> = None;
     let mut quarantined = Vec::new();
     for fact in facts {
@@ -67,6 +74,7 @@ fn one_by_one(connection: Uuid, external_id: &str, facts: Vec<Fact>) -> Folded {
         let added = guarded(move || {
             let mut evidence = evidence;
             evidence.add_fact(fact);
+            evidence.note_trim(trim);
             Row::of(connection, external_id, evidence)
         });
         match added {

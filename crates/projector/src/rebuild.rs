@@ -2,21 +2,29 @@
 //!
 //! The comparison is made with both at the same message and standing still, so that it says something. Where they
 //! differ although log and fold are the same, the log wins.
+//!
+//! One that the end of the process interrupts is begun again by the next server ([`remembered`]).
 
+mod remembered;
+mod told;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::EventLog;
+use failpoints::{Point, hit};
 use parking_lot::Mutex;
 use proto_events::Timestamp;
-use serde::Serialize;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use views::{Candidate, Digest, Generations, Prepared, Reader, ViewError, Writer};
+use views::{BulkWriter, Candidate, Digest, Generations, Prepared, Reader, ViewError, Writer};
 
 use crate::handle::{Handle, Held, start};
-use crate::pass::{Pace, PassError, Watch, scatter};
+use crate::pass::{Pace, PassError, Scattered, Watch, scatter};
 use crate::status::Phase;
+
+pub use told::{From, RebuildError, RebuildState, RebuildStatus};
 
 /// Messages by which the new generation may be behind when the last step begins; fewer are applied in milliseconds.
 const CLOSE: u64 = 500;
@@ -33,108 +41,36 @@ const REMEMBERED: usize = 20;
 /// Differing jobs that are named.
 const NAMED: usize = 100;
 
-/// What a rebuild does, or how it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RebuildState {
-    /// The log is read and folded.
-    Running,
-    /// The new generation follows the log to its end.
-    CatchingUp,
-    /// It is compared with the one that serves; or it waits for a person, when `reason` says so.
-    Verifying,
-    /// It serves.
-    Completed,
-    /// It does not, and never will.
-    Failed,
-    /// Somebody stopped it.
-    Aborted,
-}
-
-/// What the new generation is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The whole log, folded afresh.
-    Log,
-    /// The generation that served before: this undoes a rebuild.
-    Previous,
-}
-
-/// A rebuild, as it is told.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RebuildStatus {
-    /// Its id.
-    pub id: Uuid,
-    /// What it does.
-    pub state: RebuildState,
-    /// Events done: each is half done when it is read.
-    pub events_done: u64,
-    /// Events in all, estimated until all are read.
-    pub events_total: u64,
-    /// Events a second, so far.
-    pub events_per_second: f64,
-    /// Seconds until the log is folded; null while that cannot be told.
-    pub eta_seconds: Option<f64>,
-    /// Why it ended so, or what it waits for.
-    pub reason: Option<String>,
-    /// Jobs of the new generation.
-    pub jobs: u64,
-    /// When it was asked for.
-    pub started_at: Timestamp,
-    /// Whether the generation that served before had the same records at the same message; null until that is known,
-    /// and where they are of different logs.
-    pub same_as_before: Option<bool>,
-    /// Jobs in which they differed, the first hundred.
-    pub differing: Vec<Uuid>,
-}
-
-/// Why a rebuild is not begun, or not found, or not to be promoted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RebuildError {
-    /// There is no generation to go back to.
-    #[error("there are no earlier views to go back to: they are kept for a day after they were replaced")]
-    NothingBefore,
-    /// One at a time.
-    #[error("a rebuild is under way already: wait for it, or abort it")]
-    UnderWay,
-    /// There is none of that id.
-    #[error("there is no rebuild of that id")]
-    NotFound,
-    /// It does not wait for anybody.
-    #[error("the rebuild does not wait to be promoted")]
-    NotWaiting,
-    /// The disk is too small.
-    #[error("a rebuild needs about {need} bytes of disk for a while, and {free} are free: free some space")]
-    Disk {
-        /// Bytes that it may take.
-        need: u64,
-        /// Bytes that there are.
-        free: u64,
-    },
-    /// The log or the disk does not answer.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
 /// Rebuilds the views of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Rebuilds {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    log: EventLog,
-    live: Handle,
-    serving: Reader,
-    generations: Generations,
+pub(crate) struct Inner {
+    pub(crate) log: EventLog,
+    pub(crate) live: Handle,
+    pub(crate) serving: Reader,
+    pub(crate) generations: Generations,
+    /// Why an upgrade does not get on.
+    pub(crate) blocked: Mutex<Option<String>>,
     all: Mutex<Vec<Arc<Rebuild>>>,
+    /// Held while it is written down how they are.
+    writing: Mutex<()>,
 }
 
-struct Rebuild {
+pub(crate) struct Rebuild {
     id: Uuid,
     started_at: Timestamp,
+    from: From,
+    /// The version of the fold whose views it makes.
+    fold_version: u32,
+    /// How often it was begun again because the process had ended.
+    begun_again: u32,
+    /// The name of the generation that it made, once that is finished.
+    candidate: Mutex<Option<String>>,
+    /// How it ended, or how it was when an earlier process ended: nobody works on it.
+    past: Mutex<Option<RebuildStatus>>,
     watch: Arc<Watch>,
     told: Mutex<Told>,
     /// A finished generation of another log, which serves only when a person says so.
@@ -160,6 +96,9 @@ struct Told {
 
 impl Rebuild {
     fn status(&self) -> RebuildStatus {
+        if let Some(past) = &*self.past.lock() {
+            return past.clone();
+        }
         let told = self.told.lock();
         let (done, total) = self.watch.events();
         let (rate, eta) = told.pace.of(done, total);
@@ -180,53 +119,49 @@ impl Rebuild {
         }
     }
 
-    fn enter(&self, state: RebuildState, reason: Option<String>) {
-        let mut told = self.told.lock();
-        (told.state, told.reason) = (state, reason);
+    pub(crate) fn enter(&self, state: RebuildState, reason: Option<String>) {
+        {
+            let mut told = self.told.lock();
+            (told.state, told.reason) = (state, reason);
+        }
+        // Nothing moves any more, its rate included.
+        if !state.is_under_way() {
+            let ended = self.status();
+            *self.past.lock() = Some(ended);
+        }
     }
 
     fn is_under_way(&self) -> bool {
-        use RebuildState::{CatchingUp, Running, Verifying};
-        matches!(self.told.lock().state, Running | CatchingUp | Verifying)
+        self.past.lock().is_none() && self.told.lock().state.is_under_way()
     }
 }
 
 impl Rebuilds {
     /// For the views that this reader reads and this projector keeps up to date.
     pub fn new(log: EventLog, live: Handle, serving: Reader, generations: Generations) -> Self {
-        Self { inner: Arc::new(Inner { log, live, serving, generations, all: Mutex::default() }) }
+        let inner = Inner {
+            log,
+            live,
+            serving,
+            generations,
+            blocked: Mutex::default(),
+            all: Mutex::default(),
+            writing: Mutex::default(),
+        };
+        inner.recall();
+        Self { inner: Arc::new(inner) }
     }
 
     /// Begins a rebuild, unless one is under way or the disk is too small for it. From the log, or, to undo the last
     /// one, from the generation that served before.
     pub async fn begin(&self, from: From, now: Timestamp) -> Result<RebuildStatus, RebuildError> {
         let inner = Arc::clone(&self.inner);
-        if from == From::Previous && !matches!(inner.generations.previous(), Ok(Some(_))) {
-            return Err(RebuildError::NothingBefore);
+        if from == From::Previous {
+            inner.may_go_back().await?;
         }
         let info = inner.log.info().await.map_err(|error| RebuildError::Unavailable(error.to_string()))?;
-        let (need, free) =
-            inner.generations.room(info.bytes).map_err(|error| RebuildError::Unavailable(error.to_string()))?;
-        if free < need {
-            return Err(RebuildError::Disk { need, free });
-        }
-        let told = Told {
-            state: RebuildState::Running,
-            reason: None,
-            jobs: 0,
-            pace: Pace::begin(),
-            folded: None,
-            same_as_before: None,
-            differing: Vec::new(),
-        };
-        let rebuild = Arc::new(Rebuild {
-            id: Uuid::new_v4(),
-            started_at: now,
-            watch: Arc::default(),
-            told: Mutex::new(told),
-            waiting: Mutex::default(),
-            task: Mutex::default(),
-        });
+        inner.check_room(info.bytes)?;
+        let rebuild = Arc::new(Rebuild::new(Uuid::new_v4(), now, from, inner.generations.fold_version()));
         {
             let mut all = self.inner.all.lock();
             if all.iter().any(|rebuild| rebuild.is_under_way()) {
@@ -237,10 +172,12 @@ impl Rebuilds {
             }
             all.push(Arc::clone(&rebuild));
         }
+        inner.settle_interrupted(RebuildState::Aborted, "the server ended, and another rebuild was begun since");
+        inner.remember().await;
         let target = if info.messages == 0 { 0 } else { info.last_sequence };
         let status = rebuild.status();
         tracing::info!(id = %rebuild.id, ?from, target, "rebuilding the views");
-        *rebuild.task.lock() = Some(tokio::spawn(inner.run(Arc::clone(&rebuild), from, target)));
+        *rebuild.task.lock() = Some(tokio::spawn(inner.run(Arc::clone(&rebuild), target)));
         Ok(status)
     }
 
@@ -249,24 +186,34 @@ impl Rebuilds {
         self.inner.all.lock().iter().rev().map(|rebuild| rebuild.status()).collect()
     }
 
+    /// Whether one is under way, or waits for a person.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.inner.all.lock().iter().any(|rebuild| rebuild.is_under_way())
+    }
+
     fn find(&self, id: Uuid) -> Result<Arc<Rebuild>, RebuildError> {
         self.inner.all.lock().iter().find(|rebuild| rebuild.id == id).cloned().ok_or(RebuildError::NotFound)
     }
 
-    /// Removes the generation that served before. `false` when there is none.
+    /// Removes the generation that served before, and what was prepared for other versions of the fold. `false` when
+    /// there is none.
     pub fn discard_previous(&self) -> Result<bool, RebuildError> {
-        if self.inner.all.lock().iter().any(|rebuild| rebuild.is_under_way()) {
+        if self.is_under_way() {
             return Err(RebuildError::UnderWay);
         }
-        let removed = self.inner.generations.tidy(Duration::ZERO);
+        let generations = &self.inner.generations;
+        let removed = generations.tidy(Duration::ZERO).and_then(|old| Ok(old + generations.discard_prepared()?));
         removed.map(|removed| removed > 0).map_err(|error| RebuildError::Unavailable(error.to_string()))
     }
 
     /// Removes the generation that served before once its day is over, for as long as this is awaited.
     pub async fn tidy(&self) {
         loop {
-            let under_way = self.inner.all.lock().iter().any(|rebuild| rebuild.is_under_way());
-            if !under_way && let Err(error) = self.inner.generations.tidy(KEPT) {
+            // One of our version, which an upgrade can go on from, need not have served yet.
+            if !self.is_under_way()
+                && !self.inner.is_upgrading()
+                && let Err(error) = self.inner.generations.tidy(KEPT)
+            {
                 tracing::warn!(%error, "old generations of the views could not be looked after");
             }
             tokio::time::sleep(TIDY).await;
@@ -286,6 +233,7 @@ impl Rebuilds {
         if let Some(waiting) = waiting {
             self.inner.give_up(waiting.shadow, waiting.candidate).await;
             rebuild.enter(RebuildState::Aborted, Some(PassError::Aborted.to_string()));
+            self.inner.remember().await;
         }
         let task = rebuild.task.lock().take();
         if let Some(task) = task {
@@ -303,13 +251,20 @@ impl Rebuilds {
             Ok(()) => rebuild.enter(RebuildState::Completed, None),
             Err(error) => rebuild.enter(RebuildState::Failed, Some(error.to_string())),
         }
+        self.inner.remember().await;
         Ok(rebuild.status())
     }
 }
 
 impl Inner {
-    async fn run(self: Arc<Self>, rebuild: Arc<Rebuild>, from: From, target: u64) {
-        match self.rebuild(&rebuild, from, target).await {
+    fn check_room(&self, log_bytes: u64) -> Result<(), RebuildError> {
+        let room = self.generations.room(log_bytes);
+        let (need, free) = room.map_err(|error| RebuildError::Unavailable(error.to_string()))?;
+        if free < need { Err(RebuildError::Disk { need, free }) } else { Ok(()) }
+    }
+
+    async fn run(self: Arc<Self>, rebuild: Arc<Rebuild>, target: u64) {
+        match self.rebuild(&rebuild, target).await {
             Ok(()) => {}
             Err(PassError::Aborted) => rebuild.enter(RebuildState::Aborted, Some(PassError::Aborted.to_string())),
             Err(error) => {
@@ -317,14 +272,20 @@ impl Inner {
                 rebuild.enter(RebuildState::Failed, Some(error.to_string()));
             }
         }
+        self.remember().await;
     }
 
-    async fn rebuild(&self, rebuild: &Arc<Rebuild>, from: From, target: u64) -> Result<(), PassError> {
-        let (writer, candidate) = match from {
-            From::Log => self.build(rebuild, target).await?,
-            From::Previous => self.open_previous().await?,
+    async fn rebuild(self: &Arc<Self>, rebuild: &Arc<Rebuild>, target: u64) -> Result<(), PassError> {
+        let found = if rebuild.from == From::Log { self.found().await? } else { None };
+        let (writer, candidate) = match (found, rebuild.from) {
+            (Some(found), _) => found,
+            (None, From::Log) => self.build(rebuild, target).await?,
+            (None, From::Previous) => self.open_previous().await?,
         };
-        rebuild.enter(RebuildState::CatchingUp, None);
+        // From here on it may come to serve, and must not be made twice then.
+        *rebuild.candidate.lock() = Some(candidate.name());
+        rebuild.enter(RebuildState::CatchingUp, rebuild.again());
+        self.remember().await;
         let shadow = start(self.log.clone(), writer, &candidate.reader());
         match self.catch_up(&shadow, rebuild).await {
             Ok(()) => {}
@@ -334,39 +295,50 @@ impl Inner {
             }
         }
         rebuild.enter(RebuildState::Verifying, None);
-        if let Phase::Fenced(fenced) = self.live.status().phase {
+        hit(Point::CaughtUp);
+        if let Some(fenced) = self.fenced().await? {
             // The views that serve may be the last copy of what the old log said: no machine throws them away.
             rebuild.enter(RebuildState::Verifying, Some(format!("waits to be promoted by hand: {fenced}")));
             *rebuild.waiting.lock() = Some(Waiting { shadow, candidate });
             return Ok(());
         }
-        self.replace(shadow, candidate, from, rebuild).await
+        if self.is_upgrading() {
+            return self.take_over(shadow, candidate, rebuild).await;
+        }
+        self.replace(shadow, candidate, rebuild).await
     }
 
     /// Makes the new generation of the log up to the target.
     async fn build(&self, rebuild: &Arc<Rebuild>, target: u64) -> Result<(Writer, Candidate), PassError> {
         let watch = Arc::clone(&rebuild.watch);
-        let scattered = scatter(&self.log, target, self.generations.path(), &watch).await?;
+        let scattered = self.scattered(&watch, target).await?;
+        hit(Point::Scattered);
         let (generations, for_thread) = (self.generations.clone(), Arc::clone(rebuild));
         let built = tokio::task::spawn_blocking(move || {
-            let mut bulk = generations.begin()?;
-            let put = scattered.fold(&watch, |row| Ok(Prepared::of(&row)), |row| Ok(bulk.put(row)?));
-            if let Err(error) = put {
-                bulk.abandon();
-                return Err(error);
-            }
-            let jobs = bulk.rows();
-            let (path, digest) = bulk.finish(&scattered.applied())?;
+            let (path, jobs) = write_all(generations.begin()?, &scattered, &watch)?;
             let events = watch.events().0;
             {
                 let mut told = for_thread.told.lock();
                 let (rate, _) = told.pace.of(events, events);
                 (told.jobs, told.folded) = (jobs, Some((events, rate)));
             }
-            tracing::info!(jobs, events, %digest, "the log is folded");
+            tracing::info!(jobs, events, "the log is folded");
             Ok(generations.open(&path)?)
         });
         built.await.map_err(|error| PassError::Panicked(error.to_string()))?
+    }
+
+    /// The whole log, sorted by job. What this node trims meanwhile, it trims afterwards.
+    async fn scattered(&self, watch: &Arc<Watch>, mut target: u64) -> Result<Scattered, PassError> {
+        loop {
+            self.live.heed(&self.log).await?;
+            let _untrimmed = self.live.shared.trimming.read().await;
+            match scatter(&self.log, target, self.generations.path(), watch).await {
+                // Another node did. What it told of that is behind the target, maybe.
+                Err(PassError::Trimmed) => target = target.max(self.live.status().applied),
+                result => return result,
+            }
+        }
     }
 
     async fn open_previous(&self) -> Result<(Writer, Candidate), PassError> {
@@ -381,40 +353,40 @@ impl Inner {
             rebuild.watch.check()?;
             let (status, live) = (shadow.status(), self.live.status());
             match status.phase {
+                // Just started, the projector may not know yet that the log is another one.
+                _ if !live.knows_the_log() => tokio::time::sleep(LOOK).await,
                 Phase::Fenced(_) => return Err(PassError::LogChanged),
                 Phase::Failed(reason) => return Err(PassError::Panicked(reason.to_string())),
                 Phase::Following if status.applied + CLOSE >= live.applied.max(status.log_last) => return Ok(()),
-                Phase::Following | Phase::CatchingUp => tokio::time::sleep(LOOK).await,
+                Phase::Following | Phase::CatchingUp | Phase::Upgrading { .. } => tokio::time::sleep(LOOK).await,
             }
         }
     }
 
     /// Brings both generations to the same message, compares them, and puts the new one in the place of the old one.
-    async fn replace(
-        &self,
-        shadow: Handle,
-        candidate: Candidate,
-        from: From,
-        rebuild: &Rebuild,
-    ) -> Result<(), PassError> {
+    async fn replace(&self, shadow: Handle, candidate: Candidate, rebuild: &Rebuild) -> Result<(), PassError> {
         let Some((new, old)) = self.meet(&shadow).await else {
             self.give_up(shadow, candidate).await;
             return Err(PassError::Log("the two generations did not meet at one message".to_owned()));
         };
         let digests = new.checkpoint.zip(old.checkpoint).map(|(new, old)| (new.digest, old.digest));
         // Whoever goes back to the generation before wants it as it is.
-        if let Some((new, old)) = digests.filter(|_| from == From::Log) {
+        if let Some((new, old)) = digests.filter(|_| rebuild.from == From::Log) {
             self.compare(new, old, &candidate, rebuild)?;
         }
+        hit(Point::Compared);
         let at = new.at;
         let Ok(writer) = new.surrender().await else {
             old.resume();
             return Err(PassError::Panicked("the new generation's projector ended".to_owned()));
         };
+        hit(Point::Surrendered);
         self.generations.promote(candidate)?;
+        hit(Point::SwitchBefore);
         old.switch(writer).map_err(|_| PassError::Panicked("the projector ended".to_owned()))?;
+        hit(Point::SwitchAfter);
         tracing::info!(at, "the rebuilt views serve");
-        rebuild.enter(RebuildState::Completed, None);
+        rebuild.enter(RebuildState::Completed, rebuild.again());
         Ok(())
     }
 
@@ -450,7 +422,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn give_up(&self, shadow: Handle, candidate: Candidate) {
+    pub(crate) async fn give_up(&self, shadow: Handle, candidate: Candidate) {
         // Whatever ails it, it is thrown away.
         let _ = shadow.stop().await;
         drop(shadow);
@@ -460,7 +432,24 @@ impl Inner {
     }
 }
 
+/// Folds everything into a new generation and closes it. Gives where it is and how many jobs are in it. Blocks.
+pub(crate) fn write_all(
+    mut bulk: BulkWriter,
+    scattered: &Scattered,
+    watch: &Watch,
+) -> Result<(PathBuf, u64), PassError> {
+    let put = scattered.fold(watch, |row| Ok(Prepared::of(&row)), |row| Ok(bulk.put(row)?));
+    if let Err(error) = put {
+        bulk.abandon();
+        return Err(error);
+    }
+    let (jobs, bytes) = (bulk.rows(), bulk.bytes());
+    let (path, digest) = bulk.finish(&scattered.applied(), scattered.floor())?;
+    tracing::info!(jobs, bytes, %digest, "new views are written");
+    Ok((path, jobs))
+}
+
 /// Makes a projector stand still at a message, in good time.
-async fn stand(projector: &Handle, at: u64) -> Option<Held> {
+pub(crate) async fn stand(projector: &Handle, at: u64) -> Option<Held> {
     tokio::time::timeout(MEETING, projector.hold(at)).await.ok()?.ok()
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto_events::Timestamp;
 
+use crate::cut::Done;
+
 /// So many looks at the log's end may wait until that end is applied.
 const SIGHTS: usize = 64;
 
@@ -15,11 +17,24 @@ pub enum Phase {
     CatchingUp,
     /// It has applied all that the log held at the start and follows.
     Following,
+    /// The views are of another version of the fold. Nothing is applied to them; they answer as they are, stale, until
+    /// new ones are made, which then take their place.
+    Upgrading {
+        /// The version that wrote them.
+        from: u32,
+    },
     /// The log is not the one that the views were made from. Nothing is applied any more; the views answer as they
     /// are, stale.
     Fenced(Fenced),
     /// It died. The process should end, and say why.
     Failed(FatalReason),
+}
+
+impl Phase {
+    /// Whether events are applied.
+    pub(crate) fn is_following(&self) -> bool {
+        matches!(self, Self::CatchingUp | Self::Following)
+    }
 }
 
 /// How the log differs from the one that the views were made from.
@@ -81,8 +96,18 @@ pub struct Status {
     pub staleness: Option<Duration>,
     /// Events that could not be read and were passed over, since the start.
     pub quarantined: u64,
-    /// The log had dropped messages before they were applied: it began here when that was noticed.
+    /// The log had dropped messages before they were applied: it began here when that was noticed. It stays so until
+    /// other views serve.
     pub trimmed: Option<u64>,
+    /// What the log said before this message is forgotten; 0 while nothing is.
+    pub floor: u64,
+}
+
+impl Status {
+    /// Whether the log was compared with what is known of it.
+    pub fn knows_the_log(&self) -> bool {
+        self.phase != Phase::CatchingUp || self.target > 0
+    }
 }
 
 /// What the two halves of the loop report.
@@ -95,6 +120,10 @@ pub(crate) struct Progress {
     pub(crate) target: Option<u64>,
     pub(crate) quarantined: u64,
     pub(crate) trimmed: Option<u64>,
+    /// What the log said before this message is forgotten, lastingly.
+    pub(crate) floor: u64,
+    /// What became of the last message that told of a trim.
+    pub(crate) done: Done,
     /// When the oldest message that is not applied was published, or a little before; `None` when all are applied.
     pub(crate) behind_since: Option<Timestamp>,
     /// When the log was created that is followed; `None` until it was asked.
@@ -114,6 +143,8 @@ impl Progress {
             target: None,
             quarantined: 0,
             trimmed: None,
+            floor: 0,
+            done: Done::default(),
             behind_since: None,
             created: None,
             complete_at: None,
@@ -130,6 +161,19 @@ impl Progress {
         self.catch_up();
     }
 
+    /// A message that told of a trim has done this, lastingly.
+    pub(crate) fn cut(&mut self, floor: u64, done: Done) {
+        self.done = done;
+        self.forgot(floor);
+    }
+
+    /// What the log said before this message is forgotten.
+    pub(crate) fn forgot(&mut self, floor: u64) {
+        self.floor = floor;
+        // What is to be forgotten is not missed.
+        self.trimmed.take_if(|first| *first <= floor);
+    }
+
     /// Follows from now on, if all that the log held at the start is applied.
     pub(crate) fn catch_up(&mut self) {
         if self.target.is_some_and(|target| self.applied >= target) {
@@ -142,8 +186,9 @@ impl Progress {
         let rank = |phase: &Phase| match phase {
             Phase::CatchingUp => 0,
             Phase::Following => 1,
-            Phase::Fenced(_) => 2,
-            Phase::Failed(_) => 3,
+            Phase::Upgrading { .. } => 2,
+            Phase::Fenced(_) => 3,
+            Phase::Failed(_) => 4,
         };
         if rank(&phase) > rank(&self.phase) {
             self.phase = phase;
@@ -187,11 +232,12 @@ impl Progress {
             staleness: self.complete_at.map(|at| at.elapsed()),
             quarantined: self.quarantined,
             trimmed: self.trimmed,
+            floor: self.floor,
         }
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_micros() as i64)
 }

@@ -1,23 +1,26 @@
 //! Verifying: the whole log folded afresh and compared with what the views show, job by job, while they are served.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use event_log::EventLog;
 use parking_lot::Mutex;
 use projection::{Record, Row};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 use views::{Generations, Reader};
 
+use crate::findings::{Finding, Findings};
+use crate::handle::Handle;
 use crate::pass::{Pace, PassError, Watch, scatter};
 
 /// Differing jobs that are reported in full.
 const REPORTED: usize = 1_000;
 
 /// What came of comparing the views with a fresh replay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// Whether they are the same.
@@ -35,7 +38,7 @@ pub struct Verdict {
 }
 
 /// A job of which the views show something else than a fresh replay.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// The job.
@@ -47,7 +50,7 @@ pub struct Difference {
 }
 
 /// A field of a record.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldDifference {
     /// Its name.
@@ -62,9 +65,23 @@ pub struct FieldDifference {
 #[derive(Clone, Default)]
 pub struct Verification {
     watch: Arc<Watch>,
+    live: Option<Handle>,
 }
 
 impl Verification {
+    /// One of the views that this projector keeps up to date: it trims nothing meanwhile, and what somebody else trimmed is
+    /// trimmed first. Otherwise whatever is trimmed meanwhile makes an end of it.
+    #[must_use]
+    pub fn beside(live: &Handle) -> Self {
+        Self { live: Some(live.clone()), ..Self::default() }
+    }
+
+    /// One that rests so many times as long as it works, on one thread, so that nobody notices it.
+    #[must_use]
+    pub fn slow(rests: u32) -> Self {
+        Self { watch: Arc::new(Watch::slow(rests)), live: None }
+    }
+
     /// Events done and events in all, the latter estimated at first.
     pub fn progress(&self) -> (u64, u64) {
         self.watch.events()
@@ -78,7 +95,34 @@ impl Verification {
     /// Folds the log up to what the views have applied now, and compares. The views may go on meanwhile: of a job that
     /// has had events since, what it was then is folded from the evidence that stood in the log by then.
     pub async fn run(&self, log: &EventLog, views: Reader, generations: &Generations) -> Result<Verdict, PassError> {
+        let (of_views, ours) = (views.fold_version(), generations.fold_version());
+        if of_views != ours {
+            return Err(PassError::OtherFold { views: of_views, ours });
+        }
+        loop {
+            if let Some(live) = &self.live {
+                live.heed(log).await?;
+            }
+            let _untrimmed = match &self.live {
+                Some(live) => Some(live.shared.trimming.read().await),
+                None => None,
+            };
+            let floor = views.floor();
+            let verdict = self.compared(log, views.clone(), generations).await;
+            // Another node may trim whenever it likes.
+            let is_of_one_piece = views.floor() == floor && !matches!(verdict, Err(PassError::Trimmed));
+            match verdict {
+                Ok(verdict) if verdict.equal || is_of_one_piece => return Ok(verdict),
+                Err(error) if is_of_one_piece || self.live.is_none() => return Err(error),
+                Ok(_) if self.live.is_none() => return Err(PassError::Trimmed),
+                Ok(_) | Err(_) => tracing::info!("the log was trimmed while it was verified: once more"),
+            }
+        }
+    }
+
+    async fn compared(&self, log: &EventLog, views: Reader, generations: &Generations) -> Result<Verdict, PassError> {
         let target = views.applied();
+        let first = first_message(log).await?;
         let scattered = scatter(log, target, generations.path(), &self.watch).await?;
         let watch = Arc::clone(&self.watch);
         let compared = tokio::task::spawn_blocking(move || {
@@ -105,10 +149,19 @@ impl Verification {
                 }
             }
             (verdict.events, verdict.jobs) = (events.into_inner(), seen.len() as u64);
-            Ok(verdict)
+            Ok::<_, PassError>(verdict)
         });
-        compared.await.map_err(|error| PassError::Panicked(error.to_string()))?
+        let verdict = compared.await.map_err(|error| PassError::Panicked(error.to_string()))??;
+        // Whoever trims the log, be it another node, changes what a replay gives.
+        if !verdict.equal && first_message(log).await? != first {
+            return Err(PassError::Trimmed);
+        }
+        Ok(verdict)
     }
+}
+
+async fn first_message(log: &EventLog) -> Result<u64, PassError> {
+    log.info().await.map(|info| info.first_sequence).map_err(|error| PassError::Log(error.to_string()))
 }
 
 /// What a verification does, or how it ended.
@@ -149,9 +202,11 @@ pub struct VerificationStatus {
 #[derive(Clone)]
 pub struct Verifications {
     log: EventLog,
+    live: Handle,
     views: Reader,
     generations: Generations,
     latest: Arc<Mutex<Option<Arc<Latest>>>>,
+    findings: Findings,
 }
 
 struct Latest {
@@ -186,9 +241,20 @@ impl Latest {
 }
 
 impl Verifications {
-    /// Of the views that this reader reads.
-    pub fn new(log: EventLog, views: Reader, generations: Generations) -> Self {
-        Self { log, views, generations, latest: Arc::default() }
+    /// Of the views that this reader reads and this projector keeps up to date.
+    pub fn new(log: EventLog, live: Handle, views: Reader, generations: Generations) -> Self {
+        let findings = Findings::open(generations.clone());
+        Self { log, live, views, generations, latest: Arc::default(), findings }
+    }
+
+    /// What is known for certain of the views that serve.
+    pub(crate) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Whether one is under way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.latest.lock().as_ref().is_some_and(|latest| latest.result.lock().is_none())
     }
 
     /// Begins one; while one is under way, that one is what you get.
@@ -199,7 +265,7 @@ impl Verifications {
         }
         let begun = Arc::new(Latest {
             id: Uuid::new_v4(),
-            verification: Verification::default(),
+            verification: Verification::beside(&self.live),
             pace: Pace::begin(),
             result: Mutex::default(),
         });
@@ -209,7 +275,10 @@ impl Verifications {
         tokio::spawn(async move {
             let result = begun.verification.run(&this.log, this.views, &this.generations).await;
             match &result {
-                Ok(verdict) if verdict.equal => tracing::info!(jobs = verdict.jobs, "the views equal a fresh replay"),
+                Ok(verdict) if verdict.equal => {
+                    tracing::info!(jobs = verdict.jobs, "the views equal a fresh replay");
+                    this.findings.put(begun.id, verdict);
+                }
                 Ok(verdict) => tracing::error!(differing = verdict.differing, "the views differ from a fresh replay"),
                 Err(error) => tracing::warn!(%error, "the views could not be verified"),
             }
@@ -218,9 +287,10 @@ impl Verifications {
         status
     }
 
-    /// The latest one, if it has this id.
+    /// The latest one, if it has this id, or that of the latest scrub.
     pub fn status(&self, id: Uuid) -> Option<VerificationStatus> {
-        self.latest.lock().as_ref().filter(|latest| latest.id == id).map(|latest| latest.status())
+        let latest = self.latest.lock().as_ref().filter(|latest| latest.id == id).map(|latest| latest.status());
+        latest.or_else(|| self.findings.get().filter(|finding| finding.id == id).map(VerificationStatus::of))
     }
 
     /// Stops it. `false` when it is not the latest one.
@@ -233,7 +303,36 @@ impl Verifications {
     }
 }
 
+impl VerificationStatus {
+    fn of(finding: Finding) -> Self {
+        let events = finding.verdict.events;
+        Self {
+            id: finding.id,
+            state: VerificationState::Completed,
+            events_done: events,
+            events_total: events,
+            events_per_second: 0.0,
+            eta_seconds: None,
+            reason: None,
+            verdict: Some(finding.verdict),
+        }
+    }
+}
+
 impl Verdict {
+    /// What this one and an earlier one agree on.
+    pub(crate) fn confirming(mut self, earlier: &Self) -> Self {
+        // Both name the first thousand; where there are more, it makes no difference how many more.
+        let all_named = self.differing <= REPORTED as u64;
+        let ids: HashSet<Uuid> = earlier.differences.iter().map(|difference| difference.id).collect();
+        self.differences.retain(|difference| ids.contains(&difference.id));
+        if all_named || self.differences.is_empty() {
+            self.differing = self.differences.len() as u64;
+        }
+        self.equal = self.differing == 0;
+        self
+    }
+
     fn note(&mut self, difference: Option<Difference>) {
         let Some(difference) = difference else { return };
         self.equal = false;
@@ -254,8 +353,9 @@ fn compare(views: &Reader, replayed: &Row, target: u64) -> Result<Option<Differe
     }
     let record = &shown.record;
     let then = Row::of(record.connection_id, &record.external_id, shown.evidence.up_to(target));
-    // What was left out of a job with too many events cannot be brought back, so its past cannot be compared.
-    if shown.evidence.is_truncated() {
+    // What was left out of a job with too many events cannot be brought back, nor which trims had been told of by then, so
+    // its past cannot be compared.
+    if shown.evidence.is_truncated() || shown.evidence.trim().is_some_and(|trim| trim > target) {
         return Ok(None);
     }
     Ok(match then {

@@ -11,7 +11,7 @@ use super::support::{
     until, until_phase,
 };
 use crate::handle::start_with;
-use crate::{FatalReason, Phase};
+use crate::{FatalReason, From, Phase, RebuildState, Rebuilds};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_seen_and_written_by_itself() {
@@ -136,20 +136,64 @@ async fn an_event_that_makes_the_fold_fail_is_quarantined_alone_and_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_of_the_loop_is_fatal_and_loud() {
+async fn what_was_quarantined_is_tried_again_when_the_views_are_made_anew() {
     let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let log = connect(&server).await;
-    let (handle, reader) = project(&log, dir.path());
-    let good = publish(&log, &[event("good", JobState::Active, 1)]).await;
-    assert!(handle.wait_applied(good, PATIENCE).await);
-    let bad = publish_bytes(&log, b"as if the loop had a bug".to_vec()).await;
-    let reason = tokio::time::timeout(PATIENCE, handle.failed()).await.unwrap();
-    assert!(matches!(&reason, FatalReason::Panicked(cause) if cause.contains("a bug in the loop")), "{reason}");
-    assert_eq!(handle.status().phase, Phase::Failed(reason.clone()));
-    // Nobody waits in vain, and what was read can still be read.
-    assert!(!handle.wait_applied(bad, PATIENCE).await);
-    assert_eq!(handle.stop().await, Err(reason));
-    assert!(reader.job(id("good")).unwrap().is_some());
+    let opened = open_views(dir.path());
+    // An older Forebay, which does not know what to do with one event.
+    let handle = start_with(log.clone(), opened.writer, &opened.reader, |known, connection, external_id, events| {
+        assert!(!events.iter().any(|event| event.event.timestamp == Timestamp(13_000_000)), "never heard of it");
+        let events = events.iter().map(|event| (event.position, &event.event));
+        projection::Row::apply(known, connection, external_id, events)
+    });
+    publish(&log, &[event("job", JobState::Queued, 12), event("job", JobState::Active, 13)]).await;
+    let newer = String::from_utf8(proto_events::encode(&[event("job", JobState::Completed, 14)])).unwrap();
+    let last = publish_bytes(&log, newer.replacen("\"v\":1", "\"v\":9", 1).into_bytes()).await;
+    assert!(handle.wait_applied(last, PATIENCE).await);
+    assert_eq!((opened.reader.quarantine_len(), state(&opened.reader)), (2, JobState::Queued));
+    handle.stop().await.unwrap();
+    drop((handle, opened.reader, opened.generations));
+
+    // This one does, once its views are made from the log, be it by hand or because its fold has another version.
+    let opened = open_views(dir.path());
+    let handle = crate::start(log.clone(), opened.writer, &opened.reader);
+    until_phase(&handle, &Phase::Following).await;
+    assert_eq!((opened.reader.quarantine_len(), state(&opened.reader)), (2, JobState::Queued), "not by itself");
+    let reader = opened.reader.clone();
+    let rebuilds = Rebuilds::new(log.clone(), handle.clone(), reader.clone(), opened.generations);
+    let begun = rebuilds.begin(From::Log, Timestamp(0)).await.unwrap();
+    until("the rebuild", async || rebuilds.status(begun.id).unwrap().state == RebuildState::Completed).await;
+    assert_eq!(state(&reader), JobState::Active);
+    // What is still too new is still known.
+    let quarantined = reader.quarantined();
+    assert_eq!((quarantined.len(), quarantined[0].position), (1, Position::new(last, 0)));
+    assert!(quarantined[0].cause.contains("version 9"), "{}", quarantined[0].cause);
+    handle.stop().await.unwrap();
+}
+
+fn state(reader: &views::Reader) -> JobState {
+    reader.job(id("job")).unwrap().unwrap().state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_loop_is_fatal_and_loud() {
+    for (poison, said) in
+        [("as if the loop had a bug", "a bug in the loop"), ("as if reading had a bug", "a bug in reading")]
+    {
+        let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
+        let log = connect(&server).await;
+        let (handle, reader) = project(&log, dir.path());
+        let good = publish(&log, &[event("good", JobState::Active, 1)]).await;
+        assert!(handle.wait_applied(good, PATIENCE).await);
+        let bad = publish_bytes(&log, poison.into()).await;
+        let reason = tokio::time::timeout(PATIENCE, handle.failed()).await.unwrap();
+        assert!(matches!(&reason, FatalReason::Panicked(cause) if cause.contains(said)), "{reason}");
+        assert_eq!(handle.status().phase, Phase::Failed(reason.clone()));
+        // Nobody waits in vain, and what was read can still be read.
+        assert!(!handle.wait_applied(bad, PATIENCE).await);
+        assert_eq!(handle.stop().await, Err(reason));
+        assert!(reader.job(id("good")).unwrap().is_some());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,4 +4,7 @@ mod crash;
 mod fence;
 mod follow;
 mod rebuild;
+mod scrub;
 mod support;
+mod trim;
+mod upgrade;

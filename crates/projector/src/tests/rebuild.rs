@@ -7,10 +7,12 @@ use event_log::testing::TestServer;
 use projection::Row;
 use proto_events::{JobState, Timestamp};
 
-use super::support::{all, connect, event, flood, id, open_views, publish, uninterrupted, until, until_phase};
+use super::support::{
+    all, connect, event, flood, id, open_views, publish, reopen_views, uninterrupted, until, until_phase,
+};
 use crate::handle::{start, start_with};
 use crate::status::Fenced;
-use crate::{From, Phase, RebuildError, RebuildState, RebuildStatus, Rebuilds, Verification};
+use crate::{From, Handle, Phase, RebuildError, RebuildState, RebuildStatus, Rebuilds, Verification};
 
 async fn ended(rebuilds: &Rebuilds, begun: &RebuildStatus) -> RebuildStatus {
     use RebuildState::{Aborted, Completed, Failed};
@@ -160,8 +162,73 @@ async fn an_aborted_rebuild_leaves_nothing_behind() {
     let aborted = rebuilds.abort(begun.id).await.unwrap();
     assert_eq!(aborted.state, RebuildState::Aborted, "{aborted:?}");
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 3, "CURRENT, LOCK and one generation: {left:?}");
+    assert_eq!(left.len(), 4, "CURRENT, LOCK, rebuilds.json and one generation: {left:?}");
     let done = ended(&rebuilds, &rebuilds.begin(From::Log, Timestamp(0)).await.unwrap()).await;
     assert_eq!(done.state, RebuildState::Completed, "{done:?}");
+    live.stop().await.unwrap();
+}
+
+/// Serves in a process that ends, as far as threads and files can tell, while a rebuild is under way.
+fn interrupted(log_server: &TestServer, dir: &std::path::Path) -> (Vec<RebuildStatus>, uuid::Uuid) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let log = connect(log_server).await;
+        let opened = open_views(dir);
+        let live = start(log.clone(), opened.writer, &opened.reader);
+        until_phase(&live, &Phase::Following).await;
+        let rebuilds = Rebuilds::new(log, live.clone(), opened.reader, opened.generations);
+        let done = ended(&rebuilds, &rebuilds.begin(From::Log, Timestamp(1)).await.unwrap()).await;
+        let aborted = rebuilds.begin(From::Log, Timestamp(2)).await.unwrap();
+        let aborted = rebuilds.abort(aborted.id).await.unwrap();
+        assert_eq!(aborted.state, RebuildState::Aborted);
+        // The loop stands still, so the rebuild cannot end.
+        let _held = live.hold(0).await.ok().unwrap();
+        let begun = rebuilds.begin(From::Log, Timestamp(3)).await.unwrap();
+        until("it compares", async || rebuilds.status(begun.id).unwrap().state == RebuildState::Verifying).await;
+        (vec![aborted, done], begun.id)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_the_servers_end_interrupts_is_begun_again_under_its_id() {
+    let server = TestServer::start();
+    let log = connect(&server).await;
+    flood(&log, 0..1_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (before, id) = std::thread::scope(|scope| scope.spawn(|| interrupted(&server, dir.path())).join().unwrap());
+    let opened = reopen_views(dir.path()).await;
+    let live = start(log.clone(), opened.writer, &opened.reader);
+    let again =
+        |live: &Handle| Rebuilds::new(log.clone(), live.clone(), opened.reader.clone(), opened.generations.clone());
+    let told = |rebuilds: &Rebuilds| {
+        let all = rebuilds.all().into_iter().filter(|status| status.id != id);
+        all.map(|status| format!("{status:?}")).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = before.iter().map(|status| format!("{status:?}")).collect();
+    let rebuilds = again(&live);
+    assert_eq!(told(&rebuilds), expected, "how others ended is remembered");
+    rebuilds.resume();
+    let status = rebuilds.status(id).unwrap();
+    assert_eq!(status.reason.as_deref(), Some("begun again after the server ended"), "{status:?}");
+    assert_eq!(rebuilds.begin(From::Log, Timestamp(4)).await.unwrap_err(), RebuildError::UnderWay);
+    let done = ended(&rebuilds, &status).await;
+    assert_eq!((done.state, done.same_as_before, done.started_at), (RebuildState::Completed, Some(true), Timestamp(3)));
+    assert_eq!(told(&rebuilds), expected, "what was aborted is not begun again");
+    // One that was interrupted after its views came to serve is not made twice.
+    let note = dir.path().join("rebuilds.json");
+    until("it is written down", async || std::fs::read_to_string(&note).unwrap().matches("\"completed\"").count() == 2)
+        .await;
+    let serving = opened.generations.serving().unwrap();
+    let text = std::fs::read_to_string(&note).unwrap();
+    let at = text.rfind("\"completed\"").unwrap();
+    std::fs::write(&note, text[..at].to_owned() + "\"verifying\"" + &text[at + 11..]).unwrap();
+    let rebuilds = again(&live);
+    assert_eq!(rebuilds.status(id).unwrap().state, RebuildState::Verifying);
+    rebuilds.resume();
+    assert_eq!(rebuilds.status(id).unwrap().state, RebuildState::Completed);
+    assert_eq!(opened.generations.serving().unwrap(), serving);
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.starts_with("gen-")).collect();
+    assert_eq!(left.len(), 2, "the one that serves and the one before: {left:?}");
     live.stop().await.unwrap();
 }

@@ -25,6 +25,18 @@ pub(super) fn open_views(dir: &Path) -> Opened {
     views::open(dir, &options).unwrap()
 }
 
+/// The same where a thread that has nothing more to do may still have them open for a moment.
+pub(super) async fn reopen_views(dir: &Path) -> Opened {
+    let options = Options { fold_version: projection::FOLD_VERSION, cache_bytes: 1 << 20 };
+    let mut opened = None;
+    until("the lock", async || {
+        opened = views::open(dir, &options).ok();
+        opened.is_some()
+    })
+    .await;
+    opened.expect("it was opened")
+}
+
 /// A projector on the views in this directory.
 pub(super) fn project(log: &EventLog, dir: &Path) -> (Handle, Reader) {
     let Opened { writer, reader, .. } = open_views(dir);
