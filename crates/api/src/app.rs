@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use event_log::EventLog;
 use projector::{Handle, Phase};
+use serde_json::{Value, json};
 use sources::SourceStatus;
 use tokio::sync::Semaphore;
 use views::Reader;
@@ -61,7 +62,17 @@ pub(crate) const BODY_UNIT: usize = 64 * 1_024;
 const EVIDENCE_AT_ONCE: usize = 4;
 
 const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
-const CATCHING_UP: ApiError = ApiError::Unavailable("The server is reading its log and not ready yet.");
+
+/// How far the views are on their way to the end of the log.
+fn progress(parts: &Parts) -> Value {
+    if let Some(rebuild) = parts.maintenance.upgrade().and_then(|filling| filling.rebuild) {
+        return json!({
+            "eventsDone": rebuild.events_done, "eventsTotal": rebuild.events_total, "etaSeconds": rebuild.eta_seconds,
+        });
+    }
+    let status = parts.projector.status();
+    json!({ "applied": status.applied, "target": status.target })
+}
 
 impl App {
     /// An API that answers with `UNAVAILABLE` until its parts are attached.
@@ -91,15 +102,16 @@ impl App {
     /// The parts, if reads may be answered.
     pub(crate) fn readable(&self) -> Result<&Parts, ApiError> {
         let parts = self.parts()?;
-        if self.is_caught_up(parts) { Ok(parts) } else { Err(CATCHING_UP) }
+        if self.is_caught_up(parts) { Ok(parts) } else { Err(ApiError::NotReady { details: progress(parts) }) }
     }
 
     pub(crate) fn is_caught_up(&self, parts: &Parts) -> bool {
         if self.caught_up.load(Ordering::Acquire) {
             return true;
         }
-        // Views that the log has left behind answer as they are: they are what there is.
-        let caught_up = matches!(parts.projector.status().phase, Phase::Following | Phase::Fenced(_));
+        // Views that the log has left behind, or another version has made, answer as they are: they are what there is.
+        let phase = parts.projector.status().phase;
+        let caught_up = matches!(phase, Phase::Following | Phase::Upgrading { .. } | Phase::Fenced(_));
         if caught_up {
             self.caught_up.store(true, Ordering::Release);
         }

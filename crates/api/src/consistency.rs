@@ -3,7 +3,8 @@
 //! Every answer to a read carries `Forebay-Applied`: all of the log up to this position is in it; and
 //! `Forebay-Staleness-Ms`: all that the log held so long ago is in it (left out until the log was asked once). The
 //! second is an upper bound, and a quarter of a second of it may be the time since the log was last asked. While the
-//! log is not the one that the views were made from, `Forebay-Stale` says why.
+//! log is not the one that the views were made from, `Forebay-Stale` says why; it says `upgrading` while the views are
+//! those of another version of Forebay, which go no further until new ones take their place.
 //!
 //! `atLeast=POSITION` waits up to 5 seconds until that much is applied. `maxStaleness=MS` asks the log for its end where
 //! the age is not known exactly enough, and waits for half a second at most. What cannot be had is 503 `UNAVAILABLE`,
@@ -26,6 +27,9 @@ const FRESH_TIME: Duration = Duration::from_millis(500);
 
 const NOT_APPLIED: ApiError = ApiError::Unavailable("The log position asked for is not applied yet.");
 const TOO_OLD: ApiError = ApiError::Unavailable("What is known is older than asked for.");
+const UPGRADING: ApiError = ApiError::Unavailable(
+    "The views of another version answer until new ones are made, and the log position asked for is not in them.",
+);
 const OTHER_LOG: ApiError =
     ApiError::Unavailable("The log is not the one that was read, so its positions mean nothing here.");
 
@@ -58,6 +62,10 @@ impl Wanted {
 
 /// Waits until this message of the log is applied; not where none is applied any more.
 pub(crate) async fn applied(parts: &Parts, sequence: u64) -> Result<(), ApiError> {
+    let status = parts.projector.status();
+    if matches!(status.phase, Phase::Upgrading { .. }) && status.applied < sequence {
+        return Err(UPGRADING);
+    }
     let applied = parts.projector.wait_applied(sequence, POSITION_TIME).await;
     if applied || fenced(parts).is_some() { Ok(()) } else { Err(NOT_APPLIED) }
 }
@@ -91,7 +99,7 @@ struct Seen {
 impl Seen {
     fn now(parts: &Parts) -> Self {
         let staleness = parts.projector.status().staleness;
-        Self { applied: parts.reader.applied(), staleness, stale: fenced(parts) }
+        Self { applied: parts.reader.applied(), staleness, stale: stale(parts) }
     }
 
     fn mark(&self, headers: &mut HeaderMap) {
@@ -112,7 +120,15 @@ fn fenced(parts: &Parts) -> Option<&'static str> {
         Phase::Fenced(Fenced::Recreated) => Some("log-recreated"),
         Phase::Fenced(Fenced::RolledBack { .. }) => Some("log-rolled-back"),
         Phase::Fenced(Fenced::Missing) => Some("log-missing"),
-        Phase::CatchingUp | Phase::Following | Phase::Failed(_) => None,
+        Phase::CatchingUp | Phase::Following | Phase::Upgrading { .. } | Phase::Failed(_) => None,
+    }
+}
+
+/// Why nothing is applied to the views, in a word.
+fn stale(parts: &Parts) -> Option<&'static str> {
+    match parts.projector.status().phase {
+        Phase::Upgrading { .. } => Some("upgrading"),
+        _ => fenced(parts),
     }
 }
 

@@ -88,6 +88,12 @@ pub enum ApiError {
     /// Not now; the same request will do later.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// The views are on their way to the end of the log.
+    #[error("The server is reading its log and not ready yet.")]
+    NotReady {
+        /// How far they are.
+        details: Value,
+    },
     /// Our fault.
     #[error("Internal error.")]
     Internal,
@@ -138,7 +144,9 @@ impl ApiError {
             Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "api-errors"),
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", "api-errors"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "auth"),
-            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "api-errors"),
+            Self::Unavailable(_) | Self::NotReady { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "api-errors")
+            }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "api-errors"),
         }
     }
@@ -146,6 +154,7 @@ impl ApiError {
     fn details(&self) -> Option<&Value> {
         match self {
             Self::Validation { details, .. } | Self::JobNotFound { details } => details.as_ref(),
+            Self::NotReady { details } => Some(details),
             _ => None,
         }
     }
@@ -162,7 +171,7 @@ impl ApiError {
             Self::RateLimited { retry_after } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             }
-            Self::Unavailable(_) => {
+            Self::Unavailable(_) | Self::NotReady { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Self::MethodNotAllowed { allow } => {

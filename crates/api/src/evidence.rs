@@ -38,7 +38,7 @@ pub(crate) struct Events<'a> {
     id: Uuid,
     external_id: &'a str,
     connection_id: Uuid,
-    /// Whether there were more than are kept.
+    /// Whether there were more than are kept: too many, or such as the log has forgotten.
     truncated: bool,
     /// In the order in which the fold takes them.
     data: Vec<Item>,
@@ -136,13 +136,13 @@ pub(crate) async fn as_of(app: &App, parts: &Parts, row: &Arc<Row>, then: AsOf) 
         projection::fold(*connection_id, external_id, &evidence)
     })
     .await?;
-    let Some(record) = record else { return Err(unknown_then(parts, row, gone).await) };
+    let Some(record) = record else { return Err(unknown_then(parts, row, then, gone).await) };
     let truncated = record.truncated || row.record.truncated || gone;
     Ok(Record { truncated, ..record })
 }
 
-async fn unknown_then(parts: &Parts, row: &Row, gone: bool) -> ApiError {
-    if gone {
+async fn unknown_then(parts: &Parts, row: &Row, then: AsOf, gone: bool) -> ApiError {
+    if gone || row.evidence.is_trimmed() || is_forgotten(parts, then).await {
         let message = "The log does not hold any more what was known of this job by then.";
         return ApiError::JobNotFound { details: Some(json!({ "asOf": message })) };
     }
@@ -155,6 +155,20 @@ async fn unknown_then(parts: &Parts, row: &Row, gone: bool) -> ApiError {
         "firstPublishedAt": published.map_or(Value::Null, |time| time.to_micros_text().into()),
     });
     ApiError::JobNotFound { details: Some(details) }
+}
+
+/// Whether all that the log held then is forgotten, or that cannot be told. The job may have been another one then, all of
+/// whose events are gone.
+async fn is_forgotten(parts: &Parts, then: AsOf) -> bool {
+    let floor = parts.reader.floor();
+    match then {
+        _ if floor <= 1 => false,
+        AsOf::Position(last) => last.sequence < floor,
+        AsOf::Time(last) => {
+            let begins = tokio::time::timeout(FIRST_TIME, parts.log.next_stored(floor)).await;
+            begins.ok().and_then(Result::ok).flatten().is_none_or(|(_, stored)| last < stored)
+        }
+    }
 }
 
 async fn explained(row: &Arc<Row>) -> Result<Vec<Testimony>, ApiError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::LogInfo;
-use projector::{Phase, Status};
+use projector::{Fenced, Phase, RebuildState, RebuildStatus, ScrubResult, ScrubStatus, Status, Upgrade};
 use serde::Serialize;
 use serde_json::json;
 use sources::{SourceState, SourceStatus};
@@ -30,6 +30,9 @@ struct Health {
     log: Option<Log>,
     projector: Option<Projector>,
     views: Option<Views>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade: Option<Upgrading>,
+    scrub: Option<ScrubStatus>,
     sources: Vec<SourceStatus>,
 }
 
@@ -50,13 +53,44 @@ enum Reason {
     CatchingUp,
     ProjectorFailed,
     LogChanged,
+    Upgrading,
+    LogTrimmed,
+    ViewsDiffer,
     SourceDown,
+}
+
+/// Whether the log is the one that the views were made from.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Identity {
+    Same,
+    /// It is, but it dropped messages before they were applied.
+    Trimmed,
+    Recreated,
+    RolledBack,
+    Missing,
+}
+
+impl Identity {
+    fn of(status: &Status) -> Option<Self> {
+        Some(match status.phase {
+            Phase::Fenced(Fenced::Recreated) => Self::Recreated,
+            Phase::Fenced(Fenced::RolledBack { .. }) => Self::RolledBack,
+            Phase::Fenced(Fenced::Missing) => Self::Missing,
+            Phase::Upgrading { .. } => return None,
+            _ if !status.knows_the_log() => return None,
+            _ if status.trimmed.is_some() => Self::Trimmed,
+            _ => Self::Same,
+        })
+    }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Log {
     connected: bool,
+    /// What it is to the views; null until they were compared.
+    identity: Option<Identity>,
     server_version: String,
     first_sequence: Option<u64>,
     last_sequence: Option<u64>,
@@ -78,9 +112,26 @@ struct Projector {
 
 /// The views as they were last written: equal digests mean equal records.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Views {
     sequence: u64,
     digest: String,
+    /// The version of the fold that made them.
+    fold_version: u32,
+}
+
+/// How far the views are that will take the place of those of another version of the fold, or of empty ones.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Upgrading {
+    /// Left out where the views are empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u32>,
+    to: u32,
+    #[serde(flatten)]
+    rebuild: Option<RebuildStatus>,
+    /// Why none can be made; it is tried again.
+    blocked: Option<String>,
 }
 
 pub(crate) async fn health(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
@@ -112,7 +163,10 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
     let info = info.and_then(Result::ok);
     let projector = parts.projector.status();
     let sources = (parts.sources)();
-    let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), &sources);
+    let upgrade = parts.maintenance.upgrade();
+    let scrub = parts.maintenance.scrub();
+    let views = views_trouble(&projector, &scrub);
+    let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), upgrade.as_ref(), views, &sources);
     let (status, reason, message) = match trouble {
         Some((status, reason, message)) => (status, Some(reason), Some(message)),
         None => (Overall::Ok, None, None),
@@ -122,9 +176,11 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         reason,
         message,
         version: app.version,
-        log: Some(Log::new(connected && info.is_some(), parts.log.server_version(), info)),
+        log: Some(Log::new(connected && info.is_some(), Identity::of(&projector), parts.log.server_version(), info)),
         projector: Some(Projector::new(&projector, info)),
         views: Some(Views::new(parts)),
+        upgrade: upgrade.map(|Upgrade { from, to, rebuild, blocked }| Upgrading { from, to, rebuild, blocked }),
+        scrub: Some(scrub),
         sources,
     }
 }
@@ -134,20 +190,32 @@ fn trouble(
     log_answers: bool,
     projector: &Status,
     caught_up: bool,
+    upgrade: Option<&Upgrade>,
+    views: Option<(Overall, Reason, String)>,
     sources: &[SourceStatus],
 ) -> Option<(Overall, Reason, String)> {
     let unavailable = |reason, message: String| Some((Overall::Unavailable, reason, message));
     match &projector.phase {
         Phase::Failed(reason) => return unavailable(Reason::ProjectorFailed, reason.to_string()),
         Phase::Fenced(fenced) => return unavailable(Reason::LogChanged, fenced.to_string()),
-        Phase::CatchingUp | Phase::Following => {}
+        Phase::CatchingUp | Phase::Following | Phase::Upgrading { .. } => {}
     }
     if !log_answers {
         return unavailable(Reason::LogUnreachable, "the log does not answer".to_owned());
     }
+    if let Some(upgrade) = upgrade {
+        let message = upgrade_in_words(upgrade);
+        return Some(match upgrade.from {
+            Some(_) => (Overall::Degraded, Reason::Upgrading, message),
+            None => (Overall::Unavailable, Reason::CatchingUp, message),
+        });
+    }
     if !caught_up {
         let message = format!("the log is being read: {} of {}", projector.applied, projector.target);
         return unavailable(Reason::CatchingUp, message);
+    }
+    if views.is_some() {
+        return views;
     }
     let down: Vec<_> = sources
         .iter()
@@ -161,6 +229,54 @@ fn trouble(
     Some((Overall::Degraded, Reason::SourceDown, message))
 }
 
+/// What is the matter with the views themselves.
+fn views_trouble(projector: &Status, scrub: &ScrubStatus) -> Option<(Overall, Reason, String)> {
+    if let Some(first) = projector.trimmed {
+        let message = format!(
+            "the log dropped messages before they were applied (it began at {first} when that was noticed): nothing \
+             can bring them back; `forebay rebuild` makes views of what it holds, and then all is well again"
+        );
+        return Some((Overall::Degraded, Reason::LogTrimmed, message));
+    }
+    differing(scrub).map(|message| (Overall::Degraded, Reason::ViewsDiffer, message))
+}
+
+fn upgrade_in_words(upgrade: &Upgrade) -> String {
+    let Upgrade { from, to, rebuild, blocked } = upgrade;
+    let progress = match (rebuild, blocked) {
+        (Some(rebuild), _) if rebuild.state == RebuildState::Running => {
+            let percent = (rebuild.events_done * 100).checked_div(rebuild.events_total).unwrap_or(0).min(100);
+            let left = rebuild.eta_seconds.map_or_else(String::new, |seconds| format!(", about {seconds:.0} s left"));
+            format!("are being made, {percent} %{left}")
+        }
+        (Some(RebuildStatus { state: RebuildState::Verifying, reason: Some(reason), .. }), _) => {
+            format!("are made, but {reason}")
+        }
+        (Some(_), _) => "are made and about to take over".to_owned(),
+        (None, Some(blocked)) => format!("cannot be made: {blocked}"),
+        (None, None) => "are not being made: `forebay rebuild` makes them".to_owned(),
+    };
+    match from {
+        Some(from) => {
+            format!("the views of version {from} of the fold answer, frozen; those of version {to} {progress}")
+        }
+        None => format!("the views {progress}"),
+    }
+}
+
+/// What is wrong with the views, as far as they were compared.
+fn differing(scrub: &ScrubStatus) -> Option<String> {
+    let (ScrubResult::Differs, id, differing, sequence) =
+        (scrub.last_result?, scrub.id?, scrub.differing?, scrub.sequence?)
+    else {
+        return None;
+    };
+    Some(format!(
+        "{differing} jobs differ from a fresh replay of the log up to {sequence}: GET /api/verifications/{id} lists \
+         them, `forebay rebuild` puts them right"
+    ))
+}
+
 impl Health {
     fn starting(version: &'static str) -> Self {
         Self {
@@ -171,15 +287,18 @@ impl Health {
             log: None,
             projector: None,
             views: None,
+            upgrade: None,
+            scrub: None,
             sources: Vec::new(),
         }
     }
 }
 
 impl Log {
-    fn new(connected: bool, server_version: String, info: Option<LogInfo>) -> Self {
+    fn new(connected: bool, identity: Option<Identity>, server_version: String, info: Option<LogInfo>) -> Self {
         Self {
             connected,
+            identity,
             server_version,
             first_sequence: info.map(|info| info.first_sequence),
             last_sequence: info.map(|info| info.last_sequence),
@@ -193,7 +312,7 @@ impl Views {
     fn new(parts: &Parts) -> Self {
         let checkpoint = parts.reader.checkpoint();
         let (sequence, digest) = checkpoint.map(|it| (it.sequence, it.digest)).unwrap_or_default();
-        Self { sequence, digest: digest.to_string() }
+        Self { sequence, digest: digest.to_string(), fold_version: parts.reader.fold_version() }
     }
 }
 
@@ -202,6 +321,7 @@ impl Projector {
         let phase = match status.phase {
             Phase::CatchingUp => "catching-up",
             Phase::Following => "following",
+            Phase::Upgrading { .. } => "upgrading",
             Phase::Fenced(_) => "fenced",
             Phase::Failed(_) => "failed",
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use event_log::{AppendError, EventLog};
+use failpoints::{Point, hit};
 use flate2::read::MultiGzDecoder;
 use proto_events::{Event, EventType, WorkerState};
 use serde::Serialize;
@@ -176,6 +177,7 @@ async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Respo
         published.map_err(ApiError::internal)?.map_err(|error| not_stored(&error))?;
     }
     let (sequence, duplicates) = append(log, connection, batch.messages).await.map_err(|error| not_stored(&error))?;
+    hit(Point::IngestStored);
     let refusal = |it: Rejected| Refusal { index: it.index, code: it.code, message: it.message };
     let rejected = batch.rejected.into_iter().map(refusal).collect();
     Ok(json(StatusCode::ACCEPTED, &Answer { accepted: batch.accepted, duplicates, rejected, sequence }))
@@ -203,6 +205,7 @@ async fn append(
     let mut duplicates = 0;
     for (message, events) in messages {
         let appended = log.append(connection, message).await?;
+        hit(Point::IngestPart);
         sequence = sequence.max(Some(appended.sequence));
         if appended.duplicate {
             duplicates += events;

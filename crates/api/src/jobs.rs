@@ -235,7 +235,8 @@ fn first<T>(candidates: &[Uuid], get: impl Fn(Uuid) -> Result<Option<T>, ViewErr
 async fn not_found(parts: &Parts) -> ApiError {
     let first = async {
         let info = parts.log.info().await.ok()?;
-        parts.log.message(info.first_sequence).await.ok()?
+        // What is forgotten may still be there for a moment.
+        parts.log.message(info.first_sequence.max(parts.reader.floor())).await.ok()?
     };
     let first = tokio::time::timeout(LOG_TIME, first).await.ok().flatten();
     ApiError::JobNotFound { details: first.map(|first| json!({ "logSince": first.published.to_millis_text() })) }

@@ -2,17 +2,17 @@
 //! while they serve; and what of the log is not in them.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
 use percent_encoding::percent_decode_str;
-use projector::{From, RebuildError, Rebuilds, Verifications};
+use projector::{From, RebuildError, Rebuilds, Scrub, ScrubStatus, Upgrade, Verifications};
 use proto_events::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use uuid::Uuid;
-use views::{Generations, Reader};
+use views::{Generations, Reader, Writer};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -25,27 +25,61 @@ use crate::http::{Call, json as answer};
 pub struct Maintenance {
     rebuilds: Rebuilds,
     verifications: Verifications,
-    /// Removes replaced views when their day is over.
-    tidy: JoinHandle<()>,
-}
-
-impl Drop for Maintenance {
-    fn drop(&mut self) {
-        self.tidy.abort();
-    }
+    scrub: Scrub,
+    /// What goes on by itself.
+    tasks: JoinSet<()>,
 }
 
 impl Maintenance {
     /// Of the views that this reader reads and this projector keeps up to date. Within a tokio runtime.
     pub fn new(log: &EventLog, projector: &projector::Handle, reader: &Reader, generations: &Generations) -> Self {
-        let (projector, reader) = (projector.clone(), reader.clone());
-        let rebuilds = Rebuilds::new(log.clone(), projector, reader.clone(), generations.clone());
-        let tidying = rebuilds.clone();
-        Self {
-            tidy: tokio::spawn(async move { tidying.tidy().await }),
-            rebuilds,
-            verifications: Verifications::new(log.clone(), reader, generations.clone()),
-        }
+        let rebuilds = Rebuilds::new(log.clone(), projector.clone(), reader.clone(), generations.clone());
+        let verifications = Verifications::new(log.clone(), projector.clone(), reader.clone(), generations.clone());
+        let scrub = Scrub::new(
+            log.clone(),
+            projector.clone(),
+            reader.clone(),
+            generations.clone(),
+            rebuilds.clone(),
+            verifications.clone(),
+        );
+        let (mut tasks, tidying) = (JoinSet::new(), rebuilds.clone());
+        // Replaced views go when their day is over.
+        tasks.spawn(async move { tidying.tidy().await });
+        Self { rebuilds, verifications, scrub, tasks }
+    }
+
+    /// Makes new views by itself if those that answer are of another version of the fold, and lets them take over.
+    pub fn upgrade_by_itself(&mut self) {
+        let rebuilds = self.rebuilds.clone();
+        self.tasks.spawn(async move { rebuilds.upgrade_by_itself().await });
+    }
+
+    /// Begins again the rebuilds that were under way when an earlier process ended. Within a tokio runtime.
+    pub fn resume_rebuilds(&self) {
+        self.rebuilds.resume();
+    }
+
+    /// Compares the views with a fresh replay from now on, slowly and at most once in this time. Within a tokio runtime.
+    pub fn scrub_every(&mut self, every: Duration) {
+        let scrub = self.scrub.clone();
+        self.tasks.spawn(async move { scrub.run(every).await });
+    }
+
+    /// How that is.
+    pub(crate) fn scrub(&self) -> ScrubStatus {
+        self.scrub.status()
+    }
+
+    /// Fills empty views, whose writer this is, by a pass over the whole log.
+    pub fn fill(&mut self, writer: Writer) {
+        let rebuilds = self.rebuilds.clone();
+        self.tasks.spawn(async move { rebuilds.fill(writer).await });
+    }
+
+    /// The upgrade or filling under way, if there is one.
+    pub(crate) fn upgrade(&self) -> Option<Upgrade> {
+        self.rebuilds.upgrade()
     }
 }
 
@@ -53,9 +87,10 @@ impl std::convert::From<RebuildError> for ApiError {
     fn from(error: RebuildError) -> Self {
         match error {
             RebuildError::NotFound => Self::NotFound("Rebuild not found."),
-            RebuildError::UnderWay | RebuildError::NotWaiting | RebuildError::NothingBefore => {
-                Self::Conflict(sentence(&error))
-            }
+            RebuildError::UnderWay
+            | RebuildError::NotWaiting
+            | RebuildError::NothingBefore
+            | RebuildError::OtherFold { .. } => Self::Conflict(sentence(&error)),
             RebuildError::Disk { .. } => Self::InsufficientStorage(sentence(&error)),
             error => {
                 tracing::warn!(%error, "a rebuild cannot begin");
@@ -106,8 +141,10 @@ struct Wanted {
 const BODY_BYTES: usize = 1_024;
 
 /// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`, `DELETE /api/rebuilds/previous`.
-pub(crate) async fn rebuild(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
+    // A body that is still on its way when the answer is there would cost the connection.
+    call.drain().await;
     let rebuilds = &app.parts()?.maintenance.rebuilds;
     if path == "previous" {
         if call.method != Method::DELETE {
@@ -132,8 +169,9 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, call: Call) -> Result<R
 }
 
 /// `POST /api/verifications`.
-pub(crate) async fn verifications(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
+    call.drain().await;
     if call.method != Method::POST {
         return Err(wrong_method(&call.method, "POST"));
     }

@@ -86,8 +86,13 @@ ones may be the last copy of what was lost. --promote lets the new ones serve al
 
 The views that served before are kept for a day.
 
+A version of Forebay that makes other records of the same events needs views of its own. Started without them, it answers
+from the old ones, frozen and marked as stale, until its own are made. --prepare, given to the new program while the old
+server runs, makes them before the restart; given again, it adds what came since.
+
 Examples:
   forebay rebuild
+  forebay rebuild --prepare
   forebay rebuild --rollback
   forebay rebuild --promote";
 
@@ -163,6 +168,7 @@ pub(crate) struct JobArgs {
 }
 
 #[derive(Args, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct RebuildArgs {
     /// Let the new views serve even where the log is another one than the views were made from; with an ID, those of a
     /// rebuild that waits for this
@@ -171,7 +177,11 @@ pub(crate) struct RebuildArgs {
     /// Undo the last rebuild: the views that served before serve again
     #[arg(long, group = "what")]
     pub(crate) rollback: bool,
-    /// Remove the views that served before the last rebuild, which are kept for a day
+    /// Before an upgrade, beside the running server of the other version: make the views that this version will start
+    /// with, so that it answers at once
+    #[arg(long, group = "what")]
+    pub(crate) prepare: bool,
+    /// Remove the views that served before the last rebuild, which are kept for a day, and what was prepared
     #[arg(long, group = "what")]
     pub(crate) discard_old: bool,
     /// Print JSON

@@ -1,5 +1,7 @@
 //! The commands' side of the API: they are clients of a server, be it the running one or one in this very process.
 
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -8,7 +10,7 @@ use serde_json::Value;
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, AsSendBody, Body, BodyReader};
 
-use crate::data_dir::Admin;
+use crate::data_dir::{self, Admin};
 use crate::text::progress;
 
 /// For one request; the server answers within 5 seconds whatever happens.
@@ -33,14 +35,30 @@ pub(crate) struct Answer {
 /// A client with the admin token.
 pub(crate) struct Client {
     agent: Agent,
-    admin: Admin,
+    admin: RefCell<Admin>,
+    /// Where the next server will say how it is reached, when this one has ended.
+    data_dir: Option<PathBuf>,
 }
 
 impl Client {
     pub(crate) fn new(admin: Admin) -> Self {
         // The address is this machine's: no proxy of the environment has any business in between.
         let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_TIME)).proxy(None);
-        Self { agent: config.build().into(), admin }
+        Self { agent: config.build().into(), admin: admin.into(), data_dir: None }
+    }
+
+    /// A client of the server that holds this directory, whichever that is.
+    pub(crate) fn of_directory(admin: Admin, data_dir: &Path) -> Self {
+        Self { data_dir: Some(data_dir.to_owned()), ..Self::new(admin) }
+    }
+
+    /// Turns to the server that holds the directory now. `false` when there is no way to know of one.
+    pub(crate) fn turn_to_the_next(&self) -> bool {
+        let Some(data_dir) = &self.data_dir else { return false };
+        if let Ok(Some(admin)) = data_dir::admin(data_dir) {
+            self.admin.replace(admin);
+        }
+        true
     }
 
     pub(crate) fn get(&self, path: &str) -> anyhow::Result<Answer> {
@@ -71,7 +89,11 @@ impl Client {
             return Ok(response.into_body().into_with_config().limit(u64::MAX).reader());
         }
         self.answer(response)?.good()?;
-        bail!("what answers at {} is not Forebay", self.admin.address)
+        bail!("what answers at {} is not Forebay", self.address())
+    }
+
+    fn address(&self) -> String {
+        self.admin.borrow().address.clone()
     }
 
     fn send(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
@@ -80,16 +102,17 @@ impl Client {
     }
 
     fn request<B: AsSendBody>(&self, method: Method, path: &str, body: B) -> anyhow::Result<Request<B>> {
+        let admin = self.admin.borrow();
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", self.admin.address))
-            .header("authorization", format!("Bearer {}", self.admin.token))
+            .uri(format!("http://{}{path}", admin.address))
+            .header("authorization", format!("Bearer {}", admin.token))
             .header("content-type", "application/json");
         Ok(request.body(body)?)
     }
 
     fn run(&self, request: Request<impl AsSendBody>) -> anyhow::Result<Response<Body>> {
-        self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.admin.address))
+        self.agent.run(request).with_context(|| format!("the server at {} does not answer", self.address()))
     }
 
     fn answer(&self, mut response: Response<Body>) -> anyhow::Result<Answer> {
@@ -97,7 +120,7 @@ impl Client {
         let stale = response.headers().get("forebay-stale").and_then(|reason| reason.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
         let body = serde_json::from_slice(&body)
-            .with_context(|| format!("what answers at {} is not Forebay", self.admin.address))?;
+            .with_context(|| format!("what answers at {} is not Forebay", self.address()))?;
         Ok(Answer { status, stale, body })
     }
 
@@ -122,13 +145,11 @@ impl Client {
                 bar.finish_and_clear();
                 return Ok(());
             }
-            let projector = &health.body["projector"];
-            let (applied, lag) = (projector["applied"].as_u64(), projector["lagEvents"].as_u64());
-            let applied = applied.unwrap_or_default();
-            bar.set_length(applied + lag.unwrap_or_default());
-            bar.set_position(applied);
-            if applied != progress.0 {
-                progress = (applied, Instant::now());
+            let (done, all) = done(&health.body);
+            bar.set_length(all);
+            bar.set_position(done);
+            if done != progress.0 {
+                progress = (done, Instant::now());
             }
             if progress.1.elapsed() > PATIENCE {
                 bar.finish_and_clear();
@@ -138,6 +159,16 @@ impl Client {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// How much of the log was read, and how much there is, in messages or in events.
+fn done(health: &Value) -> (u64, u64) {
+    let of = |part: &str, field: &str| health[part][field].as_u64();
+    if let (Some(done), Some(all)) = (of("upgrade", "eventsDone"), of("upgrade", "eventsTotal")) {
+        return (done, all);
+    }
+    let applied = of("projector", "applied").unwrap_or_default();
+    (applied, applied + of("projector", "lagEvents").unwrap_or_default())
 }
 
 impl Answer {

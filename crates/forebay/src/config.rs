@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -12,6 +13,8 @@ use uuid::Uuid;
 /// Where things are kept when nothing else is said.
 const DATA_DIR: &str = "forebay-data";
 const LISTEN: &str = "127.0.0.1:8080";
+/// The log is read once a day to see that the views are right.
+const SCRUB: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shorter keys can be guessed.
 const API_KEY_CHARACTERS: usize = 16;
 
@@ -94,6 +97,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
     redact_args: Option<bool>,
+
+    /// How often the views are compared with a fresh replay of the log, slowly and in the background: a time such as
+    /// `90m`, `24h` or `7d`, or `off` [default: 24h]
+    #[arg(long, value_name = "TIME", env = "FOREBAY_SCRUB", help_heading = "Views")]
+    scrub: Option<String>,
 }
 
 /// When the embedded log is forced to disk.
@@ -128,6 +136,7 @@ struct TomlFile {
     celery: Vec<String>,
     celery_file: Option<PathBuf>,
     redact_args: Option<bool>,
+    scrub: Option<String>,
     api_key: Option<String>,
     connection_id: Option<Uuid>,
     admin_password: Option<String>,
@@ -167,6 +176,8 @@ pub(crate) struct ServeConfig {
     pub(crate) listen: String,
     pub(crate) celery: Vec<SourceSpec>,
     pub(crate) redact_args: bool,
+    /// `None` is never.
+    pub(crate) scrub: Option<Duration>,
     pub(crate) api_key: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
     pub(crate) admin_password: Option<String>,
@@ -222,6 +233,7 @@ impl ServeArgs {
             listen: given(self.listen).or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned()),
             celery,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
+            scrub: scrub(given(self.scrub).or(file.scrub).as_deref())?,
             api_key: api_key(variable("FOREBAY_API_KEY")?.or(file.api_key))?,
             connection_id,
             admin_password: variable("FOREBAY_ADMIN_PASSWORD")?.or(file.admin_password),
@@ -262,6 +274,31 @@ fn api_key(key: Option<String>) -> anyhow::Result<Option<String>> {
     Ok(key)
 }
 
+fn scrub(text: Option<&str>) -> anyhow::Result<Option<Duration>> {
+    match text {
+        None => Ok(Some(SCRUB)),
+        Some("off") => Ok(None),
+        Some(text) => time(text).map(Some).context("scrub must be `off` or a time such as 90m, 24h or 7d"),
+    }
+}
+
+/// A time: a whole number, more than 0, and its unit.
+fn time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit())?);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    number
+        .parse::<u32>()
+        .ok()
+        .filter(|number| *number > 0)
+        .map(|number| Duration::from_secs(u64::from(number) * seconds))
+}
+
 /// A variable that is set to nothing is not set: compose files have no other way to say so.
 fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
@@ -298,6 +335,7 @@ impl ServeConfig {
             ("log", log),
             ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
             ("redact-args", self.redact_args.to_string()),
+            ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {} s", every.as_secs()))),
             ("api-key", from(self.api_key.is_some()).to_owned()),
             ("admin-password", from(self.admin_password.is_some()).to_owned()),
         ];
@@ -362,10 +400,22 @@ mod tests {
     }
 
     #[test]
+    fn scrubbing_is_daily_unless_another_time_is_given() {
+        let scrub = |flags: &[&str], file| resolved(flags, file).unwrap().scrub.map(|every| every.as_secs());
+        assert_eq!(scrub(&[], ""), Some(86_400));
+        assert_eq!(scrub(&[], "scrub = '90m'"), Some(5_400));
+        assert_eq!(scrub(&["--scrub", "7d"], "scrub = 'off'"), Some(604_800));
+        assert_eq!(scrub(&["--scrub", "off"], "scrub = '1s'"), None);
+    }
+
+    #[test]
     fn what_the_file_misspells_is_named() {
         let error = format!("{:#}", resolved(&[], "lisen = '0.0.0.0:1'").err().unwrap());
         assert!(error.contains("lisen"), "{error}");
         assert!(resolved(&[], "api-key = 'short'").is_err());
+        for wrong in ["never", "24", "h", "0h", "1.5h", "99999999999d"] {
+            assert!(resolved(&["--scrub", wrong], "").is_err(), "{wrong}");
+        }
         assert!(resolved(&[], "nats-url = 'nats://a'\nnats-replicas = 2").is_err());
     }
 

@@ -1,6 +1,6 @@
 //! What happens, told on standard error: for people on a terminal, as JSON lines anywhere else.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -19,11 +19,19 @@ pub(crate) fn for_command(json: bool) {
     start(COMMAND, json);
 }
 
+/// Says something to whoever started the server. As with the log, it may be that nobody can hear it.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn start(default: &str, json: bool) {
     let chosen =
         ["FOREBAY_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
     let filter = EnvFilter::builder().parse_lossy(chosen.as_deref().unwrap_or(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where a line cannot be written (a full disk, a pipe that nobody reads any more) it would be told on standard error
+    // that it cannot be, and the failure of that is a panic of whoever had something to say.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    let log = log.with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         log.json().with_current_span(false).with_span_list(false).init();
     } else {

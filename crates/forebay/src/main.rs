@@ -27,7 +27,7 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, RebuildArgs};
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, maintain};
+use crate::commands::{connection, events, export, fold, import, job, maintain, prepare};
 use crate::config::StackArgs;
 use crate::offline::{Missing, with_log, with_server};
 use crate::text::Paint;
@@ -40,6 +40,10 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == "nats-helper") {
         event_log::run_nats_helper(arguments);
+    }
+    #[cfg(feature = "testing")]
+    if let Some(version) = std::env::var("FOREBAY_TEST_FOLD_VERSION").ok().and_then(|version| version.parse().ok()) {
+        projection::pretend(version);
     }
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -57,7 +61,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(*args),
         Command::Job(args) => show_job(args),
         Command::Rebuild(args) => {
-            let RebuildArgs { promote, rollback, discard_old, json, stack } = args;
+            let RebuildArgs { promote, rollback, prepare, discard_old, json, stack } = args;
+            if prepare {
+                return prepare_upgrade(stack, json);
+            }
             maintain(stack, move |client, paint| match promote {
                 Some(id) if id.is_empty() => maintain::rebuild_and_promote(client, json, paint),
                 Some(id) => maintain::promote(client, &id, json, paint),
@@ -102,7 +109,7 @@ fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
         bail!("{}", job::not_found(&args.id, &answer.body));
     }
     if let Some(reason) = &answer.stale {
-        eprintln!("forebay: this may be out of date, the log is not the one it was read from: {reason}");
+        eprintln!("forebay: {}", job::out_of_date(reason));
     }
     let answer = answer.good()?;
     let paint = Paint::for_stdout();
@@ -112,6 +119,12 @@ fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {
         Some(then) => format!("As the log stood at {then}\n\n{}", job::describe(&answer, paint)?),
         None => job::describe(&answer, paint)?,
     })
+}
+
+fn prepare_upgrade(stack: StackArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let config = stack.resolve()?;
+    logging::for_command(config.json_logs);
+    print(&prepare::run(&config, json, Paint::for_stdout())?)
 }
 
 fn maintain(

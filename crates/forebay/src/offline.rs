@@ -77,9 +77,9 @@ fn with_client<T: Send + 'static>(
 }
 
 /// The server that holds the directory, if it answers.
-fn running(config: &StackConfig) -> anyhow::Result<Option<Client>> {
+pub(crate) fn running(config: &StackConfig) -> anyhow::Result<Option<Client>> {
     let admin = data_dir::admin(&config.data_dir).context("cannot read admin.json: are you the server's user?")?;
-    let client = admin.map(Client::new);
+    let client = admin.map(|admin| Client::of_directory(admin, &config.data_dir));
     Ok(client.filter(|client| client.get("/api/health/live").is_ok()))
 }
 
@@ -96,7 +96,8 @@ fn in_this_process<T: Send + 'static>(
         let app = App::new(auth, env!("CARGO_PKG_VERSION"));
         let mut http = Http::start("127.0.0.1:0", &app).await?;
         let stack = Stack::open(config, &dir).await?;
-        stack.attach(&app, false);
+        // Who only wants to see a job does not wait for new views of all of them.
+        stack.attach(&app, false, None);
         let client = Client::new(Admin { address: http.local_address(), token, pid: std::process::id() });
         let done = tokio::task::spawn_blocking(move || work(&client)).await?;
         http.stop().await;

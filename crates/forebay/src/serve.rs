@@ -26,7 +26,7 @@ use crate::config::{ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
 use crate::data_dir::{self, Admin, DataDir, OpenError};
 use crate::logging;
-use crate::stack::Stack;
+use crate::stack::{Care, Stack};
 
 /// For a clean stop in all: requests under way, batches of the sources, the last write of the views, the log.
 const STOP_TIME: Duration = Duration::from_secs(20);
@@ -72,7 +72,7 @@ fn take(path: &Path) -> anyhow::Result<DataDir> {
 
 async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let mut told_to_stop = pin!(stop_signal()?);
-    eprint!("{}", config.describe());
+    logging::tell(config.describe().trim_end());
     let mut credentials = Credentials::load(&dir)?;
     let (password, made_up) = credentials.password(config.admin_password.as_deref());
     credentials.save(&dir).context("cannot keep the credentials")?;
@@ -85,7 +85,7 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let mut http = Http::start(&config.listen, &app).await?;
     dir.write_admin(&Admin { address: http.local_address(), token, pid: std::process::id() })
         .context("cannot write to the data directory")?;
-    eprintln!("listening on http://{}", http.address);
+    logging::tell(&format!("listening on http://{}", http.address));
 
     let stack = tokio::select! {
         stack = start(&config, &dir, credentials, &app) => stack?,
@@ -137,7 +137,7 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
         add_source(config, spec, &default, &stack).await?;
     }
     tokio::spawn(tick(stack.log.clone(), default.id));
-    stack.attach(app, config.redact_args);
+    stack.attach(app, config.redact_args, Some(&Care { scrub: config.scrub }));
     Ok(stack)
 }
 
@@ -211,7 +211,7 @@ async fn add_source(
 /// What was made up is shown this once, to whoever started the server, and never in the log.
 fn announce(what: &str, made_up: Option<&str>) {
     if let Some(value) = made_up {
-        eprintln!("made up and kept in credentials.json: {what}  {value}");
+        logging::tell(&format!("made up and kept in credentials.json: {what}  {value}"));
     }
 }
 

@@ -1,19 +1,34 @@
 //! The parts of Forebay put together: log, connections, views, projector, API.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts};
-use event_log::{EventLog, ServerConfig};
+use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
+use views::{Checkpoint, Found, Frozen, Opened, Writer};
 
 use crate::config::{Fsync, Nats, StackConfig, mask_url};
 use crate::data_dir::{DataDir, LOG_PLACE, LogPlace};
 
-/// For sled's cache; the list of all jobs is kept in memory beside it.
-const CACHE_BYTES: u64 = 128 * 1_024 * 1_024;
+/// Views that lack more messages than this are not waited for where others can answer.
+const NEAR: u64 = 1_000;
+
+/// A log of so many bytes fills empty views faster by a pass over all of it.
+const PASS_BYTES: u64 = 1 << 20;
+
+/// For sled's cache; the list of all jobs is kept in memory beside it. Jobs that are written again and again were written
+/// first not long ago, and so lie side by side: more would only be filled with what nobody asks for.
+const CACHE_BYTES: u64 = 32 * 1_024 * 1_024;
+
+/// What a server does for its views without being asked, and a command does not.
+pub(crate) struct Care {
+    /// How often they are compared with the log; `None` is never.
+    pub(crate) scrub: Option<Duration>,
+}
 
 /// The open parts.
 pub(crate) struct Stack {
@@ -22,6 +37,8 @@ pub(crate) struct Stack {
     pub(crate) projector: projector::Handle,
     reader: views::Reader,
     generations: views::Generations,
+    /// The writer of empty views that are to be filled by a pass over the whole log.
+    empty: Mutex<Option<Writer>>,
     sources: Arc<RwLock<Vec<SourceHandle>>>,
 }
 
@@ -34,24 +51,57 @@ impl Stack {
         dir.write(LOG_PLACE, &place).context("cannot write to the data directory")?;
         let connections = Connections::open(log.kv()).await?;
         let views_dir = dir.path().join("views");
-        let options = views::Options { fold_version: projection::FOLD_VERSION, cache_bytes: CACHE_BYTES };
-        let views::Opened { writer, reader, generations, outcome } =
-            tokio::task::spawn_blocking(move || views::open(&views_dir, &options)).await??;
-        tracing::info!(?outcome, applied = reader.applied(), "views opened");
-        let projector = projector::start(log.clone(), writer, &reader);
-        Ok(Self { log, connections, projector, reader, generations, sources: Arc::default() })
+        let (options, near) = (views_options(), nearness(&log));
+        let found = tokio::task::spawn_blocking(move || views::open_or_freeze(&views_dir, &options, near)).await??;
+        let mut empty = None;
+        let (projector, reader, generations) = match found {
+            Found::Ours(opened) => {
+                let Opened { writer, reader, generations, outcome } = *opened;
+                tracing::info!(?outcome, applied = reader.applied(), "views opened");
+                let bytes = if reader.checkpoint().is_none() { log.info().await?.bytes } else { 0 };
+                let projector = if bytes >= PASS_BYTES {
+                    empty = Some(writer);
+                    projector::start_idle(log.clone(), &reader)
+                } else {
+                    projector::start(log.clone(), writer, &reader)
+                };
+                (projector, reader, generations)
+            }
+            Found::OtherFold(Frozen { reader, generations, fold_version }) => {
+                let (ours, applied) = (options.fold_version, reader.applied());
+                tracing::info!(fold_version, ours, applied, "the views of another version answer until ours are made");
+                (projector::start_frozen(log.clone(), &reader), reader, generations)
+            }
+        };
+        let empty = Mutex::new(empty);
+        Ok(Self { log, connections, projector, reader, generations, empty, sources: Arc::default() })
     }
 
     /// Lets the API answer from these parts.
-    pub(crate) fn attach(&self, app: &App, redact_args: bool) {
+    pub(crate) fn attach(&self, app: &App, redact_args: bool, care: Option<&Care>) {
         let sources = Arc::clone(&self.sources);
+        let mut maintenance = Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations);
+        let empty = locked(self.empty.lock()).take();
+        let is_filled = empty.is_none();
+        if let Some(writer) = empty {
+            maintenance.fill(writer);
+        }
+        if let Some(Care { scrub }) = care {
+            if is_filled {
+                maintenance.resume_rebuilds();
+                maintenance.upgrade_by_itself();
+            }
+            if let Some(every) = *scrub {
+                maintenance.scrub_every(every);
+            }
+        }
         app.attach(Parts {
             log: self.log.clone(),
             reader: self.reader.clone(),
             projector: self.projector.clone(),
             connections: Arc::clone(&self.connections),
             sources: Arc::new(move || locked(sources.read()).iter().map(SourceHandle::status).collect()),
-            maintenance: Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations),
+            maintenance,
             redact_args,
         });
     }
@@ -68,6 +118,24 @@ impl Stack {
         let stopped = self.projector.stop().await;
         self.log.close().await;
         Ok(stopped?)
+    }
+}
+
+/// How the views are opened, and prepared.
+pub(crate) fn views_options() -> views::Options {
+    views::Options { fold_version: projection::fold_version(), cache_bytes: CACHE_BYTES }
+}
+
+/// Whether views are of this log, and so near to its end that the rest is applied in a moment. Blocks.
+fn nearness(log: &EventLog) -> impl Fn(&Checkpoint) -> bool + Send + use<> {
+    let (log, runtime) = (log.clone(), tokio::runtime::Handle::current());
+    move |checkpoint| {
+        let Checkpoint { created, sequence, fingerprint, .. } = *checkpoint;
+        let asked = runtime.block_on(async {
+            let fence = log.fence(&Known { created, sequence, fingerprint }).await?;
+            Ok::<_, LogError>((fence, log.info().await?.last_sequence))
+        });
+        matches!(asked, Ok((Fence::Same, last)) if last.saturating_sub(sequence) <= NEAR)
     }
 }
 
@@ -88,7 +156,8 @@ fn refuse_other_log(dir: &DataDir, place: &LogPlace) -> anyhow::Result<()> {
     }
 }
 
-fn server(config: &StackConfig, dir: &Path) -> anyhow::Result<ServerConfig> {
+/// Where the log is.
+pub(crate) fn server(config: &StackConfig, dir: &Path) -> anyhow::Result<ServerConfig> {
     if let Some(nats) = config.nats.clone() {
         let Nats { url, user, password, token, creds, ca, replicas } = nats;
         return Ok(ServerConfig::External { url, user, password, token, creds, ca, replicas });

@@ -6,6 +6,8 @@
     reason = "a test says in its name what it shows, and panics where that fails"
 )]
 
+mod lost;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -54,6 +56,14 @@ fn complaint(output: &Output) -> String {
     complaint.trim_end().to_owned()
 }
 
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < DEADLINE, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 struct Server {
     child: Child,
     dir: PathBuf,
@@ -65,6 +75,13 @@ struct Server {
 
 impl Server {
     fn start(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let server = Self::launch(dir, arguments, variables);
+        server.until_health(|status, _| status == 200);
+        server
+    }
+
+    /// Does not wait until all is well.
+    fn launch(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = forebay(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir.to_str().unwrap()])
             .args(arguments)
             .envs(variables.iter().copied())
@@ -81,7 +98,6 @@ impl Server {
             line.strip_prefix("listening on http://").unwrap_or_default().clone_into(&mut server.address);
             server.greeting += &(line + "\n");
         }
-        server.until_health(|status, _| status == 200);
         server
     }
 

@@ -65,6 +65,8 @@ pub(crate) async fn export(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     let params = Params::parse(&call.query)?;
     let parts = app.parts()?;
     let info = log_info(&parts.log).await?;
+    // What is forgotten may still be there for a moment: an import of it must not know more than the views.
+    let info = LogInfo { first_sequence: info.first_sequence.max(parts.reader.floor()), ..info };
     let header = header_of(parts, &info, &params)?;
     tracing::info!(id = %header.id, first = header.first, last = header.last, "exporting the log");
     let (pieces, mut waiting) = mpsc::channel(WAITING);
@@ -156,7 +158,7 @@ impl Export {
             Some(Bound::Sequence(from)) => from.saturating_sub(1),
             _ => 0,
         };
-        let sequence = after.max(from);
+        let sequence = after.max(from).max(header.first.saturating_sub(1));
         let reader = log.reader(sequence);
         let known = Known { created: header.log, sequence: 0, fingerprint: [0; 16] };
         let lines = Lines { filter: Filter::of(&header), hasher: blake3::Hasher::new(), messages: 0 };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use event_log::{AppendError, Appended, EventLog, Imported, KvError, LogInfo};
+use failpoints::{Point, hit};
 use proto_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -171,6 +172,7 @@ async fn begin(parts: &Parts, header: &Header, params: &Params) -> Result<Progre
     }
     let progress = Progress { log: info.created, reached: 0, sequence: 0, messages: 0, complete: false };
     progress.save(&parts.log, header.id).await?;
+    hit(Point::ImportBegun);
     tracing::info!(id = %header.id, log = %header.log, exported = %header.exported, "importing an export");
     Ok(progress)
 }
@@ -245,6 +247,7 @@ impl Import<'_> {
         };
         self.bytes += message.payload.len();
         self.on_their_way.push_back((message, sent));
+        hit(Point::ImportSent);
         Ok(())
     }
 
@@ -275,8 +278,11 @@ impl Import<'_> {
     }
 
     async fn remember(&mut self) -> Result<(), ApiError> {
+        hit(Point::ImportBefore);
         self.fresh = 0;
-        self.progress.save(self.log, self.header.id).await
+        let saved = self.progress.save(self.log, self.header.id).await;
+        hit(Point::ImportAfter);
+        saved
     }
 }
 

@@ -129,6 +129,32 @@ async fn what_the_log_dropped_is_listed_without_its_event_and_never_guessed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_is_said_to_be_forgotten() {
+    let server = Server::start().await;
+    let events = retried(&server).await;
+    let before = get(&server, "/api/jobs/a/events?atLeast=4").body["data"][0]["publishedAt"].clone();
+    server.given(&json!([event("later", "queued", "2026-02-27T10:40:00Z")]));
+    server.projector.trim(&server.log, CONNECTION, 3).await.unwrap();
+    let job = get(&server, "/api/jobs/a").body;
+    assert_eq!(job["truncated"], true);
+    let listed = get(&server, "/api/jobs/a/events").body;
+    let left = events.iter().filter(|(at, _)| at.sequence >= 3).count();
+    assert_eq!((listed["data"].as_array().unwrap().len(), &listed["truncated"]), (left, &json!(true)));
+    // What the job was by then, or whether another of its name was there: nobody knows.
+    for (job, then) in [("a", "2"), ("a", before.as_str().unwrap()), ("later", "2"), ("later", "2020-01-01T00:00:00Z")]
+    {
+        let forgotten = server.client.get(&format!("/api/jobs/{job}?asOf={then}")).admin().send();
+        let details = &forgotten.error(404, "NOT_FOUND")["details"];
+        let expected = "The log does not hold any more what was known of this job by then.";
+        assert_eq!(details["asOf"], expected, "{job} at {then}");
+    }
+    let unheard = server.client.get("/api/jobs/later?asOf=3").admin().send();
+    assert_eq!(unheard.error(404, "NOT_FOUND")["details"]["asOf"], "Nothing was known of this job by then.");
+    let then = get(&server, "/api/jobs/a?asOf=4").body;
+    assert_eq!(then["truncated"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_told_with_what_the_fold_made_of_it() {
     let server = Server::start().await;
     let at = |seconds: f64| format!("2026-02-27T10:30:{seconds:09.6}Z");

@@ -49,6 +49,7 @@ pub(crate) struct Server {
     pub(crate) nats: TestServer,
     pub(crate) log: EventLog,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) projector: projector::Handle,
     _bare: Bare,
     _dir: TempDir,
 }
@@ -75,12 +76,12 @@ impl Server {
             log: log.clone(),
             maintenance: Maintenance::new(&log, &projector, &reader, &generations),
             reader,
-            projector,
+            projector: projector.clone(),
             connections: Arc::clone(&connections),
             sources: Arc::new(Vec::new),
             redact_args: false,
         });
-        Self { client: bare.client.clone(), nats, log, connections, _bare: bare, _dir: dir }
+        Self { client: bare.client.clone(), nats, log, connections, projector, _bare: bare, _dir: dir }
     }
 
     pub(crate) fn ingest(&self, events: &Value) -> Answer {

@@ -1,6 +1,8 @@
 //! Good batches, and good events in bad company.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -131,4 +133,41 @@ async fn heartbeats_and_depths_are_taken_and_kept_out_of_the_log() {
     assert_eq!(server.last_sequence().await, 0);
     let facts = server.ingest(&json!([worker("heartbeat"), worker("online"), worker("offline")]));
     assert_eq!((&facts.body["accepted"], &facts.body["sequence"]), (&json!(3), &json!(1)));
+}
+
+/// The status of an answer, if it comes within this time.
+fn status(mut stream: &TcpStream, time: Duration) -> Option<String> {
+    stream.set_read_timeout(Some(time)).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).ok()?;
+    Some(String::from_utf8(answer["HTTP/1.1 ".len()..].to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_arrive_at_once_wait_for_room_and_nothing_else_waits_for_them() {
+    const LARGEST: usize = 32 << 20;
+    let server = Server::start().await;
+    let begin = |length: usize, body: &[u8]| {
+        let mut stream = TcpStream::connect(&server.client.address).unwrap();
+        let head = format!("POST /api/ingest HTTP/1.1\r\nhost: forebay\r\nauthorization: Bearer {KEY}\r\n");
+        write!(stream, "{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n").unwrap();
+        stream.write_all(body).unwrap();
+        stream
+    };
+    // Announced and not sent, eight of the largest take all the room there is.
+    let mut large: Vec<TcpStream> = (0..8).map(|_| begin(LARGEST, b"{")).collect();
+    let small = body(&json!([event("small", "queued", "2026-02-27T10:29:55Z")]));
+    let mut waiting = begin(small.len(), &small);
+    let started = Instant::now();
+    while status(&waiting, Duration::from_millis(100)).is_some() {
+        assert!(started.elapsed() < Duration::from_secs(10), "any number of them is taken in at once");
+        waiting = begin(small.len(), &small);
+    }
+    // Reads and refusals need no room.
+    assert_eq!(server.client.get("/api/jobs").admin().send().status, 200);
+    server.client.post("/api/ingest", &json!({})).bearer("nobody's").send().error(401, "UNAUTHORIZED");
+    assert_eq!(status(&waiting, Duration::from_millis(100)), None);
+    // One sender gives up, and the next has its turn.
+    drop(large.pop());
+    assert_eq!(status(&waiting, Duration::from_secs(15)).as_deref(), Some("202"));
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use api::backup::{Checker, Line, line_of};
+use failpoints::{Point, hit};
 use indicatif::ProgressBar;
 
 use super::lines::{Codec, Input, Output};
@@ -165,6 +166,7 @@ impl<W: std::io::Write> Copy<W> {
                     self.file.message(message.sequence, &line);
                     self.output.line(&line)?;
                     self.bar.set_position(message.sequence);
+                    hit(Point::ExportLine);
                 }
                 Line::Message(message) => {
                     let same = message.sequence == self.file.last() && self.file.last_line() == Some(&line);
@@ -196,7 +198,9 @@ impl<W: std::io::Write> Copy<W> {
 /// Gives a whole file its own name.
 fn finish(file: &File, part: &Path, whole: &Path) -> anyhow::Result<()> {
     file.sync_all()?;
+    hit(Point::ExportBefore);
     std::fs::rename(part, whole).with_context(|| format!("cannot rename {}", part.display()))?;
+    hit(Point::ExportAfter);
     let dir = whole.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()?;
     Ok(())

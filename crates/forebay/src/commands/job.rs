@@ -49,6 +49,18 @@ pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// What the server's mark on an answer means.
+pub(crate) fn out_of_date(mark: &str) -> String {
+    match mark {
+        "upgrading" => {
+            "this is from the views of another version of Forebay and may be out of date: new ones are made by \
+                        `forebay serve`, or by `forebay rebuild`"
+                .to_owned()
+        }
+        reason => format!("this may be out of date, the log is not the one it was read from: {reason}"),
+    }
+}
+
 /// Why the server finds no such job, or none at the time that was asked for.
 pub(crate) fn not_found(id: &str, answer: &Value) -> String {
     let id = short(id, 200);

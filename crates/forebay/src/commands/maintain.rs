@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use crate::text::{Paint, harmless};
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a server that does not answer any more is waited for.
+const RETURN: Duration = Duration::from_secs(60);
 
 /// How a command ended, and what it says.
 pub(crate) struct Ended {
@@ -27,9 +29,10 @@ pub(crate) fn rebuild(client: &Client, rollback: bool, as_json: bool, paint: Pai
     told(&ended, rollback, as_json, paint)
 }
 
-/// Rebuilds, and lets the new views serve whatever log they are from.
+/// Rebuilds, and lets the new views serve whatever log they are from. One that is under way already, or waits, will do.
 pub(crate) fn rebuild_and_promote(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
-    let begun = client.post("/api/rebuilds", &json!({}))?.good()?;
+    let latest = client.get("/api/rebuilds")?.good()?["data"][0].take();
+    let begun = if is_under_way(&latest) { latest } else { client.post("/api/rebuilds", &json!({}))?.good()? };
     let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
     match (ended["state"].as_str(), ended["id"].as_str()) {
         (Some("verifying"), Some(id)) => promote(client, id, as_json, paint),
@@ -145,15 +148,46 @@ pub(crate) fn quarantine(client: &Client, as_json: bool, paint: Paint) -> anyhow
     Ok(Ended { good: true, text })
 }
 
-/// Follows a piece of work until it is over or waits for a person.
+/// Follows a piece of work until it is over or waits for a person. A server that ends meanwhile is waited for: the next
+/// one goes on with a rebuild by itself.
 fn wait(client: &Client, path: &str, begun: &Value, what: &str) -> anyhow::Result<Value> {
-    let path = format!("{path}/{}", begun["id"].as_str().unwrap_or_default());
+    let id = begun["id"].as_str().unwrap_or_default();
+    let path = format!("{path}/{id}");
     let bar = bar(what);
+    let mut silent_since: Option<Instant> = None;
+    let mut ended_once = false;
     loop {
-        let status = client.get(&path)?.good()?;
+        let status = match client.get(&path) {
+            Ok(answer) if answer.status == 404 && ended_once => {
+                bar.finish_and_clear();
+                anyhow::bail!("the server ended while it was {what}, and the next one does not go on: run this again");
+            }
+            // It has just started.
+            Ok(answer) if answer.status == 503 => Err(answer.good().err()),
+            Ok(answer) => Ok(answer.good()?),
+            Err(error) if client.turn_to_the_next() => Err(Some(error)),
+            Err(error) => return Err(error),
+        };
+        let status = match status {
+            Ok(status) => status,
+            Err(error) => {
+                ended_once = true;
+                if silent_since.get_or_insert_with(Instant::now).elapsed() > RETURN {
+                    bar.finish_and_clear();
+                    let error = error.map(|error| format!("{error:#}")).unwrap_or_default();
+                    anyhow::bail!(
+                        "{error}: while it was {what} the server ended, or does not answer any more. Start it again: a \
+                         rebuild is then begun again by itself, as {id}, and whatever else it was doing is not"
+                    );
+                }
+                bar.set_message("waiting for the server");
+                std::thread::sleep(LOOK);
+                continue;
+            }
+        };
+        silent_since = None;
         let waits = status["state"] == "verifying" && !status["reason"].is_null();
-        let under_way = ["running", "catching_up", "verifying"].map(Some).contains(&status["state"].as_str());
-        if waits || !under_way {
+        if waits || !is_under_way(&status) {
             bar.finish_and_clear();
             return Ok(status);
         }
@@ -164,7 +198,11 @@ fn wait(client: &Client, path: &str, begun: &Value, what: &str) -> anyhow::Resul
     }
 }
 
-fn bar(what: &str) -> ProgressBar {
+pub(super) fn is_under_way(status: &Value) -> bool {
+    ["running", "catching_up", "verifying"].map(Some).contains(&status["state"].as_str())
+}
+
+pub(super) fn bar(what: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -8,3 +8,4 @@ pub(crate) mod import;
 pub(crate) mod job;
 mod lines;
 pub(crate) mod maintain;
+pub(crate) mod prepare;
