@@ -73,6 +73,19 @@ impl Api {
         self.try_get(path).unwrap_or_else(|| panic!("no answer to GET {path}"))
     }
 
+    /// `POST` of JSON, where the server may be down.
+    pub fn try_post(&self, path: &str, body: &Value) -> Option<Answer> {
+        let headers =
+            [("authorization", format!("Bearer {}", self.token)), ("content-type", "application/json".into())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        self.send(Method::POST, path, &headers, &serde_json::to_vec(body).unwrap())
+    }
+
+    /// `DELETE`, where the server may be down.
+    pub fn try_delete(&self, path: &str) -> Option<Answer> {
+        self.send(Method::DELETE, path, &[("authorization", &format!("Bearer {}", self.token))], b"")
+    }
+
     /// The record of a job by Forebay's id or by the framework's; `None` where it is not known.
     pub fn job(&self, id: &str) -> Option<Value> {
         let answer = self.try_get(&format!("/api/jobs/{id}"))?;

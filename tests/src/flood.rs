@@ -1,21 +1,28 @@
-//! Many jobs' events as a Celery worker would publish them.
+//! Many jobs' events as Celery workers would publish them: a twentieth of the jobs is retried up to three times, a
+//! twentieth fails, and a few hundred run side by side, so that their events come interleaved.
+
+use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
-/// Jobs that run side by side, so that their events come interleaved.
-const SIDE_BY_SIDE: usize = 64;
+/// Jobs that run side by side.
+const SIDE_BY_SIDE: usize = 256;
+/// Of a hundred jobs, how many fail, and how many are retried.
+const FAILING: f64 = 0.05;
+const RETRIED: f64 = 0.05;
 
 /// A generator of jobs: what it makes depends on its seed and its start alone.
 #[derive(Debug)]
 pub struct Flood {
     random: StdRng,
+    start: f64,
+    jobs: usize,
     clock: u64,
-    now: f64,
 }
 
 /// A job of the flood.
@@ -27,13 +34,31 @@ pub struct FloodJob {
     pub state: &'static str,
 }
 
+/// An event, but for the number that it gets in the order of time: all of its JSON after that.
+struct Told {
+    at: f64,
+    kind: &'static str,
+    rest: String,
+}
+
 impl Flood {
     /// A generator whose first event happens at this time (epoch seconds).
     pub fn new(seed: u64, start: f64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), clock: 0, now: start }
+        Self { random: StdRng::seed_from_u64(seed), start, jobs: 0, clock: 0 }
     }
 
-    /// The events of so many jobs in `task.multi` messages of so many events each, and what must become of the jobs.
+    /// How many jobs it has made.
+    pub fn jobs(&self) -> usize {
+        self.jobs
+    }
+
+    /// How many events it has made.
+    pub fn events(&self) -> u64 {
+        self.clock
+    }
+
+    /// The events of so many more jobs in `task.multi` messages of so many events each, and what must become of the
+    /// jobs.
     pub fn messages(&mut self, jobs: usize, events_each: usize) -> (Vec<Vec<u8>>, Vec<FloodJob>) {
         let mut events = Vec::new();
         let mut made = Vec::with_capacity(jobs);
@@ -42,70 +67,80 @@ impl Flood {
             for _ in 0..SIDE_BY_SIDE.min(jobs - made.len()) {
                 made.push(self.job(&mut window));
             }
-            window.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-            events.extend(window.into_iter().map(|(time, event)| self.stamped(time, event)));
+            window.sort_by(|one, other| one.at.total_cmp(&other.at));
+            events.extend(window.into_iter().map(|told| self.stamped(&told)));
         }
         (events.chunks(events_each).map(message).collect(), made)
     }
 
-    fn job(&mut self, events: &mut Vec<(f64, Value)>) -> FloodJob {
+    fn job(&mut self, events: &mut Vec<Told>) -> FloodJob {
+        let number = self.jobs;
+        self.jobs += 1;
         let id = Uuid::from_u128(self.random.random()).to_string();
-        let name = format!("shop.tasks.task_{}", self.random.random_range(0..20));
-        let queue = format!("q{}", self.random.random_range(0..5));
-        let worker = self.random.random_range(0..8);
-        let called = json!({
-            "uuid": id, "name": name, "args": "(1, 2)", "kwargs": "{}", "retries": 0, "eta": null, "expires": null,
-            "root_id": id, "parent_id": null,
-        });
-        let mut sent = called.clone();
-        merge(&mut sent, json!({ "queue": queue, "exchange": "", "routing_key": queue }));
-        merge(&mut sent, json!({ "hostname": format!("gen{}@web", 4000 + worker % 4), "pid": 4000 + worker % 4 }));
-        let runtime = self.random.random_range(0.01..0.5);
-        let fails = self.random.random_bool(0.05);
-        let (kind, outcome) = if fails {
-            (
-                "task-failed",
-                json!({ "exception": "ConnectionError('no')", "traceback": "Traceback\nConnectionError: no" }),
-            )
-        } else {
-            ("task-succeeded", json!({ "result": "3", "runtime": runtime }))
-        };
-        self.now += 0.001;
-        let received = self.now + self.random.random_range(0.001..0.02);
-        let started = received + self.random.random_range(0.001..0.02);
-        let by_worker = [
-            ("task-received", received, called),
-            ("task-started", started, json!({})),
-            (kind, started + runtime, outcome),
-        ];
-        merge(&mut sent, json!({ "type": "task-sent" }));
-        events.push((self.now, sent));
-        for (kind, time, mut event) in by_worker {
-            merge(&mut event, json!({ "type": kind, "uuid": id }));
-            merge(&mut event, json!({ "hostname": format!("celery@worker-{worker}"), "pid": 100 + worker }));
-            events.push((time, event));
+        let name = format!("app.tasks.task_{}", number % 20);
+        let queue = format!("q{}", number % 5);
+        let worker = format!(r#""hostname":"celery@worker-{}","utcoffset":0,"pid":{}"#, number % 8, 100 + number % 8);
+        let client = format!(r#""hostname":"gen{0}@web","utcoffset":0,"pid":{0}"#, 4_000 + number % 4);
+        let mut now = self.start + number as f64 * 0.001;
+        let attempts = if self.random.random_bool(RETRIED) { self.random.random_range(2..=4) } else { 1 };
+        let fails = self.random.random_bool(FAILING);
+        for attempt in 0..attempts {
+            let parent = if attempt == 0 { "null".to_owned() } else { format!("\"{id}\"") };
+            let called = format!(
+                r#""uuid":"{id}","name":"{name}","args":"(1, 2)","kwargs":"{{}}","retries":{attempt},"eta":null,"expires":null,"root_id":"{id}","parent_id":{parent}"#
+            );
+            let mut tell = |at, kind, rest| events.push(Told { at, kind, rest });
+            let sent = format!(r#"{client},{called},"queue":"{queue}","exchange":"","routing_key":"{queue}""#);
+            tell(now, "task-sent", sent);
+            now += self.random.random_range(0.0005..0.02);
+            tell(now, "task-received", format!("{worker},{called}"));
+            now += self.random.random_range(0.0005..0.05);
+            tell(now, "task-started", format!(r#"{worker},"uuid":"{id}""#));
+            let runtime = self.runtime();
+            now += runtime;
+            let (kind, outcome) = match (attempt + 1 < attempts, fails) {
+                (true, _) => (
+                    "task-retried",
+                    format!(
+                        r#""exception":"RuntimeError('attempt {attempt}')","traceback":"Traceback (most recent call last):\nRuntimeError""#
+                    ),
+                ),
+                (false, true) => (
+                    "task-failed",
+                    r#""exception":"ConnectionRefusedError(111, 'refused')","traceback":"Traceback (most recent call last):\nConnectionRefusedError""#.to_owned(),
+                ),
+                (false, false) => ("task-succeeded", format!(r#""result":"3","runtime":{runtime}"#)),
+            };
+            tell(now, kind, format!(r#"{worker},"uuid":"{id}",{outcome}"#));
+            now += self.random.random_range(0.001..0.1);
         }
         FloodJob { id, state: if fails { "failed" } else { "completed" } }
     }
 
-    fn stamped(&mut self, time: f64, mut event: Value) -> Value {
-        self.clock += 1;
-        merge(&mut event, json!({ "timestamp": time, "clock": self.clock, "utcoffset": 0 }));
-        event
+    /// Seconds, log-normal: most take some hundredths, few take seconds.
+    fn runtime(&mut self) -> f64 {
+        let (one, other): (f64, f64) = (self.random.random_range(f64::EPSILON..1.0), self.random.random());
+        let normal = (-2.0 * one.ln()).sqrt() * (std::f64::consts::TAU * other).cos();
+        (normal - 3.5).exp()
     }
-}
 
-fn merge(object: &mut Value, more: Value) {
-    if let (Value::Object(object), Value::Object(more)) = (object, more) {
-        object.extend(more);
+    fn stamped(&mut self, told: &Told) -> String {
+        self.clock += 1;
+        let Told { at, kind, rest } = told;
+        format!(r#"{{"type":"{kind}","timestamp":{at},"clock":{},{rest}}}"#, self.clock)
     }
 }
 
 /// The envelope that kombu puts around an array of events.
-fn message(events: &[Value]) -> Vec<u8> {
-    let body = STANDARD.encode(serde_json::to_vec(events).unwrap());
+fn message(events: &[String]) -> Vec<u8> {
+    let mut array = String::from("[");
+    for event in events {
+        // Writing to a string cannot fail.
+        let _ = write!(array, "{}{event}", if array.len() == 1 { "" } else { ", " });
+    }
+    array.push(']');
     let envelope = json!({
-        "body": body, "content-encoding": "utf-8", "content-type": "application/json",
+        "body": STANDARD.encode(array), "content-encoding": "utf-8", "content-type": "application/json",
         "headers": { "hostname": "celery@worker-0" },
         "properties": {
             "delivery_mode": 1, "delivery_info": { "exchange": "celeryev", "routing_key": "task.multi" },

@@ -1,7 +1,7 @@
 //! The binary under test.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -16,6 +16,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Without the fixed key, connection and password, so that it makes up its own.
     pub own_credentials: bool,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Options {
@@ -45,10 +47,15 @@ impl Forebay {
 
     /// Starts one on a directory that holds something already.
     pub fn start_in(dir: TempDir, options: Options) -> Self {
-        let process = launch(dir.path(), &options);
-        let mut forebay = Self { dir, options, process, api: Api::new("", "") };
+        let mut forebay = Self::launch_in(dir, options);
         forebay.wait_until_well();
         forebay
+    }
+
+    /// Starts one on a directory, and does not wait until it is well.
+    pub fn launch_in(dir: TempDir, options: Options) -> Self {
+        let process = launch(dir.path(), &options);
+        Self { dir, options, process, api: Api::new("", "") }
     }
 
     /// `kill -9`, then starts it again on the same directory and waits until it is well.
@@ -70,8 +77,23 @@ impl Forebay {
 
     /// Starts it again after it was killed or stopped.
     pub fn restart(&mut self) {
-        self.process = launch(self.dir.path(), &self.options);
+        self.launch();
         self.wait_until_well();
+    }
+
+    /// Starts it again after it was killed or stopped, and does not wait until it is well.
+    pub fn launch(&mut self) {
+        self.process = launch(self.dir.path(), &self.options);
+    }
+
+    /// Its environment from the next start on.
+    pub fn environment(&mut self) -> &mut Vec<(&'static str, String)> {
+        &mut self.options.environment
+    }
+
+    /// How the server ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
     }
 
     /// `kill -9` for its nats-server, and waits until it runs another one.
@@ -107,29 +129,49 @@ impl Forebay {
     /// Runs another command of the binary on the same data directory.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = forebay();
+        command.envs(self.options.environment.iter().cloned());
         command.args(arguments).arg("--data-dir").arg(self.dir.path()).output().unwrap()
     }
 
     /// Waits until the server that runs now answers that all is well, its sources included.
     pub fn wait_until_well(&mut self) {
-        let (process, dir) = (&mut self.process, self.dir.path());
-        self.api = wait_for("Forebay to be well", 60, || {
-            if let Some(status) = process.ended() {
+        self.wait_until("be well", |health| health["status"] == "ok");
+    }
+
+    /// Waits until the server that runs now says something of its health.
+    pub fn wait_until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) {
+        wait_for(&format!("Forebay to {what}"), 60, || {
+            if let Some(status) = self.process.ended() {
                 panic!("Forebay ended with {status}");
             }
-            let admin: Value = serde_json::from_slice(&std::fs::read(dir.join("admin.json")).ok()?).ok()?;
-            // The file may still be that of the server that was killed.
-            if admin["pid"] != process.pid().as_raw_nonzero().get() {
-                return None;
-            }
-            let api = Api::new(admin["address"].as_str()?, admin["token"].as_str()?);
-            (api.try_get("/api/health")?.body["status"] == "ok").then_some(api)
+            self.is(&is_so).then_some(())
         });
+    }
+
+    /// Whether the server that runs now answers and says this of its health.
+    pub fn is(&mut self, is_so: impl Fn(&Value) -> bool) -> bool {
+        let Some(api) = self.answering() else { return false };
+        let found = api.try_get("/api/health").is_some_and(|answer| is_so(&answer.body));
+        if found {
+            self.api = api;
+        }
+        found
+    }
+
+    /// A client of the server that runs now; `None` before it has told where it is.
+    pub fn answering(&self) -> Option<Api> {
+        let admin: Value = serde_json::from_slice(&std::fs::read(self.dir.path().join("admin.json")).ok()?).ok()?;
+        // The file may still be that of the server that was killed.
+        if admin["pid"] != self.process.pid().as_raw_nonzero().get() {
+            return None;
+        }
+        Some(Api::new(admin["address"].as_str()?, admin["token"].as_str()?))
     }
 }
 
 fn launch(dir: &Path, options: &Options) -> Process {
     let mut command = forebay();
+    command.envs(options.environment.iter().cloned());
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir).args(&options.arguments);
     if !options.own_credentials {
         command

@@ -53,9 +53,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Asks it to end.
+    pub fn ask_to_stop(&self) {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+    }
+
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+        self.ask_to_stop();
         let name = self.name.clone();
         wait_for(&format!("{name} to end when asked to"), 30, || self.ended())
     }

@@ -9,4 +9,6 @@ mod demo;
 mod documented;
 mod map;
 mod sdk;
+mod silence;
 mod stream;
+mod upgrade;

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and ends when something is wrong")]
 
+mod beside;
+mod drain;
 mod measures;
+mod million;
 mod raw;
 
 use std::time::Duration;
@@ -33,6 +36,18 @@ fn main() {
             eprintln!("unknown argument: {unknown}\n");
         }
         println!("{HELP}");
+        return;
+    }
+    if let Ok(jobs) = std::env::var("MILLION") {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&million::measure(
+                &Redis::start(),
+                jobs.parse().unwrap(),
+                Duration::from_secs(10)
+            ))
+            .unwrap()
+        );
         return;
     }
     let given = |name: &str| arguments.iter().any(|argument| argument == name);

@@ -10,14 +10,14 @@ use serde::Serialize;
 use crate::raw::{Raw, request};
 
 /// Two percentiles in milliseconds.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
 impl Percentiles {
-    fn of(mut samples: Vec<f64>) -> Self {
+    pub(crate) fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| samples[((samples.len() - 1) as f64 * share) as usize];
         Self { p50: at(0.5), p99: at(0.99) }
@@ -146,9 +146,9 @@ const EVENTS_PER_MESSAGE: usize = 20;
 const MESSAGES_PER_STEP: usize = 50;
 
 pub(crate) fn stream(forebay: &Forebay, redis: &Redis, seed: u64, jobs: usize, rate: Option<usize>) -> Stream {
-    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-    let (messages, _) = Flood::new(seed, start).messages(jobs, EVENTS_PER_MESSAGE);
-    let sent = jobs as u64 * 4;
+    let mut flood = Flood::new(seed, now());
+    let (messages, _) = flood.messages(jobs, EVENTS_PER_MESSAGE);
+    let sent = flood.events();
     let heard = || forebay.health()["sources"][0]["events"].as_u64().unwrap();
     let recorded =
         || forebay.api.get("/api/jobs?limit=1&state=completed").body["pagination"]["total"].as_u64().unwrap();
@@ -189,6 +189,11 @@ pub(crate) fn stream(forebay: &Forebay, redis: &Redis, seed: u64, jobs: usize, r
         forebay_us_per_event: forebay_cpu,
         nats_us_per_event: nats_cpu,
     }
+}
+
+/// Epoch seconds.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// Processor time of a process so far.

@@ -1,0 +1,13 @@
+//! What became of the promises after a crash.
+//!
+//! # Layout
+//! - [`ledger`]: what was written, what was acknowledged of it, and so what must be read
+//! - [`failpoints`]: the process dies at every named step in turn
+//! - [`faults`]: it, its log and its disk suffer at random moments, round after round, while others write and read
+//! - [`world`], [`people`]: what suffers, and who writes and reads
+
+mod failpoints;
+mod faults;
+mod ledger;
+mod people;
+mod world;
