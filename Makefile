@@ -4,6 +4,8 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 GET := ./tests/tools/get.sh
 # cargo-nextest where it is installed, cargo's own runner elsewhere.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+# The binary under test can do things that tests need and no other binary must.
+TESTING := --features forebay/testing
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint bench soak test-tools advisories
@@ -20,13 +22,13 @@ demo: build ## a real Celery app beside Forebay: what became of each job; stays 
 	@"$(TARGET)/venv/bin/python" tests/demo/demo.py --forebay "$(TARGET)/release/forebay"
 
 test: test-tools ## every test, with real servers, a real broker and real workers
-	cargo build --workspace --all-targets
-	FOREBAY_BIN="$(TARGET)/debug/forebay" cargo $(TEST) --workspace --all-targets
-	cargo test --workspace --doc --quiet
+	cargo build --workspace --all-targets $(TESTING)
+	FOREBAY_BIN="$(TARGET)/debug/forebay" cargo $(TEST) --workspace --all-targets $(TESTING)
+	cargo test --workspace --doc --quiet $(TESTING)
 
 lint: ## format, clippy, and licences and sources of dependencies where cargo-deny is installed
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets $(TESTING) -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check licenses bans sources; \
 	else echo 'cargo-deny is not installed: licences, bans and sources of dependencies were not checked'; fi
 
@@ -37,10 +39,10 @@ bench: build ## the speed figures, as a table; BENCH='--json' for JSON, BENCH='-
 	@$(GET) redis
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
-soak: build test-tools ## the long proofs: SOAK_ROUNDS=100 crash rounds, SOAK_SEED=1, and more cases of every property
+soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOAK_SEED=1, and more cases of every property
 	PROPTEST_CASES=20000 cargo test --release --package proto-events --package projection
-	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),100) SOAK_SEED=$(or $(SOAK_SEED),1) \
-		cargo test --release --package forebay-tests --test e2e -- crashes --nocapture
+	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) \
+		cargo test --release --package forebay-tests --test e2e -- crashes::faults --nocapture
 
 test-tools: ## what the tests need beside the toolchain: nats-server, redis-server, Celery in target/venv
 	@$(GET) nats nats-old redis celery
