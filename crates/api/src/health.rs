@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::LogInfo;
-use projector::{Fenced, Phase, RebuildState, RebuildStatus, ScrubResult, ScrubStatus, Status, Upgrade};
+use projector::{
+    DiskStatus, Fenced, Phase, RebuildState, RebuildStatus, RetentionState, RetentionStatus, ScrubResult, ScrubStatus,
+    Status, Upgrade,
+};
 use serde::Serialize;
 use serde_json::json;
 use sources::{SourceState, SourceStatus};
@@ -33,6 +36,8 @@ struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade: Option<Upgrading>,
     scrub: Option<ScrubStatus>,
+    retention: Option<RetentionStatus>,
+    disk: Option<DiskStatus>,
     sources: Vec<SourceStatus>,
 }
 
@@ -56,6 +61,9 @@ enum Reason {
     Upgrading,
     LogTrimmed,
     ViewsDiffer,
+    LogFull,
+    RetentionBlocked,
+    RetentionShortened,
     SourceDown,
 }
 
@@ -165,7 +173,8 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
     let sources = (parts.sources)();
     let upgrade = parts.maintenance.upgrade();
     let scrub = parts.maintenance.scrub();
-    let views = views_trouble(&projector, &scrub);
+    let retention = parts.maintenance.retention();
+    let views = views_trouble(&projector, &scrub, &retention);
     let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), upgrade.as_ref(), views, &sources);
     let (status, reason, message) = match trouble {
         Some((status, reason, message)) => (status, Some(reason), Some(message)),
@@ -181,6 +190,8 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         views: Some(Views::new(parts)),
         upgrade: upgrade.map(|Upgrade { from, to, rebuild, blocked }| Upgrading { from, to, rebuild, blocked }),
         scrub: Some(scrub),
+        retention: Some(retention),
+        disk: parts.maintenance.disk(),
         sources,
     }
 }
@@ -229,8 +240,12 @@ fn trouble(
     Some((Overall::Degraded, Reason::SourceDown, message))
 }
 
-/// What is the matter with the views themselves.
-fn views_trouble(projector: &Status, scrub: &ScrubStatus) -> Option<(Overall, Reason, String)> {
+/// What is the matter with the views, and with what they and the log are to keep.
+fn views_trouble(
+    projector: &Status,
+    scrub: &ScrubStatus,
+    retention: &RetentionStatus,
+) -> Option<(Overall, Reason, String)> {
     if let Some(first) = projector.trimmed {
         let message = format!(
             "the log dropped messages before they were applied (it began at {first} when that was noticed): nothing \
@@ -238,7 +253,16 @@ fn views_trouble(projector: &Status, scrub: &ScrubStatus) -> Option<(Overall, Re
         );
         return Some((Overall::Degraded, Reason::LogTrimmed, message));
     }
-    differing(scrub).map(|message| (Overall::Degraded, Reason::ViewsDiffer, message))
+    if let Some(message) = differing(scrub) {
+        return Some((Overall::Degraded, Reason::ViewsDiffer, message));
+    }
+    let reason = match retention.state {
+        RetentionState::Off | RetentionState::Keeping => return None,
+        RetentionState::Full => Reason::LogFull,
+        RetentionState::Blocked => Reason::RetentionBlocked,
+        RetentionState::Shortened => Reason::RetentionShortened,
+    };
+    Some((Overall::Degraded, reason, retention.reason.clone().unwrap_or_default()))
 }
 
 fn upgrade_in_words(upgrade: &Upgrade) -> String {
@@ -289,6 +313,8 @@ impl Health {
             views: None,
             upgrade: None,
             scrub: None,
+            retention: None,
+            disk: None,
             sources: Vec::new(),
         }
     }

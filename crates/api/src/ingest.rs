@@ -19,7 +19,7 @@ use warp::reply::Response;
 
 use crate::app::{App, BODY_UNIT, Parts};
 use crate::auth::bearer;
-use crate::errors::{ApiError, LOG_AWAY, wrong_method};
+use crate::errors::{ApiError, LOG_AWAY, LOG_FULL, wrong_method};
 use crate::http::{Call, json};
 
 /// Bytes of a body, as sent and as unpacked.
@@ -55,6 +55,10 @@ pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, Ap
         call.drain().await;
         return Err(ApiError::InvalidKey);
     };
+    if let Err(full) = parts.maintenance.require_room() {
+        call.drain().await;
+        return Err(full);
+    }
     let gzipped = is_gzipped(&call.headers)?;
     // Until its batch is taken apart: many senders at once must not fill the memory.
     let units = call.announced().unwrap_or(BODY_BYTES).min(BODY_BYTES).div_ceil(BODY_UNIT).max(1);
@@ -218,7 +222,7 @@ fn not_stored(error: &AppendError) -> ApiError {
     tracing::warn!(%error, "a batch was not stored");
     match error {
         AppendError::TooLarge { .. } => ApiError::PayloadTooLarge { limit: BODY_BYTES },
-        AppendError::Full { .. } => ApiError::Unavailable("The log is full."),
+        AppendError::Full { .. } => LOG_FULL,
         _ => LOG_AWAY,
     }
 }

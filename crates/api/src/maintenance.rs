@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
 use percent_encoding::percent_decode_str;
-use projector::{From, RebuildError, Rebuilds, Scrub, ScrubStatus, Upgrade, Verifications};
+use projector::{
+    DiskStatus, From, Places, Policy, RebuildError, Rebuilds, Retention, RetentionStatus, Scrub, ScrubStatus, Upgrade,
+    Verifications,
+};
 use proto_events::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
@@ -18,7 +21,7 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::auth::refuse_foreign;
-use crate::errors::{ApiError, wrong_method};
+use crate::errors::{ApiError, LOG_FULL, wrong_method};
 use crate::http::{Call, json as answer};
 
 /// Rebuilds and verifications of the views.
@@ -26,6 +29,7 @@ pub struct Maintenance {
     rebuilds: Rebuilds,
     verifications: Verifications,
     scrub: Scrub,
+    retention: Retention,
     /// What goes on by itself.
     tasks: JoinSet<()>,
 }
@@ -43,10 +47,11 @@ impl Maintenance {
             rebuilds.clone(),
             verifications.clone(),
         );
+        let retention = Retention::new(log.clone(), projector.clone(), generations.clone());
         let (mut tasks, tidying) = (JoinSet::new(), rebuilds.clone());
         // Replaced views go when their day is over.
         tasks.spawn(async move { tidying.tidy().await });
-        Self { rebuilds, verifications, scrub, tasks }
+        Self { rebuilds, verifications, scrub, retention, tasks }
     }
 
     /// Makes new views by itself if those that answer are of another version of the fold, and lets them take over.
@@ -69,6 +74,28 @@ impl Maintenance {
     /// How that is.
     pub(crate) fn scrub(&self) -> ScrubStatus {
         self.scrub.status()
+    }
+
+    /// Lets the log and the views forget what this policy does not keep, from now on. Trims are told on the subject of this
+    /// connection. Within a tokio runtime.
+    pub fn retain(&mut self, policy: Policy, places: Places, connection: Uuid) {
+        let retention = self.retention.clone();
+        self.tasks.spawn(async move { retention.run(policy, places, connection).await });
+    }
+
+    /// How that is.
+    pub(crate) fn retention(&self) -> RetentionStatus {
+        self.retention.status()
+    }
+
+    /// How the disk is; `None` until it was looked at.
+    pub(crate) fn disk(&self) -> Option<DiskStatus> {
+        self.retention.disk()
+    }
+
+    /// Fails where the log has no room for more.
+    pub(crate) fn require_room(&self) -> Result<(), ApiError> {
+        if self.retention.is_full() { Err(LOG_FULL) } else { Ok(()) }
     }
 
     /// Fills empty views, whose writer this is, by a pass over the whole log.

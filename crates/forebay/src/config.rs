@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use projector::{Most, Policy};
 use serde::Deserialize;
 use sources::{SourceSpec, parse_source, parse_sources};
 use uuid::Uuid;
 
+use crate::units;
+
 /// Where things are kept when nothing else is said.
 const DATA_DIR: &str = "forebay-data";
 const LISTEN: &str = "127.0.0.1:8080";
-/// The log is read once a day to see that the views are right.
-const SCRUB: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shorter keys can be guessed.
 const API_KEY_CHARACTERS: usize = 16;
 
@@ -102,6 +103,20 @@ pub(crate) struct ServeArgs {
     /// `90m`, `24h` or `7d`, or `off` [default: 24h]
     #[arg(long, value_name = "TIME", env = "FOREBAY_SCRUB", help_heading = "Views")]
     scrub: Option<String>,
+
+    /// For how long events are kept after they came in: a time such as `12h`, `7d` or `90d`, or `off` [default: 7d]
+    ///
+    /// What is older goes by the hour, jobs that had their last event then with it. A job that goes on keeps the events
+    /// since, and says that it is truncated.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_RETENTION", help_heading = "Retention")]
+    retention: Option<String>,
+
+    /// How large the log may become: a size such as `20GB`, a share of its disk such as `50%`, or `off` [default: 50%]
+    ///
+    /// Counted before the log compresses it. From four fifths of it on, less is kept than `--retention` asks for, and
+    /// health says so.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_MAX_LOG_SIZE", help_heading = "Retention")]
+    max_log_size: Option<String>,
 }
 
 /// When the embedded log is forced to disk.
@@ -137,6 +152,8 @@ struct TomlFile {
     celery_file: Option<PathBuf>,
     redact_args: Option<bool>,
     scrub: Option<String>,
+    retention: Option<String>,
+    max_log_size: Option<String>,
     api_key: Option<String>,
     connection_id: Option<Uuid>,
     admin_password: Option<String>,
@@ -178,6 +195,7 @@ pub(crate) struct ServeConfig {
     pub(crate) redact_args: bool,
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
+    pub(crate) policy: Policy,
     pub(crate) api_key: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
     pub(crate) admin_password: Option<String>,
@@ -228,12 +246,18 @@ impl ServeArgs {
             Some(text) => Some(text.parse().context("FOREBAY_CONNECTION_ID must be a UUID")?),
             None => file.connection_id,
         };
+        let stack = self.stack.over(&file)?;
+        let policy = Policy {
+            keep: units::retention(given(self.retention).or(file.retention).as_deref())?,
+            most: units::most(given(self.max_log_size).or(file.max_log_size).as_deref(), stack.nats.is_none())?,
+        };
         Ok(ServeConfig {
-            stack: self.stack.over(&file)?,
+            stack,
             listen: given(self.listen).or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned()),
             celery,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
-            scrub: scrub(given(self.scrub).or(file.scrub).as_deref())?,
+            scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
+            policy,
             api_key: api_key(variable("FOREBAY_API_KEY")?.or(file.api_key))?,
             connection_id,
             admin_password: variable("FOREBAY_ADMIN_PASSWORD")?.or(file.admin_password),
@@ -274,31 +298,6 @@ fn api_key(key: Option<String>) -> anyhow::Result<Option<String>> {
     Ok(key)
 }
 
-fn scrub(text: Option<&str>) -> anyhow::Result<Option<Duration>> {
-    match text {
-        None => Ok(Some(SCRUB)),
-        Some("off") => Ok(None),
-        Some(text) => time(text).map(Some).context("scrub must be `off` or a time such as 90m, 24h or 7d"),
-    }
-}
-
-/// A time: a whole number, more than 0, and its unit.
-fn time(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit())?);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        _ => return None,
-    };
-    number
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number > 0)
-        .map(|number| Duration::from_secs(u64::from(number) * seconds))
-}
-
 /// A variable that is set to nothing is not set: compose files have no other way to say so.
 fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
@@ -335,7 +334,16 @@ impl ServeConfig {
             ("log", log),
             ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
             ("redact-args", self.redact_args.to_string()),
-            ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {} s", every.as_secs()))),
+            ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),
+            ("retention", self.policy.keep.map_or("off".to_owned(), units::in_words)),
+            (
+                "max-log-size",
+                match self.policy.most {
+                    Most::Percent(percent) => format!("{percent}% of the disk"),
+                    Most::Bytes(bytes) => format!("{bytes} bytes"),
+                    Most::Unlimited => "off".to_owned(),
+                },
+            ),
             ("api-key", from(self.api_key.is_some()).to_owned()),
             ("admin-password", from(self.admin_password.is_some()).to_owned()),
         ];
@@ -400,12 +408,23 @@ mod tests {
     }
 
     #[test]
-    fn scrubbing_is_daily_unless_another_time_is_given() {
+    fn what_is_kept_and_how_often_it_is_compared_has_a_default_and_can_be_given() {
         let scrub = |flags: &[&str], file| resolved(flags, file).unwrap().scrub.map(|every| every.as_secs());
         assert_eq!(scrub(&[], ""), Some(86_400));
         assert_eq!(scrub(&[], "scrub = '90m'"), Some(5_400));
         assert_eq!(scrub(&["--scrub", "7d"], "scrub = 'off'"), Some(604_800));
         assert_eq!(scrub(&["--scrub", "off"], "scrub = '1s'"), None);
+        let policy = |flags: &[&str], file| resolved(flags, file).unwrap().policy;
+        let week = Some(Duration::from_secs(604_800));
+        assert_eq!(policy(&[], ""), Policy { keep: week, most: Most::Percent(50) });
+        let elsewhere = policy(&["--retention", "off"], "nats-url = 'nats://a'\nretention = '1h'");
+        assert_eq!(elsewhere, Policy { keep: None, most: Most::Unlimited });
+        assert_eq!(policy(&["--max-log-size", "2GiB"], "").most, Most::Bytes(2 << 30));
+        assert_eq!(policy(&[], "max-log-size = '12%'").most, Most::Percent(12));
+        for wrong in ["5", "GB", "0GB", "101%", "0%", "-1GB", "1.5GB", "99999999999TB"] {
+            assert!(resolved(&["--max-log-size", wrong], "").is_err(), "{wrong}");
+        }
+        assert!(resolved(&["--max-log-size", "50%"], "nats-url = 'nats://a'").is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod offline;
 mod serve;
 mod stack;
 mod text;
+mod units;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -137,7 +137,8 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
         add_source(config, spec, &default, &stack).await?;
     }
     tokio::spawn(tick(stack.log.clone(), default.id));
-    stack.attach(app, config.redact_args, Some(&Care { scrub: config.scrub }));
+    let care = Care { scrub: config.scrub, policy: config.policy, connection: default.id };
+    stack.attach(app, config.redact_args, Some(&care));
     Ok(stack)
 }
 

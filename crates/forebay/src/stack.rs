@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
+use projector::{Places, Policy};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};
 
 use crate::config::{Fsync, Nats, StackConfig, mask_url};
@@ -28,6 +30,10 @@ const CACHE_BYTES: u64 = 32 * 1_024 * 1_024;
 pub(crate) struct Care {
     /// How often they are compared with the log; `None` is never.
     pub(crate) scrub: Option<Duration>,
+    /// How much of the log is kept.
+    pub(crate) policy: Policy,
+    /// On whose subject the log is told what it forgets.
+    pub(crate) connection: Uuid,
 }
 
 /// The open parts.
@@ -37,6 +43,7 @@ pub(crate) struct Stack {
     pub(crate) projector: projector::Handle,
     reader: views::Reader,
     generations: views::Generations,
+    places: Places,
     /// The writer of empty views that are to be filled by a pass over the whole log.
     empty: Mutex<Option<Writer>>,
     sources: Arc<RwLock<Vec<SourceHandle>>>,
@@ -51,6 +58,7 @@ impl Stack {
         dir.write(LOG_PLACE, &place).context("cannot write to the data directory")?;
         let connections = Connections::open(log.kv()).await?;
         let views_dir = dir.path().join("views");
+        let places = Places { log: config.nats.is_none().then(|| dir.path().join("nats")), views: views_dir.clone() };
         let (options, near) = (views_options(), nearness(&log));
         let found = tokio::task::spawn_blocking(move || views::open_or_freeze(&views_dir, &options, near)).await??;
         let mut empty = None;
@@ -74,7 +82,7 @@ impl Stack {
             }
         };
         let empty = Mutex::new(empty);
-        Ok(Self { log, connections, projector, reader, generations, empty, sources: Arc::default() })
+        Ok(Self { log, connections, projector, reader, generations, places, empty, sources: Arc::default() })
     }
 
     /// Lets the API answer from these parts.
@@ -86,7 +94,7 @@ impl Stack {
         if let Some(writer) = empty {
             maintenance.fill(writer);
         }
-        if let Some(Care { scrub }) = care {
+        if let Some(Care { scrub, policy, connection }) = care {
             if is_filled {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();
@@ -94,6 +102,7 @@ impl Stack {
             if let Some(every) = *scrub {
                 maintenance.scrub_every(every);
             }
+            maintenance.retain(*policy, self.places.clone(), *connection);
         }
         app.attach(Parts {
             log: self.log.clone(),

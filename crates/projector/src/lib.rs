@@ -10,6 +10,7 @@
 //! - [`Scrub`]: the same now and then, unnoticed ([`scrub`], [`findings`])
 //! - [`Status`]: how far it is and what is the matter ([`status`])
 //! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`])
+//! - [`Retention`]: when it is made to, by age and by room ([`retention`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
 //!
@@ -26,6 +27,7 @@ mod pass;
 mod poison;
 mod prepare;
 mod rebuild;
+mod retention;
 mod scrub;
 mod status;
 #[cfg(test)]
@@ -38,6 +40,9 @@ pub use handle::{Handle, start, start_frozen, start_idle};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};
+pub use retention::{
+    Cause, DiskStatus, LastTrim, Most, Places, Policy, Retention, RetentionState, RetentionStatus,
+};
 pub use scrub::{Scrub, ScrubResult, ScrubState, ScrubStatus};
 pub use status::{FatalReason, Fenced, Phase, Status};
 pub use trim::{TrimError, Trimmed};

@@ -183,7 +183,7 @@ impl Rebuilds {
 
     /// All that are remembered, the latest first.
     pub fn all(&self) -> Vec<RebuildStatus> {
-        self.inner.all.lock().iter().rev().map(|rebuild| rebuild.status()).collect()
+        self.inner.all.lock().iter().rev().map(|rebuild| rebuild.shown()).collect()
     }
 
     /// Whether one is under way, or waits for a person.
@@ -222,7 +222,7 @@ impl Rebuilds {
 
     /// One of them.
     pub fn status(&self, id: Uuid) -> Result<RebuildStatus, RebuildError> {
-        Ok(self.find(id)?.status())
+        Ok(self.find(id)?.shown())
     }
 
     /// Stops a rebuild; what it made so far is removed. One that has ended stays as it is.

@@ -21,8 +21,9 @@ use warp::reply::Response;
 use super::export::log_info;
 use super::format::{Checker, FormatError, Header, Line, Message};
 use crate::app::{App, Parts};
-use crate::errors::{ApiError, LOG_AWAY, wrong_method};
+use crate::errors::{ApiError, LOG_AWAY, LOG_FULL, wrong_method};
 use crate::http::{Call, json};
+use crate::maintenance::Maintenance;
 use crate::params::{pairs, parsed, unknown};
 
 /// Messages, and bytes of them, that may be on their way to the log unacknowledged.
@@ -145,8 +146,15 @@ async fn import_body(app: &App, call: &mut Call) -> Result<Answer, ApiError> {
     let Line::Header(header) = checker.line(&first)? else { return Err(FormatError::NoExport.into()) };
     let progress = begin(parts, &header, &params).await?;
     let connections = take_connections(parts, &header, params.keys).await?;
-    let mut import =
-        Import { log: &parts.log, header: &header, progress, on_their_way: VecDeque::new(), bytes: 0, fresh: 0 };
+    let mut import = Import {
+        log: &parts.log,
+        maintenance: &parts.maintenance,
+        header: &header,
+        progress,
+        on_their_way: VecDeque::new(),
+        bytes: 0,
+        fresh: 0,
+    };
     let taken = import.take(&mut lines, &mut checker).await;
     // What is stored is remembered also where it cannot go on.
     let settled = import.settle(0).await;
@@ -205,6 +213,7 @@ type Acknowledgement = Pin<Box<dyn Future<Output = Result<Appended, AppendError>
 /// An import under way.
 struct Import<'a> {
     log: &'a EventLog,
+    maintenance: &'a Maintenance,
     header: &'a Header,
     progress: Progress,
     /// In the order of the export, which is the order of the log unless a message has to be sent again.
@@ -236,6 +245,7 @@ impl Import<'_> {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), ApiError> {
+        self.maintenance.require_room()?;
         let Message { sequence, published, connection, payload } = message;
         let message = Imported { connection, published, payload, log: self.header.log, sequence };
         self.settle(IN_FLIGHT - 1).await?;
@@ -301,7 +311,7 @@ fn not_stored(sequence: u64, error: &AppendError) -> ApiError {
             ),
             details: None,
         },
-        AppendError::Full { .. } => ApiError::Unavailable("The log is full."),
+        AppendError::Full { .. } => LOG_FULL,
         _ => LOG_AWAY,
     }
 }

@@ -63,6 +63,16 @@ impl Rebuild {
         (self.begun_again > 0).then(|| "begun again after the server ended".to_owned())
     }
 
+    /// How it is for those who ask. One that an earlier process left is nobody's work where no server runs.
+    pub(super) fn shown(&self) -> RebuildStatus {
+        let status = self.status();
+        if interrupted(self).is_none() {
+            return status;
+        }
+        let reason = Some("its process ended; a server begins it again when it starts".to_owned());
+        RebuildStatus { state: RebuildState::Aborted, reason, eta_seconds: None, ..status }
+    }
+
     pub(super) fn new(id: Uuid, started_at: proto_events::Timestamp, from: From, fold_version: u32) -> Self {
         let told = Told {
             state: RebuildState::Running,
