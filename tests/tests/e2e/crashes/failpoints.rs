@@ -275,7 +275,7 @@ impl Lane {
         // A rebuild that was under way is begun again, and comes to its end.
         wait_for("what was interrupted to be done", 60, || {
             let rebuilds = self.forebay.api.try_get("/api/rebuilds")?.body;
-            let states = rebuilds["data"].as_array()?.iter().map(|rebuild| rebuild["state"].as_str());
+            let mut states = rebuilds["data"].as_array()?.iter().map(|rebuild| rebuild["state"].as_str());
             let is_over = |state| matches!(state, Some("completed" | "aborted"));
             states.all(is_over).then_some(())
         });
