@@ -17,7 +17,8 @@ pub(crate) const RETRY_AFTER_SECONDS: u64 = 2;
 pub(crate) const LOG_AWAY: ApiError = ApiError::Unavailable("The log is not reachable.");
 
 /// What is to be stored has no room.
-pub(crate) const LOG_FULL: ApiError = ApiError::Unavailable("The log is full: see GET /api/health for what can be done.");
+pub(crate) const LOG_FULL: ApiError =
+    ApiError::Unavailable("The log is full: see GET /api/health for what can be done.");
 
 /// A request that cannot be answered as asked, by what the client can do about it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -33,12 +33,14 @@ pub(crate) fn most(text: Option<&str>, embedded: bool) -> anyhow::Result<Most> {
     match text {
         None if embedded => Ok(HALF),
         None | Some("off") => Ok(Most::Unlimited),
-        Some(text) => match size(text).context("max-log-size must be `off`, a size such as 20GB, or a share such as 50%")? {
-            Most::Percent(_) if !embedded => {
-                bail!("max-log-size must be a size or `off`: nobody here knows the disk of the NATS server")
+        Some(text) => {
+            match size(text).context("max-log-size must be `off`, a size such as 20GB, or a share such as 50%")? {
+                Most::Percent(_) if !embedded => {
+                    bail!("max-log-size must be a size or `off`: nobody here knows the disk of the NATS server")
+                }
+                most => Ok(most),
             }
-            most => Ok(most),
-        },
+        }
     }
 }
 

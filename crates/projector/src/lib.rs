@@ -40,9 +40,7 @@ pub use handle::{Handle, start, start_frozen, start_idle};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};
-pub use retention::{
-    Cause, DiskStatus, LastTrim, Most, Places, Policy, Retention, RetentionState, RetentionStatus,
-};
+pub use retention::{Cause, DiskStatus, LastTrim, Most, Places, Policy, Retention, RetentionState, RetentionStatus};
 pub use scrub::{Scrub, ScrubResult, ScrubState, ScrubStatus};
 pub use status::{FatalReason, Fenced, Phase, Status};
 pub use trim::{TrimError, Trimmed};

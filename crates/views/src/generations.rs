@@ -100,6 +100,10 @@ impl Generations {
     /// Lets the candidate serve from now on, also after a restart. The generation that served is kept for a day; older
     /// ones are removed.
     pub fn promote(&self, candidate: Candidate) -> Result<(), ViewError> {
+        // Nobody writes it any more, and one can go back to it also if the process is killed now.
+        if let Err(error) = self.serving.shared().store.flush() {
+            tracing::warn!(%error, "the views that are replaced could not be handed to the disk");
+        }
         replace(&self.directory, &candidate.path, || drop(self.serving.switch(candidate.shared)))
             .map_err(|cause| ViewError::of(&cause))
     }

@@ -31,7 +31,8 @@ pub(crate) fn rebuild(client: &Client, rollback: bool, as_json: bool, paint: Pai
 
 /// Rebuilds, and lets the new views serve whatever log they are from. One that is under way already, or waits, will do.
 pub(crate) fn rebuild_and_promote(client: &Client, as_json: bool, paint: Paint) -> anyhow::Result<Ended> {
-    let latest = client.get("/api/rebuilds")?.good()?["data"][0].take();
+    let mut known = client.get("/api/rebuilds")?.good()?;
+    let latest = known.pointer_mut("/data/0").map(Value::take).unwrap_or_default();
     let begun = if is_under_way(&latest) { latest } else { client.post("/api/rebuilds", &json!({}))?.good()? };
     let ended = wait(client, "/api/rebuilds", &begun, "rebuilding")?;
     match (ended["state"].as_str(), ended["id"].as_str()) {

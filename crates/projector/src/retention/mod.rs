@@ -20,8 +20,8 @@ use crate::handle::Handle;
 use crate::status::{Phase, now};
 use crate::trim::{TrimError, Trimmed};
 pub use disk::{DiskStatus, Places};
-pub use policy::{Most, Policy};
 use policy::{Excess, Room};
+pub use policy::{Most, Policy};
 
 /// The note beside the views.
 const NOTE: &str = "retention.json";
@@ -354,7 +354,10 @@ impl Told {
             return (RetentionState::Blocked, Some(format!("what the log should forget is still there: {failed}")));
         }
         if let Some(since) = self.note.shortened {
-            let asked = policy.keep.map_or("for ever".to_owned(), |keep| format!("for {} s", keep.as_secs()));
+            let asked = policy.keep.map_or("for ever".to_owned(), |keep| match keep.as_secs() {
+                hours if hours.is_multiple_of(3_600) => format!("for {} h", hours / 3_600),
+                seconds => format!("for {seconds} s"),
+            });
             let reason = format!(
                 "for want of room only what came since {} is kept, and not, as asked for, {asked}: give the log more \
                  room (--max-log-size), or ask for less (--retention)",
