@@ -26,7 +26,7 @@ pub use policy::{Most, Policy};
 /// The note beside the views.
 const NOTE: &str = "retention.json";
 /// Between two looks at the disk, at most; more often where it fills fast.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(2);
 const SHORTEST_LOOK: Duration = Duration::from_millis(200);
 /// The next look is before so many hundredths more of what the log may take could be filled.
 const SMALL: u64 = 2;
@@ -176,7 +176,9 @@ impl Retention {
                 Ok(look) => {
                     self.tell(policy, &look);
                     let (at, log) = (Instant::now(), look.room.log);
-                    if let (Some((then, was)), Some(allowed)) = (before, policy.allowed(look.room)) {
+                    if before.is_none() {
+                        pause = SHORTEST_LOOK;
+                    } else if let (Some((then, was)), Some(allowed)) = (before, policy.allowed(look.room)) {
                         let grown = log.saturating_sub(was).max(1) as f64 / (at - then).as_secs_f64().max(1e-3);
                         pause = pause.min(Duration::from_secs_f64((allowed / 100 * SMALL) as f64 / grown));
                     }
