@@ -27,6 +27,9 @@ const BODY_BYTES: usize = 32 * 1_024 * 1_024;
 /// Bodies beyond this are read on a thread of their own, so that other requests do not wait.
 const LIGHT_BYTES: usize = 64 * 1_024;
 
+/// What a message takes in the log beside its events, about.
+const MESSAGE_BYTES: usize = 250;
+
 /// How long a batch waits for a log that is away. A forked worker process waits one second for us, and its task with it.
 const RECONNECT_TIME: Duration = Duration::from_millis(800);
 const RECONNECT_LOOK: Duration = Duration::from_millis(10);
@@ -170,6 +173,7 @@ fn unpacked(body: &[u8]) -> Result<Bytes, ApiError> {
 
 async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Response, ApiError> {
     let log = &parts.log;
+    parts.maintenance.take_room(batch.messages.iter().map(|(message, _)| message.len() + MESSAGE_BYTES).sum())?;
     wait_connected(log).await?;
     // The statuses first: were they refused after the events were stored, the whole would be sent again.
     let mut statuses = JoinSet::new();

@@ -98,6 +98,11 @@ impl Maintenance {
         if self.retention.is_full() { Err(LOG_FULL) } else { Ok(()) }
     }
 
+    /// Takes room for so many bytes of the log.
+    pub(crate) fn take_room(&self, bytes: usize) -> Result<(), ApiError> {
+        if self.retention.take(bytes) { Ok(()) } else { Err(LOG_FULL) }
+    }
+
     /// Fills empty views, whose writer this is, by a pass over the whole log.
     pub fn fill(&mut self, writer: Writer) {
         let rebuilds = self.rebuilds.clone();

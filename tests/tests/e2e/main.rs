@@ -8,6 +8,7 @@ mod crashes;
 mod demo;
 mod documented;
 mod map;
+mod retention;
 mod sdk;
 mod silence;
 mod stream;

@@ -245,8 +245,8 @@ impl Import<'_> {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), ApiError> {
-        self.maintenance.require_room()?;
         let Message { sequence, published, connection, payload } = message;
+        self.maintenance.take_room(payload.len())?;
         let message = Imported { connection, published, payload, log: self.header.log, sequence };
         self.settle(IN_FLIGHT - 1).await?;
         let sent = match self.log.append_imported_pipelined(&message).await {

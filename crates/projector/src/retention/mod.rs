@@ -7,12 +7,14 @@ mod disk;
 mod policy;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_log::{EventLog, LogError, LogInfo};
 use parking_lot::Mutex;
 use proto_events::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use uuid::Uuid;
 use views::Generations;
 
@@ -112,6 +114,8 @@ struct Told {
     status: RetentionStatus,
     disk: Option<DiskStatus>,
     full: bool,
+    /// Somebody was refused since the last look.
+    refused: bool,
     /// Why the last trim did not come to its end.
     failed: Option<String>,
     note: Note,
@@ -132,6 +136,10 @@ pub struct Retention {
     live: Handle,
     generations: Generations,
     told: Arc<Mutex<Told>>,
+    /// Bytes that may be taken in before the next look.
+    left: Arc<AtomicI64>,
+    /// Asks for that look.
+    ask: Arc<Notify>,
 }
 
 impl Retention {
@@ -140,7 +148,8 @@ impl Retention {
         // What cannot be read only says less.
         let note = generations.read_note(NOTE).ok().flatten().and_then(|note| serde_json::from_slice(&note).ok());
         let told = Told { note: note.unwrap_or_default(), ..Told::default() };
-        Self { log, live, generations, told: Arc::new(Mutex::new(told)) }
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        Self { log, live, generations, told: Arc::new(Mutex::new(told)), left, ask: Arc::default() }
     }
 
     /// How it is.
@@ -156,6 +165,19 @@ impl Retention {
     /// Whether nothing more should be brought to the log by whoever can wait.
     pub fn is_full(&self) -> bool {
         self.told.lock().full
+    }
+
+    /// Takes room for so many bytes; `false` where there is none. Between two looks at the disk a flood could fill it.
+    pub fn take(&self, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let taken = self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
+            left.checked_sub(bytes).filter(|left| *left >= 0)
+        });
+        if taken.is_err() {
+            self.told.lock().refused = true;
+            self.ask.notify_one();
+        }
+        taken.is_ok()
     }
 
     /// Keeps as much as this policy says, for as long as this is awaited. Trims are told on the subject of this connection.
@@ -186,7 +208,9 @@ impl Retention {
                 }
                 Err(error) => tracing::debug!(%error, "the log cannot be looked at"),
             }
-            tokio::time::sleep(pause.max(SHORTEST_LOOK)).await;
+            tokio::time::sleep(SHORTEST_LOOK).await;
+            // Asked for in the meantime counts too.
+            let _ = tokio::time::timeout(pause.saturating_sub(SHORTEST_LOOK), self.ask.notified()).await;
         }
     }
 
@@ -212,8 +236,10 @@ impl Retention {
     fn tell(&self, policy: Policy, look: &Look) {
         let (now, mut told) = (now(), self.told.lock());
         let droppable = policy.most != Most::Unlimited && look.oldest_at.is_some_and(|at| at < policy.youngest(now));
-        let refused = std::mem::replace(&mut told.full, false);
+        let refused = std::mem::take(&mut told.refused) || told.full;
         told.full = policy.refuses(look.room, !droppable, refused);
+        let left = if told.full { Some(0) } else { policy.left(look.room, !droppable) };
+        self.left.store(left.and_then(|left| i64::try_from(left).ok()).unwrap_or(i64::MAX), Ordering::Release);
         if let Some(disk) = &mut told.disk
             && let Some((total, free)) = look.room.disk
         {

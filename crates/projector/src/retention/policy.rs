@@ -116,6 +116,12 @@ impl Policy {
         let reaches = |percent| room.log >= part(allowed, percent);
         if refused { reaches(ACCEPT) } else { reaches(PUSH) || nothing_else && reaches(REFUSE) }
     }
+
+    /// How many bytes more may come before that is so; `None` where nobody can tell.
+    pub(super) fn left(&self, room: Room, nothing_else: bool) -> Option<u64> {
+        let percent = if nothing_else { REFUSE } else { PUSH };
+        Some(part(self.allowed(room)?, percent).saturating_sub(room.log))
+    }
 }
 
 /// How much of the log must go, in bytes.

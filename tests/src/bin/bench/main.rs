@@ -12,17 +12,29 @@ mod raw;
 use std::time::Duration;
 
 use forebay_tests::{Forebay, Options, Redis};
-use measures::{Ingest, Latency, Reads, Stream};
+use measures::{Ingest, Latency, Percentiles, Reads, Stream};
+use million::Million;
 use serde::Serialize;
 
 const HELP: &str = "\
 Measures the binary that FOREBAY_BIN names (`make bench` builds it first).
   --json    print JSON instead of a table
-  --quick   a tenth of the work, for a first look";
+  --quick   a tenth of the work, for a first look
+  --large   only what is measured with a million jobs in the views";
+
+/// Jobs in the views for the figures of the large part.
+const JOBS: usize = 1_000_000;
 
 #[derive(Serialize)]
 struct Figures {
     cores: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    small: Option<Small>,
+    large: Million,
+}
+
+#[derive(Serialize)]
+struct Small {
     latency: Latency,
     ingest: Vec<Ingest>,
     reads: Reads,
@@ -31,28 +43,23 @@ struct Figures {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = arguments.iter().find(|argument| !["--json", "--quick"].contains(&argument.as_str())) {
+    if let Some(unknown) =
+        arguments.iter().find(|argument| !["--json", "--quick", "--large"].contains(&argument.as_str()))
+    {
         if unknown != "--help" {
             eprintln!("unknown argument: {unknown}\n");
         }
         println!("{HELP}");
         return;
     }
-    if let Ok(jobs) = std::env::var("MILLION") {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&million::measure(
-                &Redis::start(),
-                jobs.parse().unwrap(),
-                Duration::from_secs(10)
-            ))
-            .unwrap()
-        );
-        return;
-    }
     let given = |name: &str| arguments.iter().any(|argument| argument == name);
     let share = if given("--quick") { 10 } else { 1 };
-    let figures = measure(share);
+    let redis = Redis::start();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let small = (!given("--large")).then(|| measure(&redis, share));
+    eprintln!("measuring: {} jobs in the views", JOBS / share as usize);
+    let large = million::measure(&redis, JOBS / share as usize, Duration::from_secs(20 / u64::from(share).min(4)));
+    let figures = Figures { cores, small, large };
     if given("--json") {
         println!("{}", serde_json::to_string_pretty(&figures).unwrap());
     } else {
@@ -60,8 +67,7 @@ fn main() {
     }
 }
 
-fn measure(share: u32) -> Figures {
-    let redis = Redis::start();
+fn measure(redis: &Redis, share: u32) -> Small {
     // A server of its own for each, so that none is measured while it still digests another's events.
     let start = |what: &str| {
         eprintln!("measuring: {what}");
@@ -77,15 +83,24 @@ fn measure(share: u32) -> Figures {
     let streams = [Some(5_000), None].map(|rate| {
         let rate_text = rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s"));
         let forebay = start(&format!("Celery's stream, {rate_text}"));
-        measures::stream(&forebay, &redis, rate.unwrap_or(0) as u64, scaled(25_000) as usize, rate)
+        measures::stream(&forebay, redis, rate.unwrap_or(0) as u64, scaled(25_000) as usize, rate)
     });
-    let cores = std::thread::available_parallelism().unwrap().get();
-    Figures { cores, latency, ingest: ingest.into(), reads, streams: streams.into() }
+    Small { latency, ingest: ingest.into(), reads, streams: streams.into() }
+}
+
+fn row(what: &str, figure: &str) {
+    println!("  {what:<58} {figure}");
 }
 
 fn print(figures: &Figures) {
-    let row = |what: &str, figure: String| println!("  {what:<58} {figure}");
     println!("\non {} cores, shared with the clients\n", figures.cores);
+    if let Some(small) = &figures.small {
+        print_small(small);
+    }
+    print_large(&figures.large);
+}
+
+fn print_small(figures: &Small) {
     let latency = &figures.latency;
     println!("one event at a time ({} samples)", latency.samples);
     for (what, it) in [
@@ -93,27 +108,55 @@ fn print(figures: &Figures) {
         ("acknowledged until GET answers the job, p50 / p99", &latency.readable_after_acknowledgement_ms),
         ("both, p50 / p99", &latency.readable_ms),
     ] {
-        row(what, format!("{:.2} / {:.2} ms", it.p50, it.p99));
+        row(what, &format!("{:.2} / {:.2} ms", it.p50, it.p99));
     }
     println!("ingest ({} connections)", figures.ingest[0].connections);
     for it in &figures.ingest {
         let figure = format!("{:.0} requests/s, {:.0} events/s", it.requests_per_second, it.events_per_second);
-        row(&format!("batches of {}, acknowledged", it.batch), figure);
-        row("  and until all of it can be read", format!("{:.0} events/s", it.recorded_per_second));
+        row(&format!("batches of {}, acknowledged", it.batch), &figure);
+        row("  and until all of it can be read", &format!("{:.0} events/s", it.recorded_per_second));
     }
     let reads = &figures.reads;
     println!("reads ({} connections)", reads.connections);
-    row("GET one job", format!("{:.0}/s", reads.jobs_per_second));
-    row("GET a constant answer (/api/health/live)", format!("{:.0}/s", reads.constant_answers_per_second));
-    row("ratio", format!("{:.2}", reads.ratio));
+    row("GET one job", &format!("{:.0}/s", reads.jobs_per_second));
+    row("GET a constant answer (/api/health/live)", &format!("{:.0}/s", reads.constant_answers_per_second));
+    row("ratio", &format!("{:.2}", reads.ratio));
     for it in &figures.streams {
         let rate = it.asked_per_second.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s asked"));
         println!("Celery's stream over Redis, {rate}");
-        row("events sent / arrived", format!("{} / {}", it.sent, it.arrived));
-        row("jobs sent / recorded", format!("{} / {}", it.jobs, it.jobs_recorded));
+        row("events sent / arrived", &format!("{} / {}", it.sent, it.arrived));
+        row("jobs sent / recorded", &format!("{} / {}", it.jobs, it.jobs_recorded));
         let speed = format!("{:.1} s, {:.0} events/s", it.seconds, it.events_per_second);
-        row("first publish until the last job can be read", speed);
+        row("first publish until the last job can be read", &speed);
         let cpu = format!("{:.1} / {:.1} us", it.forebay_us_per_event, it.nats_us_per_event);
-        row("processor time per event, forebay / nats-server", cpu);
+        row("processor time per event, forebay / nats-server", &cpu);
+    }
+}
+
+fn print_large(figures: &Million) {
+    println!("{} jobs in the views, {} events in the log", figures.jobs, figures.events);
+    for it in &figures.following {
+        println!("following {:.0} events/s, {} in a message", it.events_per_second, it.events_per_message);
+        let of = |it: &Percentiles| format!("{:.1} / {:.1} ms", it.p50, it.p99);
+        row("published until GET answers the job, p50 / p99", &of(&it.lag_ms));
+        row("GET one job, p50 / p99", &of(&it.get_ms));
+    }
+    let rebuild = &figures.rebuild;
+    println!("rebuild");
+    row("rate", &format!("{:.0} events/s, {:.1} s in all", rebuild.events_per_second, rebuild.seconds));
+    row("reading and decoding the same log", &format!("{:.0} events/s", figures.drain_events_per_second));
+    row("ratio", &format!("{:.2}", figures.rebuild_to_drain));
+    let (before, during) = (&rebuild.get_before_ms, &rebuild.get_during_ms);
+    row("GET one job before / during, p99", &format!("{:.2} / {:.2} ms", before.p99, during.p99));
+    row("ratio", &format!("{:.1}", rebuild.get_ratio));
+    row("most memory of the process", &format!("{:.0} MB", rebuild.peak_resident_mb));
+    println!("sizes");
+    for it in &figures.sizes {
+        let live = it.live_data_mb.map_or(String::new(), |live| format!(", {:.2} times the data", it.views_mb / live));
+        let figure = format!("{:.0} MB in memory, {:.0} MB of views{live}", it.resident_mb, it.views_mb);
+        row(it.when, &figure);
+    }
+    for it in &figures.restarts {
+        row(&format!("start to first answer, after {}", it.after), &format!("{:.2} s", it.first_answer_seconds));
     }
 }
