@@ -351,7 +351,7 @@ impl Retention {
             info.first_sequence + messages.min(u128::from(info.messages)) as u64 + 1
         };
         if spared <= info.first_sequence {
-            return Ok(excess.pushes.then(|| of_bytes(excess.pushed).min(info.last_sequence)));
+            return Ok(excess.pushed.map(|bytes| of_bytes(bytes).min(info.last_sequence)));
         }
         let whole = self.log.first_at(bucket_end).await?.unwrap_or(info.last_sequence + 1);
         if whole <= spared && whole <= of_bytes(excess.coarse) {

@@ -88,25 +88,28 @@ impl Policy {
     /// What the log may take now, in bytes; `None` where nobody can tell.
     pub(super) fn allowed(&self, room: Room) -> Option<u64> {
         let on_disk = room.disk.map(|(total, free)| (room.log + free).saturating_sub(Room::reserve(total)));
-        let asked = match self.most {
+        [self.asked(room), on_disk].into_iter().flatten().min()
+    }
+
+    /// What it may take whatever else is on the disk.
+    fn asked(&self, room: Room) -> Option<u64> {
+        match self.most {
             Most::Percent(percent) => room.disk.map(|(total, _)| total / 100 * u64::from(percent)),
             Most::Bytes(bytes) => Some(bytes),
             Most::Unlimited => None,
-        };
-        [asked, on_disk].into_iter().flatten().min()
+        }
     }
 
     /// How much must go for the sake of room, the youngest bucket apart.
     pub(super) fn excess(&self, room: Room) -> Option<Excess> {
-        let allowed = self.allowed(room).filter(|_| self.most != Most::Unlimited)?;
-        let above = |percent| room.log.checked_sub(part(allowed, percent)).filter(|bytes| *bytes > 0);
-        let bytes = above(SHORTEN)?;
+        let (asked, allowed) = (self.asked(room)?, self.allowed(room)?);
+        let above = |bytes, percent| room.log.checked_sub(part(bytes, percent)).filter(|bytes| *bytes > 0);
+        let bytes = above(allowed, SHORTEN)?;
         Some(Excess {
-            bytes,
-            part: above(PART).unwrap_or(bytes),
+            part: above(allowed, PART).unwrap_or(bytes),
             coarse: bytes + part(allowed, COARSE),
-            pushes: above(PUSH).is_some(),
-            pushed: above(REFUSE).unwrap_or_default(),
+            // For the sake of what else is on the disk, the youngest bucket does not go.
+            pushed: above(asked, PUSH).and(above(asked, REFUSE)),
         })
     }
 
@@ -127,18 +130,98 @@ impl Policy {
 /// How much of the log must go, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Excess {
-    /// At least.
-    pub(super) bytes: u64,
     /// Where it is a part of a bucket.
     pub(super) part: u64,
     /// A bucket that holds more goes in parts.
     pub(super) coarse: u64,
-    /// Whether it is so much that the youngest bucket is not spared.
-    pub(super) pushes: bool,
-    /// Of that one, so much.
-    pub(super) pushed: u64,
+    /// Of the youngest bucket, if that is all that is left.
+    pub(super) pushed: Option<u64>,
 }
 
 fn part(bytes: u64, percent: u64) -> u64 {
     (u128::from(bytes) * u128::from(percent) / 100) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+    const DAY: u64 = 24 * 60 * 60;
+
+    fn policy(days: u64, most: Most) -> Policy {
+        Policy { keep: Some(Duration::from_secs(days * DAY)), most }
+    }
+
+    fn room(log: u64, free: u64) -> Room {
+        Room { log, disk: Some((100 * GB, free)) }
+    }
+
+    fn hours(hours: i64) -> Timestamp {
+        Timestamp(hours * 3_600_000_000)
+    }
+
+    #[test]
+    fn buckets_are_hours_or_a_24th_of_a_short_retention_but_a_second_at_least() {
+        let bucket =
+            |seconds| Policy { keep: Some(Duration::from_secs(seconds)), most: Most::Unlimited }.bucket().as_secs();
+        assert_eq!([1, 30, 72, 3_600, DAY, 7 * DAY].map(bucket), [1, 1, 3, 150, 3_600, 3_600]);
+        assert_eq!(Policy { keep: None, most: Most::Unlimited }.bucket(), HOUR);
+    }
+
+    #[test]
+    fn what_is_older_than_asked_for_goes_by_whole_buckets_and_never_early() {
+        let week = policy(7, Most::Unlimited);
+        let now = Timestamp(hours(1_000).0 + 1);
+        assert_eq!(week.expired_before(now), Some(hours(1_000 - 7 * 24)));
+        assert_eq!(week.expired_before(hours(1_000)), Some(hours(1_000 - 7 * 24)));
+        assert_eq!(week.expired_before(Timestamp(hours(1_000).0 - 1)), Some(hours(999 - 7 * 24)));
+        // A bucket ends where the next one begins; times before the epoch have buckets, too.
+        assert_eq!(week.bucket_end(hours(5)), hours(6));
+        assert_eq!(week.bucket_end(Timestamp(hours(5).0 - 1)), hours(5));
+        assert_eq!(week.bucket_end(Timestamp(-1)), hours(0));
+        assert_eq!(Policy { keep: None, most: Most::Unlimited }.expired_before(now), None);
+    }
+
+    #[test]
+    fn the_log_may_take_what_was_asked_for_or_what_is_free_if_that_is_less() {
+        let half = policy(7, Most::Percent(50));
+        assert_eq!(half.allowed(room(10 * GB, 80 * GB)), Some(50 * GB));
+        assert_eq!(half.allowed(room(10 * GB, 20 * GB)), Some(30 * GB - (64 << 20)));
+        assert_eq!(half.allowed(room(0, 0)), Some(0), "a full disk is not a negative one");
+        // Of a log that is elsewhere only what was asked for in bytes is known.
+        let elsewhere = Room { log: 10 * GB, disk: None };
+        assert_eq!(half.allowed(elsewhere), None);
+        assert_eq!(policy(7, Most::Bytes(GB)).allowed(elsewhere), Some(GB));
+        assert_eq!(half.excess(elsewhere), None);
+        assert!(!half.refuses(elsewhere, true, true));
+    }
+
+    #[test]
+    fn less_is_kept_from_four_fifths_on_and_who_can_wait_is_refused_before_the_youngest_goes() {
+        let bytes = policy(7, Most::Bytes(10 * GB));
+        let at = |tenths: u64| room(tenths * GB / 10, 50 * GB);
+        assert_eq!(bytes.excess(at(80)), None);
+        let excess = bytes.excess(at(81)).unwrap();
+        assert_eq!((excess.part, excess.coarse, excess.pushed), (6 * GB / 10, 11 * GB / 10, None));
+        assert_eq!(bytes.excess(at(101)).unwrap().pushed, Some(6 * GB / 10));
+        // Only once nothing else can go, and then until there is some room, so that it does not flutter.
+        assert!(!bytes.refuses(at(94), true, false) && bytes.refuses(at(95), true, false));
+        assert!(!bytes.refuses(at(99), false, false) && bytes.refuses(at(100), false, false));
+        assert!(bytes.refuses(at(90), false, true) && !bytes.refuses(at(89), true, true));
+        assert_eq!((bytes.left(at(90), true), bytes.left(at(90), false)), (Some(GB / 2), Some(GB)));
+        assert_eq!(bytes.left(at(200), true), Some(0));
+        // What others have on the disk costs the older events, but not the youngest.
+        let crowded = bytes.excess(room(5 * GB, 0)).unwrap();
+        assert_eq!(crowded.pushed, None);
+        assert!(bytes.refuses(room(5 * GB, 0), true, false));
+    }
+
+    #[test]
+    fn whoever_wants_all_kept_has_nothing_dropped_and_is_refused_before_the_disk_is_full() {
+        let all = Policy { keep: None, most: Most::Unlimited };
+        assert_eq!(all.excess(room(90 * GB, 0)), None);
+        assert!(all.refuses(room(90 * GB, GB / 10), true, false));
+        assert!(!all.refuses(room(50 * GB, 10 * GB), true, false));
+    }
 }
