@@ -10,6 +10,7 @@
 //!
 //! No I/O, no clock, no randomness: everything here is a function of its arguments.
 
+pub mod about;
 pub mod event;
 pub mod identity;
 pub mod limits;
@@ -19,10 +20,8 @@ pub mod time;
 mod upcast;
 pub mod wire;
 
-pub use event::{
-    CeleryFacts, CeleryKind, Event, EventType, Framework, Job, JobState, Producer, Queue, Source, SourceState, Trim,
-    Worker, WorkerState,
-};
+pub use about::{Queue, Source, SourceState, Trim, Worker, WorkerState};
+pub use event::{CeleryFacts, CeleryKind, Event, EventType, Framework, Job, JobState, Producer};
 pub use identity::{EventId, Position, job_id};
 pub use time::Timestamp;
 pub use wire::{DecodeError, VERSION, decode, encode};

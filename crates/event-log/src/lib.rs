@@ -16,6 +16,7 @@
 //!   reported, and the fence tells which log it is now.
 
 pub mod batcher;
+mod config;
 mod connect;
 pub mod embedded;
 pub mod error;
@@ -32,11 +33,12 @@ mod trimming;
 mod version;
 
 pub use batcher::{Batcher, BatcherStats};
+pub use config::ServerConfig;
 pub use embedded::run_nats_helper;
 pub use error::{Anomaly, AppendError, KvError, LogError, OpenError, ReadError};
 pub use fence::{Fence, Known};
 pub use imported::Imported;
 pub use kv::{Kv, KvChange, KvWatch};
-pub use log::{Appended, EventLog, LogInfo, ServerConfig};
+pub use log::{Appended, EventLog, LogInfo};
 pub use message::LogMessage;
 pub use reader::{ReadBatch, Reader};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::config::ServerConfig;
 use crate::embedded::{find_binary, read_port};
-use crate::log::ServerConfig;
 
 /// The nats-server that tests use: the one that `FOREBAY_NATS_SERVER` names, else the one that `make build` installs,
 /// else the first in the `PATH`.
