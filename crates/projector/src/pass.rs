@@ -24,8 +24,10 @@ use crate::trim::TrimError;
 
 /// Batches that may wait for each thread that sorts.
 const WAITING: usize = 4;
-/// Rows that may wait for the one who writes them.
-const AHEAD: usize = 256;
+/// Rows that are handed over at once to the one who writes them, and how often so many may wait: one at a time, the
+/// threads would wake each other up all the while.
+const TOGETHER: usize = 64;
+const AHEAD: usize = 4;
 /// The priority of threads that sort and fold: whoever reads the views meanwhile, or follows the log, goes first.
 const BEHIND: i32 = 10;
 /// Between two questions that the log did not answer.
@@ -378,13 +380,20 @@ impl Scattered {
                     step_behind();
                     watch.yield_to_all();
                     for part in (first..parts).step_by(threads) {
-                        let told = self.fold_part(part, watch, map, &mut |row| output.send(Some(row)).is_ok());
-                        let ended = match told {
-                            Ok(true) => output.send(None),
+                        let mut ready = Vec::with_capacity(TOGETHER);
+                        let told = self.fold_part(part, watch, map, &mut |row| {
+                            ready.push(row);
+                            if ready.len() < TOGETHER {
+                                return true;
+                            }
+                            output.send(Some(std::mem::replace(&mut ready, Vec::with_capacity(TOGETHER)))).is_ok()
+                        });
+                        match told {
+                            Ok(true) => {}
                             Ok(false) => return,
-                            Err(error) => output.send(Some(Err(error))),
-                        };
-                        if ended.is_err() {
+                            Err(error) => ready.push(Err(error)),
+                        }
+                        if output.send(Some(ready)).and_then(|()| output.send(None)).is_err() {
                             return;
                         }
                     }
@@ -394,7 +403,7 @@ impl Scattered {
                 let rows = &outputs[part % threads];
                 loop {
                     match rows.recv() {
-                        Ok(Some(row)) => sink(row?)?,
+                        Ok(Some(ready)) => ready.into_iter().try_for_each(|row| sink(row?))?,
                         Ok(None) => break,
                         Err(_) => return Err(gone()),
                     }
