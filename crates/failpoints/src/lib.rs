@@ -8,7 +8,8 @@
 //! `FOREBAY_FAILPOINTS=FILE` looks into that file at each place. The file holds `NAME COUNT SECONDS`: the process dies
 //! when it reaches that place for the last of COUNT times since the text of the file changed. It stands still there
 //! for SECONDS before it dies; in that time sled hands to the system what it holds, so that just what was written until
-//! then is left.
+//! then is left. Or the file holds `NAME wait`: the process stands still at that place, says so by a file of the same name
+//! that ends in `.reached`, and goes on when the text changes.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)+) => {
@@ -118,6 +119,35 @@ points! {
     /// It is gone.
     RemoveAfter = "generation.remove.after",
 
+    /// What a trim takes is known, and the log is not told.
+    TrimFound = "trim.found",
+    /// The log knows some of the jobs that lose a part, and not yet that they do.
+    TrimNamed = "trim.named",
+    /// It is told all, and whoever told does not know whether the views have heard of it.
+    TrimTold = "trim.told",
+    /// The views have come to it, with all before it written.
+    CutBefore = "cut.before",
+    /// Some rows of jobs that lose a part are written without it.
+    CutReplaced = "cut.replaced",
+    /// No reader sees any more what is to be forgotten, which is not written.
+    CutForgotten = "cut.forgotten",
+    /// It is written, and not handed to the disk.
+    CutWritten = "cut.written",
+    /// It is handed to the disk, and who told does not know.
+    CutSynced = "cut.synced",
+    /// Jobs have lost a part, and the log does not know that they are among them.
+    TrimUnnamed = "trim.unnamed",
+    /// All is told and forgotten, and the log still holds it.
+    PurgeBefore = "trim.purge.before",
+    /// The log has dropped it, and nobody knows yet.
+    PurgeAfter = "trim.purge.after",
+    /// Some rows that are forgotten are gone from the disk.
+    SweepChunk = "sweep.chunk",
+    /// All of them are.
+    SweepEnd = "sweep.end",
+    /// A note about the views is written beside the old one.
+    NoteBefore = "generation.note.before",
+
     /// A line of an export is in the file.
     ExportLine = "export.line",
     /// All are, under the name of an unfinished export.
@@ -150,6 +180,9 @@ mod armed {
 
     use crate::Point;
 
+    /// Between two looks at the file.
+    const LOOK: Duration = Duration::from_millis(5);
+
     static FILE: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("FOREBAY_FAILPOINTS").map(Into::into));
     /// What the file said last, and how often the place was reached since.
     static SEEN: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
@@ -160,6 +193,9 @@ mod armed {
         let mut words = text.split_whitespace();
         if words.next() != Some(point.name()) {
             return;
+        }
+        if text.trim_end().ends_with(" wait") {
+            return stand_still(point, &text);
         }
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
         let (count, seconds) = (number(), number());
@@ -176,5 +212,15 @@ mod armed {
         std::thread::sleep(Duration::from_secs(seconds));
         eprintln!("failpoint {}: dies here", point.name());
         std::process::abort();
+    }
+
+    /// Until the file says something else.
+    fn stand_still(point: Point, text: &str) {
+        let Some(file) = FILE.as_deref() else { return };
+        let told = std::fs::write(file.with_extension("reached"), point.name());
+        eprintln!("failpoint {}: stands still here ({told:?})", point.name());
+        while std::fs::read_to_string(file).is_ok_and(|now| now == text) {
+            std::thread::sleep(LOOK);
+        }
     }
 }

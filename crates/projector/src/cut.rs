@@ -2,24 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-use event_log::{EventLog, LogError, LogMessage, ReadError};
+use event_log::{EventLog, LogMessage};
+use failpoints::{Point, hit};
 use projection::{Evidence, Row, Trimmed};
 use proto_events::{Event, EventType, Position, Timestamp};
 use tokio::runtime;
 use uuid::Uuid;
 
 use crate::apply::{Applier, Decoded};
+use crate::part::Part;
 use crate::poison::{fact, fold_evidence};
 use crate::status::FatalReason;
 
 /// Rows that are folded again before they are written.
 const ROWS: usize = 2_048;
-/// Between two questions that the log did not answer.
-const RETRY: Duration = Duration::from_millis(200);
-/// How long nothing may come of the log before it is asked whether there is anything.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// What one message tells of a trim.
 pub(crate) struct Cut {
@@ -69,6 +66,7 @@ impl Applier {
         mut decoded: Decoded,
     ) -> Result<ControlFlow<()>, FatalReason> {
         self.flush()?;
+        hit(Point::CutBefore);
         let cuts = std::mem::take(&mut decoded.cuts);
         let at = message.sequence;
         let named: HashSet<Uuid> = cuts.iter().flat_map(|cut| cut.jobs.iter().copied()).collect();
@@ -100,14 +98,18 @@ impl Applier {
                 }
             }
             self.writer.replace(rows, at)?;
+            hit(Point::CutReplaced);
         }
         if let Some(floor) = floor {
             done.dropped = self.writer.forget(floor)?;
         }
+        hit(Point::CutForgotten);
         self.stage(created, std::slice::from_ref(message), decoded)?;
         self.flush()?;
+        hit(Point::CutWritten);
         // Whoever is told may purge the log, and what is not on disk then could not be read again.
         self.writer.sync()?;
+        hit(Point::CutSynced);
         let floor = self.writer.floor();
         tracing::info!(at, floor, dropped = done.dropped, cut = done.cut, "the beginning of the log is forgotten");
         self.shared.progress.send_modify(|progress| progress.cut(floor, done));
@@ -167,21 +169,10 @@ async fn read(
     to: u64,
     mut jobs: HashMap<Uuid, Evidence>,
 ) -> Option<HashMap<Uuid, Evidence>> {
-    let mut reader = log.reader(from.saturating_sub(1));
-    while reader.position() < to {
-        match tokio::time::timeout(LOOK, reader.next()).await {
-            Ok(Ok(batch)) => {
-                let messages = batch.messages.iter().filter(|message| message.sequence <= to);
-                messages.for_each(|message| add(message, &mut jobs));
-            }
-            Ok(Err(ReadError::Reconnected { .. })) | Err(_) => match log.info().await {
-                Ok(info) if info.created != created || info.last_sequence < to => return None,
-                // All that could have been read is gone.
-                Ok(info) if info.first_sequence > to => break,
-                Err(LogError::Missing) => return None,
-                Ok(_) | Err(_) => tokio::time::sleep(RETRY).await,
-            },
-            Ok(Err(_)) => return None,
+    let mut part = Part::new(log, created, from, to);
+    while let Some(messages) = part.next().await.ok()? {
+        for message in &messages {
+            add(message, &mut jobs);
         }
     }
     Some(jobs)

@@ -1,7 +1,7 @@
 //! Starting, watching and stopping the projector.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use event_log::EventLog;
@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) ended: watch::Sender<bool>,
     /// Held to write by whoever lets the log forget its beginning, and to read by those who must not see it shrink.
     pub(crate) trimming: RwLock<()>,
+    /// Of the jobs that lost what stands before this message it is certain here that the log names them.
+    pub(crate) named: AtomicU64,
     /// Whether nothing is applied, because other views are to be put in place of these.
     idle: AtomicBool,
 }
@@ -153,6 +155,7 @@ impl Shared {
             holds: Mutex::new(holds),
             ended: watch::Sender::new(false),
             trimming: RwLock::new(()),
+            named: AtomicU64::new(0),
             idle: AtomicBool::new(false),
         };
         (Arc::new(shared), wanted)
@@ -248,6 +251,8 @@ impl Handle {
         self.shared.idle.store(false, Ordering::Release);
         self.shared.stop.send_replace(false);
         self.shared.ended.send_replace(false);
+        // Of another log, maybe.
+        self.shared.named.store(0, Ordering::Relaxed);
         let applied = writer.checkpoint().map_or(0, |checkpoint| checkpoint.sequence);
         let mut progress = Progress::new(applied);
         progress.forgot(writer.floor());

@@ -9,7 +9,8 @@
 //! - [`Verification`]: the views compared with a fresh replay ([`verify`])
 //! - [`Scrub`]: the same now and then, unnoticed ([`scrub`], [`findings`])
 //! - [`Status`]: how far it is and what is the matter ([`status`])
-//! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`])
+//! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`]);
+//!   what it says of a part of it, read again ([`part`])
 //! - [`Retention`]: when it is made to, by age and by room ([`retention`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
@@ -23,6 +24,7 @@ mod cut;
 mod findings;
 mod follow;
 mod handle;
+mod part;
 mod pass;
 mod poison;
 mod prepare;

@@ -237,7 +237,9 @@ impl Directory {
 
     /// Makes a file hold these bytes, all or nothing, also when the power fails.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        fs::rename(self.write_new(name, bytes)?, self.path.join(name))?;
+        let new = self.write_new(name, bytes)?;
+        hit(Point::NoteBefore);
+        fs::rename(new, self.path.join(name))?;
         sync(&self.path)
     }
 

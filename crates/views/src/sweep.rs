@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use failpoints::{Point, hit};
 use projection::Row;
 use proto_events::Position;
 use uuid::Uuid;
@@ -136,6 +137,7 @@ impl Writer {
         self.leaving.quarantined.truncate(quarantined);
         (self.tally, self.checkpoint) = (tally, Some(checkpoint));
         self.shared.state.write().checkpoint = self.checkpoint;
+        hit(if self.leaving.is_empty() { Point::SweepEnd } else { Point::SweepChunk });
         Ok(())
     }
 

@@ -295,26 +295,39 @@ impl Retention {
 
     /// Whether that made any room: what the views do not know yet stays for now.
     async fn trim_before(&self, connection: Uuid, before: u64, cause: Cause) -> Result<bool, TrimError> {
+        if cause == Cause::Room {
+            // Said first: were it to end in between, nobody would know any more that less is kept than asked for.
+            self.note_shortened(before).await?;
+        }
         let Trimmed { before, jobs_dropped, jobs_cut, bytes_freed } =
             self.live.trim(&self.log, connection, before).await?;
         if bytes_freed == 0 {
             return Ok(false);
         }
+        let last_trim = LastTrim { at: now(), cause, before, jobs_dropped, jobs_cut, bytes_freed };
+        self.note(|note| note.last_trim = Some(last_trim));
+        Ok(true)
+    }
+
+    /// Remembers that for want of room all before this message goes.
+    async fn note_shortened(&self, before: u64) -> Result<(), LogError> {
         let oldest = self.log.next_stored(before).await?;
+        let oldest = oldest.map_or_else(now, |(_, stored)| stored);
+        self.note(|note| note.shortened = note.shortened.max(Some(oldest)));
+        Ok(())
+    }
+
+    /// Changes what is remembered.
+    fn note(&self, change: impl FnOnce(&mut Note)) {
         let note = {
             let mut told = self.told.lock();
-            told.note.last_trim = Some(LastTrim { at: now(), cause, before, jobs_dropped, jobs_cut, bytes_freed });
-            if cause == Cause::Room {
-                told.note.shortened = Some(oldest.map_or_else(now, |(_, stored)| stored));
-            }
-            told.note.clone()
+            change(&mut told.note);
+            // A record is always JSON.
+            serde_json::to_vec(&told.note).unwrap_or_default()
         };
-        // A record is always JSON.
-        let note = serde_json::to_vec(&note).unwrap_or_default();
         if let Err(error) = self.generations.write_note(NOTE, &note) {
             tracing::warn!(%error, "what was trimmed last is not known after a restart");
         }
-        Ok(true)
     }
 
     /// Before which message the log should forget all, for now, and why; `None` where nothing should go, or nothing can

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::ledger::Ledger;
+use super::trims;
 use super::world::{reason, verify, wait_until_whole};
 
 /// More than a chunk of rows.
@@ -20,11 +21,11 @@ const JOBS_AT_ONCE: usize = 40;
 /// So many batches are posted until a step is reached.
 const POSTS: u32 = 6;
 /// Between two of them.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// After so many steps a directory has enough of it.
 const STEPS: u32 = 5;
 /// How long a step may take to be reached.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const SIGABRT: i32 = 6;
 const FOLD_VERSION: &str = "FOREBAY_TEST_FOLD_VERSION";
 
@@ -57,6 +58,8 @@ enum Way {
     Export,
     /// An export is read in.
     Import,
+    /// The log forgets its beginning.
+    Trim,
 }
 
 /// How each step is come by, and the how manieth time it is reached is the last. Where seconds are given, what sled holds
@@ -92,6 +95,18 @@ fn way(point: Point) -> (Way, u64, u64) {
         | Point::SwitchAfter => (Way::Rebuild, 1, 0),
         Point::StartOverBefore | Point::StartOverAfter => (Way::Promote, 1, 0),
         Point::RemoveBefore | Point::RemoveUnmarked | Point::RemoveAfter => (Way::Discard, 1, 0),
+        // Of these, what is written is to be on disk.
+        Point::CutReplaced | Point::CutWritten | Point::SweepChunk | Point::SweepEnd => (Way::Trim, 1, 1),
+        Point::TrimFound
+        | Point::TrimNamed
+        | Point::TrimTold
+        | Point::CutBefore
+        | Point::CutForgotten
+        | Point::CutSynced
+        | Point::TrimUnnamed
+        | Point::PurgeBefore
+        | Point::PurgeAfter
+        | Point::NoteBefore => (Way::Trim, 1, 0),
         Point::ExportLine => (Way::Export, 25, 0),
         Point::ExportBefore | Point::ExportAfter => (Way::Export, 1, 0),
         Point::ImportBegun => (Way::Import, 1, 0),
@@ -122,24 +137,28 @@ const AGAIN: [(Point, Way); 15] = [
 /// From here on the new views have taken the place of the old ones.
 const REPLACED: [Point; 4] = [Point::CurrentAfter, Point::Switched, Point::SwitchBefore, Point::SwitchAfter];
 
-/// Dies at all steps that these ways lead over. `FAILPOINT` names one step, to look into it alone.
-fn die_on(ways: &[Way]) {
+/// All steps that these ways lead over. `FAILPOINT` names one step, to look into it alone.
+fn steps(ways: &[Way]) -> impl Iterator<Item = (Point, Way, u64, u64)> {
     let only = std::env::var("FAILPOINT").ok();
     let once = Point::ALL.iter().map(|point| (*point, way(*point)));
     let again = AGAIN.iter().map(|(point, its_way)| (*point, (*its_way, 1, 0)));
+    let steps = once.chain(again).map(|(point, (way, count, seconds))| (point, way, count, seconds));
+    steps.filter(move |(point, way, ..)| ways.contains(way) && only.as_ref().is_none_or(|only| only == point.name()))
+}
+
+/// Dies at all steps that these ways lead over.
+fn die_on(ways: &[Way]) {
     let mut lane = None;
-    for (point, (way, count, seconds)) in once.chain(again) {
-        if ways.contains(&way) && only.as_ref().is_none_or(|only| only == point.name()) {
-            let began = Instant::now();
-            eprintln!("{} by {way:?}", point.name());
-            let lane = match lane.take_if(|lane: &mut Lane| lane.steps == STEPS) {
-                None => lane.get_or_insert_with(Lane::new),
-                Some(_) => lane.insert(Lane::new()),
-            };
-            lane.steps += 1;
-            lane.die_at(point, way, count, seconds);
-            eprintln!("{} by {way:?}: {:.1} s", point.name(), began.elapsed().as_secs_f64());
-        }
+    for (point, way, count, seconds) in steps(ways) {
+        let began = Instant::now();
+        eprintln!("{} by {way:?}", point.name());
+        let lane = match lane.take_if(|lane: &mut Lane| lane.steps == STEPS) {
+            None => lane.get_or_insert_with(Lane::new),
+            Some(_) => lane.insert(Lane::new()),
+        };
+        lane.steps += 1;
+        lane.die_at(point, way, count, seconds);
+        eprintln!("{} by {way:?}: {:.1} s", point.name(), began.elapsed().as_secs_f64());
     }
 }
 
@@ -156,6 +175,12 @@ fn a_crash_at_any_step_of_a_rebuild_is_no_crash() {
 #[test]
 fn a_crash_at_any_step_of_an_export_or_import_is_no_crash() {
     die_on(&[Way::Export, Way::Import]);
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_trim_is_no_crash() {
+    let steps = steps(&[Way::Trim]).map(|(point, _, count, seconds)| (point, count, seconds));
+    trims::die_at_each(&steps.collect::<Vec<_>>());
 }
 
 /// One directory that goes through step after step.
@@ -405,18 +430,18 @@ impl Lane {
     }
 }
 
-fn options(armed: &Path) -> Options {
+pub(super) fn options(armed: &Path) -> Options {
     let environment = vec![("FOREBAY_FAILPOINTS", armed.to_str().unwrap().to_owned())];
     Options { environment, ..Options::default() }
 }
 
 /// All or nothing: the process looks into the file at any moment.
-fn arm(armed: &Path, text: &str) {
+pub(super) fn arm(armed: &Path, text: &str) {
     let new = armed.with_extension("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, armed).unwrap();
 }
 
-fn assert_died(status: ExitStatus, point: Point) {
+pub(super) fn assert_died(status: ExitStatus, point: Point) {
     assert_eq!(status.signal(), Some(SIGABRT), "it was to die at {}, and ended with {status}", point.name());
 }
