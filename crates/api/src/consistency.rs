@@ -70,6 +70,15 @@ pub(crate) async fn applied(parts: &Parts, sequence: u64) -> Result<(), ApiError
     if applied || fenced(parts).is_some() { Ok(()) } else { Err(NOT_APPLIED) }
 }
 
+/// Waits until all that the log held at this moment is applied; not where nothing is applied any more.
+pub(crate) async fn complete(parts: &Parts) -> Result<(), ApiError> {
+    if stale(parts).is_some() || parts.projector.wait_complete(Instant::now(), POSITION_TIME).await {
+        return Ok(());
+    }
+    // It may just have turned out that it is another log.
+    if stale(parts).is_some() { Ok(()) } else { Err(TOO_OLD) }
+}
+
 /// Answers a read with the JSON that it makes, once the views are as asked for.
 pub(crate) async fn answer(
     parts: &Parts,

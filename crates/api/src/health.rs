@@ -72,7 +72,7 @@ enum Reason {
 #[serde(rename_all = "snake_case")]
 enum Identity {
     Same,
-    /// It is, but it dropped messages before they were applied.
+    /// It is, but somebody dropped messages that the views lack, or hold alone.
     Trimmed,
     Recreated,
     RolledBack,
@@ -87,7 +87,7 @@ impl Identity {
             Phase::Fenced(Fenced::Missing) => Self::Missing,
             Phase::Upgrading { .. } => return None,
             _ if !status.knows_the_log() => return None,
-            _ if status.trimmed.is_some() => Self::Trimmed,
+            _ if status.trimmed.or(status.lost).is_some() => Self::Trimmed,
             _ => Self::Same,
         })
     }
@@ -186,7 +186,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         message,
         version: app.version,
         log: Some(Log::new(connected && info.is_some(), Identity::of(&projector), parts.log.server_version(), info)),
-        projector: Some(Projector::new(&projector, info)),
+        projector: Some(Projector::new(&projector, info, parts.reader.quarantine_len() as u64)),
         views: Some(Views::new(parts)),
         upgrade: upgrade.map(|Upgrade { from, to, rebuild, blocked }| Upgrading { from, to, rebuild, blocked }),
         scrub: Some(scrub),
@@ -250,6 +250,13 @@ fn views_trouble(
         let message = format!(
             "the log dropped messages before they were applied (it began at {first} when that was noticed): nothing \
              can bring them back; `forebay rebuild` makes views of what it holds, and then all is well again"
+        );
+        return Some((Overall::Degraded, Reason::LogTrimmed, message));
+    }
+    if let Some(first) = projector.lost {
+        let message = format!(
+            "somebody dropped the messages before {first} from the log, and the views still hold what they said: \
+             `forebay rebuild` makes views of what the log holds, and keeps these for a day"
         );
         return Some((Overall::Degraded, Reason::LogTrimmed, message));
     }
@@ -343,7 +350,7 @@ impl Views {
 }
 
 impl Projector {
-    fn new(status: &Status, info: Option<LogInfo>) -> Self {
+    fn new(status: &Status, info: Option<LogInfo>, quarantined: u64) -> Self {
         let phase = match status.phase {
             Phase::CatchingUp => "catching-up",
             Phase::Following => "following",
@@ -358,8 +365,9 @@ impl Projector {
             applied: status.applied,
             lag_events: last.saturating_sub(status.applied),
             lag_seconds: status.lag_seconds,
-            quarantined: status.quarantined,
-            trimmed_to: status.trimmed,
+            // Only so many are listed, and only since the start are all counted.
+            quarantined: status.quarantined.max(quarantined),
+            trimmed_to: status.trimmed.or(status.lost),
         }
     }
 }

@@ -148,7 +148,7 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
 pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
     if let Some((id, "events")) = path.rsplit_once('/') {
-        let wanted = params::events_params(&call.query)?;
+        let wanted = params::read_params(&call.query)?;
         return Ok(consistency::answer(parts, &call.headers, wanted, events(id, &app, parts)).await);
     }
     let params = params::job_params(&call.query)?;
@@ -174,8 +174,9 @@ async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
 
 /// Which other runs there were by then is not known without reading the whole log, so none are named.
 async fn job_as_of(id: &str, app: &App, parts: &Parts, then: AsOf) -> Result<Vec<u8>, ApiError> {
-    if let AsOf::Position(last) = then {
-        consistency::applied(parts, last.sequence).await?;
+    match then {
+        AsOf::Position(last) => consistency::applied(parts, last.sequence).await?,
+        AsOf::Time(_) => consistency::complete(parts).await?,
     }
     let record = evidence::as_of(app, parts, &row(id, parts).await?, then).await?;
     encoded(&Detail { record: &record, recent_executions: Vec::new() })

@@ -21,8 +21,10 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::auth::refuse_foreign;
+use crate::consistency;
 use crate::errors::{ApiError, LOG_FULL, wrong_method};
 use crate::http::{Call, json as answer};
+use crate::params::read_params;
 
 /// Rebuilds and verifications of the views.
 pub struct Maintenance {
@@ -164,6 +166,7 @@ pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, 
 }
 
 #[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Wanted {
     /// Go back to the generation that served before.
     #[serde(default)]
@@ -234,16 +237,22 @@ pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, Ap
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    let quarantined = app.readable()?.reader.quarantined();
-    let shown = quarantined.iter().map(|event| {
-        json!({
-            "position": event.position.to_string(),
-            "connectionId": Some(event.connection).filter(|connection| !connection.is_nil()),
-            "externalId": event.external_id,
-            "cause": event.cause,
-        })
-    });
-    Ok(answer(StatusCode::OK, &json!({ "data": shown.collect::<Vec<_>>(), "total": quarantined.len() })))
+    let parts = app.readable()?;
+    let wanted = read_params(&call.query)?;
+    let read = async {
+        let quarantined = parts.reader.quarantined();
+        let shown = quarantined.iter().map(|event| {
+            json!({
+                "position": event.position.to_string(),
+                "connectionId": Some(event.connection).filter(|connection| !connection.is_nil()),
+                "externalId": event.external_id,
+                "cause": event.cause,
+            })
+        });
+        let body = json!({ "data": shown.collect::<Vec<_>>(), "total": quarantined.len() });
+        serde_json::to_vec(&body).map_err(ApiError::internal)
+    };
+    Ok(consistency::answer(parts, &call.headers, wanted, read).await)
 }
 
 /// An id as it stands in the path: maybe encoded.

@@ -67,7 +67,7 @@ pub(crate) fn job_params(raw: &str) -> Result<JobParams, ApiError> {
 }
 
 /// What `GET /api/jobs/{id}/events` was asked.
-pub(crate) fn events_params(raw: &str) -> Result<Wanted, ApiError> {
+pub(crate) fn read_params(raw: &str) -> Result<Wanted, ApiError> {
     let mut asked = Wanted::default();
     pairs(raw)?.iter().try_for_each(|(name, value)| wanted(&mut asked, name, value))?;
     Ok(asked)
@@ -206,7 +206,7 @@ mod tests {
         let params = list_params("").unwrap();
         assert_eq!((params.query.limit, params.query.state, params.query.connections), (50, None, None));
         assert_eq!(params.wanted, Wanted::default());
-        assert_eq!(events_params("maxStaleness=250&atLeast=7").unwrap(), wanted);
+        assert_eq!(read_params("maxStaleness=250&atLeast=7").unwrap(), wanted);
     }
 
     #[test]
@@ -264,6 +264,6 @@ mod tests {
             assert!(details.is_some_and(|details| details.get(field).is_some()), "{raw}: {message}");
         }
         assert!(job_params("state=failed").is_err());
-        assert!(events_params("asOf=1").is_err());
+        assert!(read_params("asOf=1").is_err());
     }
 }

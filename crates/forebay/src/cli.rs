@@ -98,7 +98,7 @@ Examples:
 
 const VERIFY_HELP: &str = "\
 Works beside a running server, which answers and takes events in all the while, and without one. Exit 0: equal. Exit 1:
-each differing job is printed, field by field.
+each differing job is printed, field by field. Exit 2: it could not be told, and why is said.
 
 Examples:
   forebay verify && echo equal

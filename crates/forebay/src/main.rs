@@ -50,11 +50,13 @@ fn main() -> ExitCode {
         Ok(code) => code,
         // Whoever read our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("forebay: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => told(&error, ExitCode::FAILURE),
     }
+}
+
+fn told(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    eprintln!("forebay: {error:#}");
+    code
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -73,7 +75,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 None => maintain::rebuild(client, rollback, json, paint),
             })
         }
-        Command::Verify(args) => maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint)),
+        Command::Verify(args) => {
+            let compared = maintain(args.stack, move |client, paint| maintain::verify(client, args.json, paint));
+            // A script must be able to tell that nothing is known from a difference.
+            compared.or_else(|error| {
+                if is_broken_pipe(&error) { Err(error) } else { Ok(told(&error, ExitCode::from(NOTHING_KNOWN))) }
+            })
+        }
         Command::Quarantine(args) => {
             maintain(args.stack, move |client, paint| maintain::quarantine(client, args.json, paint))
         }
@@ -157,6 +165,9 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     output.flush()?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// The exit code of a comparison that was not made.
+const NOTHING_KNOWN: u8 = 2;
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;

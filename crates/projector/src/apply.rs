@@ -205,7 +205,7 @@ impl Applier {
                     let (floor, missed) = (self.writer.floor(), self.missed);
                     self.shared.progress.send_modify(|progress| {
                         progress.forgot(floor);
-                        progress.trimmed = missed;
+                        (progress.trimmed, progress.lost) = (missed, None);
                     });
                 }
                 Ok(Release::Surrender(to)) => self.surrender = Some(to),

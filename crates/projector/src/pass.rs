@@ -3,6 +3,8 @@
 //! This is not the way of live events. A log replayed through it would read, fold and write each job as often as it has
 //! events, in random order; the pass sorts the facts by job through temporary files first, so that it does so once.
 
+mod error;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,11 +18,12 @@ use proto_events::Position;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use views::{Applied, JobFacts, LANDMARK_EVERY, Landmark, Quarantined, Scatter, Told, ViewError};
+use views::{Applied, JobFacts, LANDMARK_EVERY, Landmark, Quarantined, Scatter, Told};
 
 use crate::cut::Cut;
 use crate::poison::{NOBODY, fact, fold_facts, unusable};
-use crate::trim::TrimError;
+
+pub use error::PassError;
 
 /// Batches that may wait for each thread that sorts.
 const WAITING: usize = 4;
@@ -38,43 +41,6 @@ const SPELL: Duration = Duration::from_millis(5);
 const NAP: Duration = Duration::from_millis(50);
 /// The lowest priority there is, for threads of a slow pass.
 const NICE: i32 = 19;
-
-/// Why a pass did not come to its end.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum PassError {
-    /// It was told to stop.
-    #[error("it was aborted")]
-    Aborted,
-    /// The log is another one now, or was rolled back: start over.
-    #[error("the log was replaced or rolled back while it was read: start over")]
-    LogChanged,
-    /// The log dropped its beginning meanwhile: start over.
-    #[error("the log dropped its first messages while it was read: start over")]
-    Trimmed,
-    /// The log cannot be read.
-    #[error("the log cannot be read: {0}")]
-    Log(String),
-    /// What somebody else dropped from the log could not be dropped from the views.
-    #[error("the views could not forget what the log dropped: {0}")]
-    Trim(#[from] TrimError),
-    /// Files cannot be read or written.
-    #[error(transparent)]
-    Views(#[from] ViewError),
-    /// The views are of another version of the fold, so that comparing says nothing.
-    #[error(
-        "version {views} of the fold made the views, and this is version {ours}: make new ones with `forebay rebuild`"
-    )]
-    OtherFold {
-        /// That of the views.
-        views: u32,
-        /// Ours.
-        ours: u32,
-    },
-    /// A bug.
-    #[error("it panicked: {0}")]
-    Panicked(String),
-}
 
 /// Events that could not be used, in no order.
 type Quarantine = Mutex<Vec<Quarantined>>;
@@ -171,6 +137,9 @@ pub(crate) async fn scatter(
     watch: &Arc<Watch>,
 ) -> Result<Scattered, PassError> {
     let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
+    if info.last_sequence < target {
+        return Err(PassError::LogChanged);
+    }
     watch.messages_total.store(target.saturating_sub(info.first_sequence.saturating_sub(1)), Ordering::Relaxed);
     let scatter = Arc::new(Scatter::new(directory, watch.expected_bytes(info.bytes))?);
     let mut applied = Applied {

@@ -331,7 +331,6 @@ impl Inner {
     /// The whole log, sorted by job. What this node trims meanwhile, it trims afterwards.
     async fn scattered(&self, watch: &Arc<Watch>, mut target: u64) -> Result<Scattered, PassError> {
         loop {
-            self.live.heed(&self.log).await?;
             let _untrimmed = self.live.shared.trimming.read().await;
             match scatter(&self.log, target, self.generations.path(), watch).await {
                 // Another node did. What it told of that is behind the target, maybe.
@@ -355,8 +354,15 @@ impl Inner {
             match status.phase {
                 // Just started, the projector may not know yet that the log is another one.
                 _ if !live.knows_the_log() => tokio::time::sleep(LOOK).await,
+                Phase::Fenced(fenced) if rebuild.from == From::Previous => return Err(PassError::Fenced(fenced)),
                 Phase::Fenced(_) => return Err(PassError::LogChanged),
                 Phase::Failed(reason) => return Err(PassError::Panicked(reason.to_string())),
+                // A position of another log says nothing here.
+                Phase::Following
+                    if matches!(live.phase, Phase::Fenced(_)) && status.applied + CLOSE >= status.log_last =>
+                {
+                    return Ok(());
+                }
                 Phase::Following if status.applied + CLOSE >= live.applied.max(status.log_last) => return Ok(()),
                 Phase::Following | Phase::CatchingUp | Phase::Upgrading { .. } => tokio::time::sleep(LOOK).await,
             }

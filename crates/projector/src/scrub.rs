@@ -222,9 +222,8 @@ impl Scrub {
         if let Err(reason) = self.has_room().await {
             return Ended::Failed(reason);
         }
-        // What somebody else dropped from the log is forgotten first. Later it holds up nobody who wants to trim: then it
-        // gives way.
-        if let Err(error) = self.live.heed(&self.log).await {
+        // It holds up nobody who wants to trim: then it gives way.
+        if let Err(error) = self.live.is_of(&self.log).await {
             return Ended::Failed(error.to_string());
         }
         let verification = Verification::slow(rests);

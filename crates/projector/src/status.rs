@@ -99,6 +99,8 @@ pub struct Status {
     /// The log had dropped messages before they were applied: it began here when that was noticed. It stays so until
     /// other views serve.
     pub trimmed: Option<u64>,
+    /// Somebody else dropped what comes before this message from the log, and the views hold it still.
+    pub lost: Option<u64>,
     /// What the log said before this message is forgotten; 0 while nothing is.
     pub floor: u64,
 }
@@ -120,6 +122,7 @@ pub(crate) struct Progress {
     pub(crate) target: Option<u64>,
     pub(crate) quarantined: u64,
     pub(crate) trimmed: Option<u64>,
+    pub(crate) lost: Option<u64>,
     /// What the log said before this message is forgotten, lastingly.
     pub(crate) floor: u64,
     /// What became of the last message that told of a trim.
@@ -143,6 +146,7 @@ impl Progress {
             target: None,
             quarantined: 0,
             trimmed: None,
+            lost: None,
             floor: 0,
             done: Done::default(),
             behind_since: None,
@@ -172,6 +176,7 @@ impl Progress {
         self.floor = floor;
         // What is to be forgotten is not missed.
         self.trimmed.take_if(|first| *first <= floor);
+        self.lost.take_if(|first| *first <= floor);
     }
 
     /// Follows from now on, if all that the log held at the start is applied.
@@ -232,6 +237,7 @@ impl Progress {
             staleness: self.complete_at.map(|at| at.elapsed()),
             quarantined: self.quarantined,
             trimmed: self.trimmed,
+            lost: self.lost,
             floor: self.floor,
         }
     }

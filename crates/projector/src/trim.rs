@@ -89,17 +89,27 @@ impl Handle {
         })
     }
 
-    /// Lets the views forget what somebody else dropped from the log, who may not have told.
-    pub(crate) async fn heed(&self, log: &EventLog) -> Result<(), TrimError> {
-        let first = log.info().await?.first_sequence;
-        let is_followed = self.status().phase.is_following();
-        // Where there is no job, there is nothing to forget.
-        if let Some(connection) =
-            self.reader.any_connection().filter(|_| is_followed && first > self.reader.floor().max(1))
-        {
-            self.trim(log, connection, first).await?;
+    /// Where the log begins, if somebody else dropped from it what the views hold and did not tell. The status says so
+    /// until they forget it, or others serve: the views may be the last copy, so this is for a person to decide.
+    pub(crate) async fn lost(&self, info: &LogInfo) -> Result<Option<u64>, TrimError> {
+        let first = info.first_sequence;
+        let is_untold = {
+            let progress = self.shared.progress.borrow();
+            // What was told of is forgotten once that is applied.
+            let is_applied = info.messages == 0 || progress.applied >= info.last_sequence;
+            let is_followed = progress.created == Some(info.created) && progress.phase.is_following();
+            is_followed && is_applied && first > progress.floor.max(1)
+        };
+        let reader = self.reader.clone();
+        if !is_untold || !blocking(move || reader.holds_before(first)).await? {
+            return Ok(None);
         }
-        Ok(())
+        self.shared.progress.send_modify(|progress| {
+            if progress.floor < first && progress.lost.replace(first) != Some(first) {
+                tracing::error!(first, "somebody dropped messages from the log which the views hold");
+            }
+        });
+        Ok(Some(first))
     }
 
     /// Writes into the log that it forgets what stands before this message, and waits until the views have done so.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use event_log::EventLog;
 use parking_lot::Mutex;
@@ -15,9 +16,13 @@ use views::{Generations, Reader};
 use crate::findings::{Finding, Findings};
 use crate::handle::Handle;
 use crate::pass::{Pace, PassError, Watch, scatter};
+use crate::status::Phase;
 
 /// Differing jobs that are reported in full.
 const REPORTED: usize = 1_000;
+
+/// For the views to reach the end that the log has.
+const APPLIED: Duration = Duration::from_secs(5);
 
 /// What came of comparing the views with a fresh replay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,7 +106,7 @@ impl Verification {
         }
         loop {
             if let Some(live) = &self.live {
-                live.heed(log).await?;
+                live.is_of(log).await?;
             }
             let _untrimmed = match &self.live {
                 Some(live) => Some(live.shared.trimming.read().await),
@@ -157,6 +162,22 @@ impl Verification {
             return Err(PassError::Trimmed);
         }
         Ok(verdict)
+    }
+}
+
+impl Handle {
+    /// Fails where a replay of the log cannot say whether the views are right, since it is not theirs, or not all of it.
+    pub(crate) async fn is_of(&self, log: &EventLog) -> Result<(), PassError> {
+        if let Phase::Fenced(fenced) = self.status().phase {
+            return Err(PassError::Fenced(fenced));
+        }
+        let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
+        // What was told of what the log dropped is applied first.
+        self.wait_applied(info.last_sequence, APPLIED).await;
+        match self.lost(&info).await? {
+            Some(first) => Err(PassError::Lost { first }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -180,11 +180,6 @@ impl Index {
         (rest, gone)
     }
 
-    /// The connection of some job.
-    pub(crate) fn any_connection(&self) -> Option<Uuid> {
-        self.connections.values.first().copied()
-    }
-
     fn place(&self, id: Uuid) -> Option<usize> {
         self.places.find(hash(id), |place| self.entries[*place as usize].id == id).map(|place| *place as usize)
     }

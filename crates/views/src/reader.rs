@@ -129,9 +129,9 @@ impl Reader {
         self.shared().state.read().index.straddling(sequence)
     }
 
-    /// The connection of some job; `None` where there is no job.
-    pub fn any_connection(&self) -> Option<Uuid> {
-        self.shared().state.read().index.any_connection()
+    /// Whether some job has an event before this message.
+    pub fn holds_before(&self, sequence: u64) -> bool {
+        self.shared().state.read().index.jobs().any(|(_, first)| first.sequence < sequence)
     }
 
     /// What the log said before this message is forgotten: nothing here knows of it.

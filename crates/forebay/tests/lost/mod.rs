@@ -49,6 +49,17 @@ async fn append(log: &EventLog, job: &str) -> u64 {
     log.append(CONNECTION.parse().unwrap(), payload).await.unwrap().sequence
 }
 
+/// More than new views may lack when they are compared.
+fn append_many(nats: &TestServer) {
+    with_log(nats, async |log| {
+        let mut last = 0;
+        for job in 0..600 {
+            last = append(log, &format!("old-{job}")).await;
+        }
+        last
+    });
+}
+
 fn get(server: &Server, path: &str) -> (u16, Option<String>, Value) {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
     let request = ureq::http::Request::builder().uri(format!("http://{}{path}", server.address));
@@ -72,6 +83,9 @@ fn replaced_by_hand(nats: &TestServer, dir: &Path, identity: &str, header: &str)
     assert_eq!((status, stale.as_deref(), &record["state"]), (200, Some(header), &json!("failed")));
     let (_, _, list) = get(&server, "/api/jobs");
     with_log(nats, async |log| append(log, "unseen").await);
+    let compared = run(dir, &["verify"]);
+    assert_eq!(compared.status.code(), Some(2), "nothing is compared with another log: {}", text(&compared.stdout));
+    assert!(text(&compared.stderr).contains("`forebay rebuild`"), "{}", text(&compared.stderr));
 
     let rebuilt = run(dir, &["rebuild"]);
     let said = text(&rebuilt.stdout);
@@ -110,11 +124,12 @@ fn views_of_a_log_that_was_made_anew_are_stale_until_a_person_promotes_others() 
         let server = launch(&nats, dir.path());
         until_well(&server);
         server.ingest(KEY);
+        append_many(&nats);
         server.stop();
         nats.stop();
         fs::remove_dir_all(nats.store()).unwrap();
         nats.restart();
-        // As many messages as there were, and more.
+        // Fewer messages than the views have applied of the other log.
         with_log(&nats, async |log| {
             for job in ["other-1", "other-2", "other-3", "other-4"] {
                 append(log, job).await;
@@ -137,6 +152,7 @@ fn views_of_a_log_that_was_rolled_back_are_stale_until_a_person_promotes_others(
         let server = launch(&nats, dir.path());
         until_well(&server);
         server.ingest(KEY);
+        append_many(&nats);
         let lost = with_log(&nats, async |log| append(log, "lost").await);
         assert_eq!(get(&server, &format!("/api/jobs/lost?atLeast={lost}")).0, 200);
         server.stop();

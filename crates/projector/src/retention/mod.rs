@@ -197,6 +197,9 @@ impl Retention {
             match self.look(places).await {
                 Ok(look) => {
                     self.tell(policy, &look);
+                    if let Err(error) = self.live.lost(&look.info).await {
+                        tracing::debug!(%error, "whether the log lost something is not known");
+                    }
                     let (at, log) = (Instant::now(), look.room.log);
                     if before.is_none() {
                         pause = SHORTEST_LOOK;
@@ -339,10 +342,14 @@ impl Retention {
         let Look { info, room, oldest_at } = self.look(places).await?;
         let Some(oldest_at) = oldest_at else { return Ok(None) };
         let bucket_end = policy.bucket_end(oldest_at);
-        if let Some(expired) = policy.expired_before(self.log_time(&info).await?)
-            && bucket_end <= expired
-        {
-            return Ok(self.log.first_at(bucket_end).await?.map(|before| (before, Cause::Age)));
+        if let Some(expired) = policy.expired_before(self.log_time(&info).await?) {
+            if bucket_end <= expired {
+                return Ok(self.log.first_at(bucket_end).await?.map(|before| (before, Cause::Age)));
+            }
+            // What somebody else dropped would have gone by now.
+            if info.first_sequence > self.live.status().floor.max(1) && bucket_end == policy.bucket_end(expired) {
+                return Ok(Some((info.first_sequence, Cause::Age)));
+            }
         }
         let Some(excess) = policy.excess(room) else { return Ok(None) };
         Ok(self.before_excess(policy, &info, bucket_end, excess).await?.map(|before| (before, Cause::Room)))

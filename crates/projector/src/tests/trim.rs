@@ -13,7 +13,7 @@ use views::{Digest, Generations, Opened, Reader};
 
 use super::crash::kill_again_and_again;
 use super::support::{CONNECTION, PATIENCE, connect, event, flood, id, open_views, publish, until, until_phase};
-use crate::{From, Handle, Phase, RebuildState, RebuildStatus, Rebuilds, Verification, start};
+use crate::{From, Handle, PassError, Phase, RebuildState, RebuildStatus, Rebuilds, Verdict, Verification, start};
 
 struct Live {
     handle: Handle,
@@ -40,9 +40,12 @@ impl Live {
         self.handle.trim(log, CONNECTION, before).await.unwrap()
     }
 
+    async fn compare(&self, log: &EventLog) -> Result<Verdict, PassError> {
+        Verification::beside(&self.handle).run(log, self.reader.clone(), &self.generations).await
+    }
+
     async fn verify(&self, log: &EventLog) {
-        let verdict =
-            Verification::beside(&self.handle).run(log, self.reader.clone(), &self.generations).await.unwrap();
+        let verdict = self.compare(log).await.unwrap();
         assert!(verdict.equal, "{verdict:?}");
     }
 
@@ -197,18 +200,23 @@ async fn more_jobs_than_one_event_can_name_are_named_by_several() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_else_drops_from_the_log_is_forgotten_before_it_is_compared() {
+async fn what_somebody_else_drops_from_the_log_is_told_and_forgotten_only_when_asked_for() {
     let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let log = connect(&server).await;
     let live = Live::start(&log, dir.path()).await;
     flood(&log, 0..600).await;
     live.catch_up(&log).await;
+    let before = all_of(&live.reader).0;
     log.purge_before(300).await.unwrap();
-    live.verify(&log).await;
-    assert_eq!(live.handle.status().floor, 300);
-    log.purge_before(400).await.unwrap();
+    let refused = live.compare(&log).await;
+    assert!(matches!(refused, Err(PassError::Lost { first: 300 })), "{refused:?}");
+    assert_eq!((live.handle.status().lost, live.handle.status().floor), (Some(300), 0));
+    assert_eq!(all_of(&live.reader).0, before, "nothing is forgotten by looking");
     let done = live.rebuild().await;
-    assert_eq!((done.same_as_before, live.handle.status().floor), (Some(true), 400), "{done:?}");
+    assert_eq!(done.same_as_before, Some(false), "{done:?}");
+    assert!(!done.differing.is_empty() && done.jobs < before.len() as u64, "{done:?}");
+    assert_eq!((live.handle.status().lost, live.handle.status().floor), (None, 300));
+    live.verify(&log).await;
     live.assert_rebuilt_alike(&log).await;
     // While nobody follows, too, and more than was applied.
     live.stop().await;
@@ -217,9 +225,16 @@ async fn what_somebody_else_drops_from_the_log_is_forgotten_before_it_is_compare
     let live = Live::start(&log, dir.path()).await;
     live.catch_up(&log).await;
     assert_eq!(live.handle.status().trimmed, Some(700));
-    live.verify(&log).await;
-    // What was missed is forgotten, so nothing is missing.
+    let refused = live.compare(&log).await;
+    assert!(matches!(refused, Err(PassError::Lost { first: 700 })), "{refused:?}");
+    assert_eq!(live.rebuild().await.same_as_before, Some(false));
     assert_eq!((live.handle.status().trimmed, live.handle.status().floor), (None, 700));
+    live.verify(&log).await;
+    // A trim that goes further forgets that as well.
+    log.purge_before(750).await.unwrap();
+    live.trim(&log, 800).await;
+    assert_eq!((live.handle.status().lost, live.handle.status().floor), (None, 800));
+    live.verify(&log).await;
     live.assert_rebuilt_alike(&log).await;
 }
 
