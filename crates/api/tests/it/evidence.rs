@@ -209,3 +209,14 @@ async fn events_are_read_with_as_many_as_a_job_can_have() {
     now["recentExecutions"] = record["recentExecutions"].clone();
     assert_eq!(now, record);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_of_a_time_after_an_acknowledgement_holds_what_was_acknowledged() {
+    let server = Server::start().await;
+    for number in 0..100 {
+        let id = format!("job-{number}");
+        assert_eq!(server.ingest(&json!([event(&id, "completed", "2026-02-27T10:30:00Z")])).status, 202);
+        let record = get(&server, &format!("/api/jobs/{id}?asOf=2100-01-01T00:00:00Z")).body;
+        assert_eq!(record["state"], "completed", "{id}");
+    }
+}
