@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -13,10 +14,10 @@ use serde_json::{Value, json};
 use super::failpoints::{PATIENCE, PAUSE, arm, assert_died, options};
 use super::world::{verify, wait_until_whole};
 
-/// Kept by age and by room: buckets of a second, and what is more than four fifths of this goes.
-const RETENTION: [&str; 4] = ["--retention", "24s", "--max-log-size", "4MB"];
+/// Buckets of a second, the shortest there are. What goes for want of room goes long before its time.
+const RETENTION: [&str; 4] = ["--retention", "47s", "--max-log-size", "8MB"];
 /// While the log holds more than this nothing is added to it.
-const ENOUGH_BYTES: u64 = 3_400_000;
+const ENOUGH_BYTES: u64 = 6_800_000;
 const STATES: [&str; 2] = ["queued", "active"];
 /// Jobs that are begun at once.
 const JOBS: usize = 12;
@@ -26,9 +27,11 @@ const MANY_JOBS: usize = 3_100;
 const OF_MANY: usize = 30;
 /// Between the two events of these.
 const ROUNDS_BETWEEN: usize = 5;
+/// Messages that the next trim takes for sure, or nearly so: those of a round, and one more.
+const OLDEST: u64 = 4;
 /// Jobs of one large event, and how large it is: enough for a trim every few rounds.
 const FILLERS: usize = 28;
-const FILLER_BYTES: usize = 10_000;
+const FILLER_BYTES: usize = 20_000;
 
 /// Dies at all these places, in one log.
 pub(super) fn die_at_each(points: &[(Point, u64, u64)]) {
@@ -71,6 +74,8 @@ struct Trims {
     /// How many jobs there were, and fillers.
     begun: usize,
     filled: usize,
+    /// Of these, half get their second event in the next round.
+    due: Range<usize>,
 }
 
 impl Trims {
@@ -79,13 +84,14 @@ impl Trims {
         let armed = files.path().join("armed");
         let arguments = RETENTION.map(str::to_owned).to_vec();
         let forebay = Forebay::start(Options { arguments, ..options(&armed) });
-        Self { forebay, armed, _files: files, jobs: Vec::new(), begun: 0, filled: 0 }
+        Self { forebay, armed, _files: files, jobs: Vec::new(), begun: 0, filled: 0, due: 0..0 }
     }
 
     fn die_at(&mut self, point: Point, count: u64, seconds: u64) {
-        let first = self.first();
-        if point == Point::TrimUnnamed {
-            self.tell_while_it_trims();
+        let first = if point == Point::TrimUnnamed { self.tell_while_it_trims() } else { self.first() };
+        if point == Point::PurgeAfter {
+            // What earlier trims left there, if there were any, would hide that this one leaves nothing.
+            let _ = fs::remove_file(self.forebay.dir().join("views/retention.json"));
         }
         arm(&self.armed, &format!("{} {count} {seconds}", point.name()));
         if point == Point::TrimNamed {
@@ -97,7 +103,9 @@ impl Trims {
         self.forebay.wait_until("answer", |health| health["status"] != "unavailable");
         wait_for("the trim to be finished", 30, || (self.first() > first).then_some(()));
         if point == Point::PurgeAfter {
-            assert_eq!(self.forebay.health()["retention"]["state"], "shortened", "less is kept than asked for");
+            let state = || self.forebay.health()["retention"]["state"].as_str().map(str::to_owned);
+            let state = wait_for("retention to be at work", 30, || state().filter(|state| state != "off"));
+            assert_eq!(state, "shortened", "less is kept than asked for");
         }
         self.check();
     }
@@ -115,19 +123,22 @@ impl Trims {
         assert_died(status, point);
     }
 
-    /// Begins some jobs, goes on with half of those of the round before, and fills the log, if it has room.
-    fn round(&mut self) {
+    /// Begins some jobs, goes on with half of those of the round before, and fills the log; does nothing while there is no
+    /// room for that.
+    fn round(&mut self) -> bool {
         let health = self.forebay.api.try_get("/api/health");
         let bytes = health.as_ref().and_then(|health| health.body["log"]["bytes"].as_u64());
         if bytes.is_none_or(|bytes| bytes > ENOUGH_BYTES) {
-            return std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE);
+            return false;
         }
-        let before = self.begun.saturating_sub(JOBS);
-        let due = |job: &Job| job.number >= before && job.number % 2 == 1 && job.positions.len() == 1;
+        let due = std::mem::replace(&mut self.due, self.begun..self.begun + JOBS);
+        let due = |job: &Job| due.contains(&job.number) && job.number % 2 == 1 && job.positions.len() == 1;
         let due: Vec<usize> = (0..self.jobs.len()).filter(|place| due(&self.jobs[*place])).collect();
         self.tell(&due);
         self.begin(JOBS);
         self.fill();
+        true
     }
 
     /// Tells the first event of so many new jobs.
@@ -171,28 +182,41 @@ impl Trims {
     fn begin_many(&mut self) {
         let from = self.jobs.len();
         self.begin(MANY_JOBS);
-        (0..ROUNDS_BETWEEN).for_each(|_| self.round());
+        for _ in 0..ROUNDS_BETWEEN {
+            wait_for("room in the log", 30, || self.round().then_some(()));
+        }
         let many: Vec<usize> = (from..from + MANY_JOBS).collect();
         self.tell(&many);
         // The others are looked at all together.
         self.jobs.drain(from + OF_MANY..from + MANY_JOBS);
     }
 
-    /// What a trim takes is known already when jobs get an event behind it that had none.
-    fn tell_while_it_trims(&mut self) {
+    /// What a trim takes is known already when jobs get an event behind it that had none. Gives where the log began then.
+    fn tell_while_it_trims(&mut self) -> u64 {
         let reached = self.armed.with_extension("reached");
-        arm(&self.armed, &format!("{} wait", Point::TrimFound.name()));
-        let deadline = Instant::now() + PATIENCE;
-        while !reached.exists() {
-            assert!(Instant::now() < deadline, "no trim came");
-            self.round();
+        // A small trim may take none of them.
+        loop {
+            arm(&self.armed, &format!("{} wait", Point::TrimFound.name()));
+            let deadline = Instant::now() + PATIENCE;
+            while !reached.exists() {
+                assert!(Instant::now() < deadline, "no trim came");
+                self.round();
+            }
+            fs::remove_file(&reached).unwrap();
+            let first = self.first();
+            let begun = |job: &Job| matches!(*job.positions, [only] if (first..first + OLDEST).contains(&only));
+            let begun: Vec<usize> = (0..self.jobs.len()).filter(|place| begun(&self.jobs[*place])).collect();
+            let told = self.tell(&begun).unwrap_or_default();
+            self.forebay.api.get(&format!("/api/jobs?limit=1&atLeast={told}"));
+            arm(&self.armed, &format!("{} 1 0", Point::TrimUnnamed.name()));
+            let dead = wait_for("the trim to go on", 30, || match self.forebay.ended() {
+                Some(_) => Some(true),
+                None => self.try_first().filter(|now| *now > first).map(|_| false),
+            });
+            if dead {
+                return first;
+            }
         }
-        fs::remove_file(reached).unwrap();
-        let first = self.first();
-        let begun = |job: &Job| matches!(*job.positions, [only] if only >= first);
-        let begun: Vec<usize> = (0..self.jobs.len()).filter(|place| begun(&self.jobs[*place])).collect();
-        let told = self.tell(&begun).expect("the log is there");
-        self.forebay.api.get(&format!("/api/jobs?limit=1&atLeast={told}"));
     }
 
     /// All that is in the log is in the views, and nothing else; jobs that lost a part say so.
@@ -233,7 +257,11 @@ impl Trims {
 
     /// Where the log begins.
     fn first(&self) -> u64 {
-        self.forebay.health()["log"]["firstSequence"].as_u64().unwrap_or_default()
+        self.try_first().expect("an answer that says where the log begins")
+    }
+
+    fn try_first(&self) -> Option<u64> {
+        self.forebay.api.try_get("/api/health")?.body["log"]["firstSequence"].as_u64()
     }
 }
 
