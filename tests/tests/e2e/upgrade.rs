@@ -279,7 +279,9 @@ fn unprepared_the_old_views_answer_frozen_until_the_new_ones_take_over_by_themse
     let read = forebay.api.get(&format!("/api/jobs?atLeast={}", answer.body["sequence"]));
     assert_eq!((answer.status, read.status), (202, 503), "{} after {:?}", read.body, began.elapsed());
     assert!(read.body["error"]["message"].as_str().unwrap().contains("another version"), "{}", read.body);
-    let refused = complaint(&forebay.command(&["verify"]));
+    let refused = forebay.command(&["verify"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let refused = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.contains("version 1 of the fold made the views, and this is version 2"), "{refused}");
 
     // Killed in the middle, it begins again.
