@@ -64,9 +64,11 @@ pub(crate) async fn export(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     app.auth.require_token(&call.headers)?;
     let params = Params::parse(&call.query)?;
     let parts = app.parts()?;
+    // What is forgotten may still be there for a moment: an import of it must not know more than the views. Asked for
+    // before the end of the log, so that the export holds the messages that tell what was forgotten.
+    let floor = parts.reader.floor();
     let info = log_info(&parts.log).await?;
-    // What is forgotten may still be there for a moment: an import of it must not know more than the views.
-    let info = LogInfo { first_sequence: info.first_sequence.max(parts.reader.floor()), ..info };
+    let info = LogInfo { first_sequence: info.first_sequence.max(floor), ..info };
     let header = header_of(parts, &info, &params)?;
     tracing::info!(id = %header.id, first = header.first, last = header.last, "exporting the log");
     let (pieces, mut waiting) = mpsc::channel(WAITING);
@@ -132,6 +134,8 @@ enum Broken {
     Gone,
     #[error("the log is not what it was when the export began: {0:?}")]
     Fence(Fence),
+    #[error("the log has forgotten messages that were still to come: begin the export anew")]
+    Forgotten,
     #[error("the log did not answer for {} s", LOG_PATIENCE.as_secs())]
     Away,
     #[error(transparent)]
@@ -181,7 +185,7 @@ impl Export {
         self.lines.hasher.update(&header);
         self.send(header).await?;
         while self.reader.position() < self.header.last {
-            let Some(messages) = self.next().await? else { break };
+            let messages = self.next().await?;
             let mut lines = self.lines.clone();
             // A few megabytes of JSON are looked through, while other requests go on.
             let (lines, text) = tokio::task::spawn_blocking(move || {
@@ -203,26 +207,42 @@ impl Export {
         self.pieces.send(Ok(text.into())).await.map_err(|_| Broken::Gone)
     }
 
-    /// The next messages; none when the log has dropped all that was still to come.
-    async fn next(&mut self) -> Result<Option<Vec<LogMessage>>, Broken> {
-        let mut heard = Instant::now();
+    /// The next messages. An export with a hole would be imported as if that had never been, so it breaks off instead.
+    async fn next(&mut self) -> Result<Vec<LogMessage>, Broken> {
+        let (mut heard, next) = (Instant::now(), self.reader.position() + 1);
         loop {
             match tokio::time::timeout(LOOK, self.reader.next()).await {
                 Ok(Ok(batch)) => {
+                    if batch.messages.first().is_some_and(|first| first.sequence > next) {
+                        self.not_forgotten(next).await?;
+                    }
                     if let Some(last) = batch.messages.last() {
                         let (sequence, fingerprint) = (last.sequence, last.fingerprint());
                         self.known = Known { sequence, fingerprint, ..self.known };
                     }
-                    return Ok(Some(batch.messages));
+                    return Ok(batch.messages);
                 }
                 Ok(Err(ReadError::Reconnected { .. })) => self.check().await?,
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => match self.log.info().await {
-                    Ok(info) if info.messages == 0 || info.first_sequence > self.header.last => return Ok(None),
+                    Ok(info) if info.first_sequence > next => return Err(Broken::Forgotten),
                     Ok(_) => heard = Instant::now(),
                     Err(_) if heard.elapsed() > LOG_PATIENCE => return Err(Broken::Away),
                     Err(_) => {}
                 },
+            }
+        }
+    }
+
+    /// Makes sure that the log still holds this message, and so all after it.
+    async fn not_forgotten(&self, next: u64) -> Result<(), Broken> {
+        let began = Instant::now();
+        loop {
+            match self.log.info().await {
+                Ok(info) if info.first_sequence > next => return Err(Broken::Forgotten),
+                Ok(_) => return Ok(()),
+                Err(LogError::Unavailable { .. }) if began.elapsed() < LOG_PATIENCE => tokio::time::sleep(LOOK).await,
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -232,7 +252,7 @@ impl Export {
         let began = Instant::now();
         loop {
             match self.log.fence(&self.known).await {
-                // What was dropped is in no log any more, so it cannot be in the export either.
+                // Whether what was dropped is missed is found out when the next messages come.
                 Ok(Fence::Same | Fence::Trimmed { .. }) => return Ok(()),
                 Ok(fence) => return Err(Broken::Fence(fence)),
                 Err(LogError::Unavailable { .. }) if began.elapsed() < LOG_PATIENCE => tokio::time::sleep(LOOK).await,

@@ -1,11 +1,14 @@
 //! The log out of one installation and into another.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use bytes::Bytes;
 use event_log::LogMessage;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Answer, CONNECTION, KEY, PASSWORD, Server, event};
+use crate::harness::{Answer, CONNECTION, KEY, PASSWORD, Server, TOKEN, event};
 
 const TIME: &str = "2026-02-27T10:29:55Z";
 
@@ -234,4 +237,29 @@ async fn nobody_but_the_holder_of_the_admin_token_exports_or_imports() {
     import().header("cookie", &cookie).send().error(401, "UNAUTHORIZED");
     import().bearer(&key).send().error(401, "UNAUTHORIZED");
     assert_eq!(server.last_sequence().await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_the_forgetting_overtakes_breaks_off() {
+    let server = Server::start().await;
+    let mut last = 0;
+    // More than is read ahead of a client that does not take it.
+    for number in 0..40 {
+        last = server.log.append(CONNECTION, Bytes::from(vec![b'0' + number; 2 << 20])).await.unwrap().sequence;
+    }
+    let mut stream = TcpStream::connect(server.client.address()).unwrap();
+    let request = format!(
+        "GET /api/export HTTP/1.1\r\nhost: forebay\r\nconnection: close\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    // It has begun.
+    stream.read_exact(&mut [0; 1_000]).unwrap();
+    server.log.purge_before(last).await.unwrap();
+    let mut rest = Vec::new();
+    // However the connection ends.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 70 << 20, "{} bytes: it had room for all of it", rest.len());
+    let has = |text: &str| rest.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(!has(&format!("\"sequence\":{last},")), "there is no message behind the hole");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it does not look whole");
 }

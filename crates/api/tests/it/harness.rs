@@ -114,6 +114,10 @@ impl Client {
         Self { agent: config.timeout_global(Some(Duration::from_secs(30))).build().into(), address }
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> Call<'_> {
         Call { client: self, method, path: path.to_owned(), headers: HeaderMap::new(), body: Vec::new() }
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use api::backup::{Checker, Line, line_of};
+use api::backup::{Bound, Checker, Header, Line, line_of};
 use failpoints::{Point, hit};
 use indicatif::ProgressBar;
 
@@ -54,8 +54,8 @@ pub(crate) fn run(client: &Client, args: &ExportArgs) -> anyhow::Result<String> 
         file = copy.output.finish()?;
         there = copy.file;
         if let Err(error) = copied {
-            return Err(match error.downcast_ref() {
-                Some(Other) => anyhow!("{} {Other}: remove it to begin anew", part.display()),
+            return Err(match error.downcast_ref::<Other>() {
+                Some(other) => anyhow!("{} {other}: remove it to begin anew", part.display()),
                 None => error.context(BROKE_OFF),
             });
         }
@@ -64,10 +64,14 @@ pub(crate) fn run(client: &Client, args: &ExportArgs) -> anyhow::Result<String> 
     Ok(format!("exported {} messages to {}\n", there.messages(), args.file.display()))
 }
 
-/// What was begun is not what is asked for.
+/// What was begun is not what is asked for, or cannot be had any more.
 #[derive(Debug, thiserror::Error)]
-#[error("is of another log than there is now, or was asked for with other options")]
-struct Other;
+enum Other {
+    #[error("is of another log than there is now, or was asked for with other options")]
+    Different,
+    #[error("cannot be continued, since the log has forgotten messages that it lacks")]
+    Forgotten,
+}
 
 /// What to ask for, and of what was begun, from where on. The last message that is there is asked for again: if the
 /// log has it, it must be the same.
@@ -153,7 +157,10 @@ impl<W: std::io::Write> Copy<W> {
         while let Some(line) = response.line().context("the server broke off")? {
             match checker.line(&line)? {
                 Line::Header(header) => match self.file.header() {
-                    Some(begun) if !begun.is_of_the_same(&header) || begun.last != header.last => bail!(Other),
+                    Some(begun) if !begun.is_of_the_same(&header) || begun.last != header.last => {
+                        bail!(Other::Different)
+                    }
+                    Some(begun) if self.lacks(begun, &header) => bail!(Other::Forgotten),
                     begun => {
                         self.bar = self.bar_of(header.first, header.last);
                         if begun.is_none() {
@@ -171,7 +178,7 @@ impl<W: std::io::Write> Copy<W> {
                 Line::Message(message) => {
                     let same = message.sequence == self.file.last() && self.file.last_line() == Some(&line);
                     if !same {
-                        bail!(Other);
+                        bail!(Other::Different);
                     }
                 }
                 Line::Trailer(_) => {
@@ -185,6 +192,16 @@ impl<W: std::io::Write> Copy<W> {
             bail!("the server broke off");
         }
         Ok(())
+    }
+
+    /// Whether the log begins behind what is still to come. Of a part of it that was not asked for nobody knows, so it
+    /// counts as well.
+    fn lacks(&self, begun: &Header, now: &Header) -> bool {
+        let from = match begun.from {
+            Some(Bound::Sequence(from)) => from,
+            _ => 0,
+        };
+        self.file.last() < begun.last && now.first > (self.file.last() + 1).max(begun.first).max(from)
     }
 
     fn bar_of(&self, first: u64, last: u64) -> ProgressBar {

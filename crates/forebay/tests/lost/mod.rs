@@ -224,6 +224,39 @@ fn what_the_log_dropped_before_it_was_applied_is_told_until_the_views_are_made_a
 }
 
 #[test]
+fn an_export_that_cannot_be_continued_without_a_hole_is_refused() {
+    let (nats, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
+    let server = launch(&nats, dir.path());
+    until_well(&server);
+    with_log(&nats, async |log| {
+        for number in 0..40 {
+            append(log, &format!("job-{number}")).await;
+        }
+    });
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let whole = file("whole.jsonl");
+    printed(&run(dir.path(), &["export", &whole]));
+    let text = fs::read_to_string(&whole).unwrap();
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    // The header and twenty messages, as if the rest had not come.
+    let begun = lines[..21].concat();
+    let last: Value = serde_json::from_str(lines[20]).unwrap();
+    let last = last["sequence"].as_u64().unwrap();
+    let go_on = |name: &str, first: u64| {
+        fs::write(file(name) + ".part", &begun).unwrap();
+        with_log(&nats, async |log| log.purge_before(first).await.unwrap());
+        run(dir.path(), &["export", &file(name)])
+    };
+    assert!(printed(&go_on("goes-on.jsonl", last + 1)).contains("exported"), "nothing is missing");
+    assert_eq!(fs::read_to_string(file("goes-on.jsonl")).unwrap(), text);
+    let refused = complaint(&go_on("refused.jsonl", last + 2));
+    assert!(refused.contains("the log has forgotten messages that it lacks: remove it"), "{refused}");
+    assert_eq!(fs::read_to_string(file("refused.jsonl.part")).unwrap(), begun, "what there is stays");
+    assert!(!Path::new(&file("refused.jsonl")).exists());
+    server.stop();
+}
+
+#[test]
 fn clock_ticks_arrive_in_the_log_and_change_no_record() {
     let (nats, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let server = launch(&nats, dir.path());
