@@ -401,18 +401,34 @@ impl Told {
         if let Some(failed) = &self.failed {
             return (RetentionState::Blocked, Some(format!("what the log should forget is still there: {failed}")));
         }
-        if let Some(since) = self.note.shortened {
-            let asked = policy.keep.map_or("for ever".to_owned(), |keep| match keep.as_secs() {
-                hours if hours.is_multiple_of(3_600) => format!("for {} h", hours / 3_600),
-                seconds => format!("for {seconds} s"),
-            });
+        // Who sets no time asks for as much as there is room for.
+        if let (Some(since), Some(keep)) = (self.note.shortened, policy.keep) {
+            let asked = match keep.as_secs() {
+                hours if hours.is_multiple_of(3_600) => format!("{} h", hours / 3_600),
+                seconds => format!("{seconds} s"),
+            };
             let reason = format!(
-                "for want of room only what came since {} is kept, and not, as asked for, {asked}: give the log more \
+                "for want of room only what came since {} is kept, and not, as asked for, for {asked}: give the log more \
                  room (--max-log-size), or ask for less (--retention)",
                 since.to_millis_text()
             );
             return (RetentionState::Shortened, Some(reason));
         }
         (RetentionState::Keeping, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_asked_for_is_kept_only_where_a_time_was_asked_for() {
+        let told = Told { note: Note { shortened: Some(Timestamp(0)), ..Note::default() }, ..Told::default() };
+        let state = |keep| told.state(Policy { keep, most: Most::Bytes(1) }, 0, Some(1)).0;
+        assert_eq!(state(None), RetentionState::Keeping);
+        assert_eq!(state(Some(Duration::from_secs(7_200))), RetentionState::Shortened);
+        let full = Told { full: true, ..told };
+        assert_eq!(full.state(Policy { keep: None, most: Most::Unlimited }, 0, None).0, RetentionState::Full);
     }
 }
