@@ -79,10 +79,12 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
         let query = &mut params.query;
         match name.as_str() {
             "limit" => query.limit = limit(&value)?,
-            "state" => query.state = Some(state(&value)?),
-            "search" => query.search = search(value)?,
+            "state" => query.filter.states = Some(vec![state(&value)?]),
+            "search" => query.filter.search = search(value)?,
             "cursor" => query.cursor = Some(cursor(&value)?),
-            "connectionId" => query.connections = Some(vec![parsed::<Uuid>("connectionId", &value, "must be a UUID")?]),
+            "connectionId" => {
+                query.filter.connections = Some(vec![parsed::<Uuid>("connectionId", &value, "must be a UUID")?])
+            }
             // The documented order is the only one there is yet.
             "sortBy" => only("sortBy", &value, "createdAt")?,
             "sortOrder" => only("sortOrder", &value, "desc")?,
@@ -182,6 +184,7 @@ fn shown(name: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::Value;
+    use views::Filter;
 
     fn refused(raw: &str) -> (String, Option<Value>) {
         match list_params(raw) {
@@ -197,14 +200,14 @@ mod tests {
             "state=failed&search=send%20mail+%2F&limit=100&connectionId={id}&sortBy=createdAt&atLeast=7.3&maxStaleness=250"
         );
         let params = list_params(&raw).unwrap();
-        assert_eq!(params.query.state, Some(JobState::Failed));
-        assert_eq!(params.query.search.as_deref(), Some("send mail /"));
+        assert_eq!(params.query.filter.states, Some(vec![JobState::Failed]));
+        assert_eq!(params.query.filter.search.as_deref(), Some("send mail /"));
         assert_eq!(params.query.limit, 100);
         let wanted = Wanted { at_least: Some(7), max_staleness: Some(Duration::from_millis(250)) };
         assert_eq!(params.wanted, wanted);
-        assert_eq!(params.query.connections, Some(vec![id.parse().unwrap()]));
+        assert_eq!(params.query.filter.connections, Some(vec![id.parse().unwrap()]));
         let params = list_params("").unwrap();
-        assert_eq!((params.query.limit, params.query.state, params.query.connections), (50, None, None));
+        assert_eq!((params.query.limit, params.query.filter), (50, Filter::default()));
         assert_eq!(params.wanted, Wanted::default());
         assert_eq!(read_params("maxStaleness=250&atLeast=7").unwrap(), wanted);
     }

@@ -9,12 +9,14 @@
 //! - [`fold`]: evidence to record, in four steps: what Celery's own events testify to (`stream`), one order for all of
 //!   it (`order`), the walk through the states (`timeline`), the fields (`fold`)
 //! - [`explain`]: what the fold made of each event
+//! - [`Measure`]: what statistics count of a job ([`measure`])
 //! - [`Row`]: both together, as the views store them
 
 mod evidence;
 mod explain;
 mod fold;
 mod json;
+mod measure;
 mod order;
 #[cfg(feature = "testing")]
 mod pretended;
@@ -27,6 +29,7 @@ pub use evidence::{Added, Evidence, Fact, Trimmed};
 pub use explain::{Testimony, Verdict, explain};
 pub use fold::fold;
 pub use json::JsonText;
+pub use measure::{ERROR_CHARACTERS, Measure, beginning, outcome};
 #[cfg(feature = "testing")]
 pub use pretended::pretend;
 pub use record::{Execution, Outcome, Record, Transition};

@@ -5,11 +5,12 @@
 //! changes its format byte; the golden tests see to it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bincode::config;
 use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
-use projection::{Evidence, Record, Row};
-use proto_events::{JobState, Position, Timestamp};
+use projection::{Evidence, Measure, Outcome, Record, Row, beginning, outcome};
+use proto_events::{Framework, JobState, Position, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -139,35 +140,124 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-pub(crate) const ROW_FORMAT: u8 = 5;
+pub(crate) const ROW_FORMAT: u8 = 6;
 /// A body of so many bytes is compressed, if that makes it smaller. sled writes what it holds several times over, and
 /// frees its cache by the number of accesses, not bytes: 4,000 rows with tracebacks of 50 KB took 400 MB of memory and
 /// 600 MB of disk, and a tenth of both when compressed. The events of an ordinary job say much of the same again and
 /// again, too.
 const COMPRESS_FROM: usize = 256;
 
-/// What the index needs of a row, before the row itself so that a scan decodes nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What lists and statistics need of a row, before the row itself so that a scan decodes nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head<'a> {
     pub(crate) first: Position,
     /// The message with the job's last event.
     pub(crate) last: u64,
     pub(crate) created_at: Timestamp,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) completed_at: Option<Timestamp>,
+    pub(crate) duration_ms: Option<u64>,
+    /// Of the run that is shown.
+    pub(crate) wait_ms: Option<u64>,
+    pub(crate) attempt: u32,
     pub(crate) state: JobState,
+    pub(crate) framework: Framework,
     pub(crate) connection: Uuid,
     pub(crate) name: &'a str,
+    pub(crate) queue: Option<&'a str>,
+    pub(crate) worker: Option<&'a str>,
+    /// What most jobs have not.
+    pub(crate) rare: Option<Arc<Rare>>,
+}
+
+/// What most jobs have not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rare {
+    /// The first 256 characters of the error that is shown.
+    pub(crate) error: Option<Box<str>>,
+    /// Labels, a JSON object that is not empty.
+    pub(crate) tags: Option<Box<str>>,
+    /// The first job of the workflow, where that is another one.
+    pub(crate) root: Option<Uuid>,
+    /// All runs, where there is more to say of them than what the fields above say of one.
+    pub(crate) runs: Option<Vec<Measure>>,
 }
 
 impl<'a> Head<'a> {
     pub(crate) fn of(row: &'a Row) -> Self {
         let record = &row.record;
+        let runs = Measure::of(row);
+        let wait_ms = match runs.as_slice() {
+            [run] => run.wait_ms,
+            _ => None,
+        };
+        let is_plain = Measure::shown(record, wait_ms).into_iter().eq(runs.iter().cloned());
+        let rare = Rare {
+            error: record.error.as_deref().map(beginning),
+            tags: (record.tags.as_str() != "{}").then(|| record.tags.as_str().into()),
+            root: record.root_id.filter(|root| *root != record.id),
+            runs: (!is_plain).then_some(runs),
+        };
         Self {
             first: row.first_position(),
             last: row.last_position().sequence,
             created_at: record.created_at,
+            started_at: record.started_at,
+            completed_at: record.completed_at,
+            duration_ms: record.duration_ms,
+            wait_ms,
+            attempt: record.attempt,
             state: record.state,
+            framework: record.framework,
             connection: record.connection_id,
             name: &record.name,
+            queue: record.queue.as_deref(),
+            worker: record.worker_id.as_deref(),
+            rare: (rare != Rare::default()).then(|| Arc::new(rare)),
+        }
+    }
+
+    /// Calls this with every run of the job's code, or with the end of a job that no run is known of.
+    pub(crate) fn each_run(&self, mut visit: impl FnMut(Counted<'_>)) {
+        let rare = self.rare.as_deref();
+        if let Some(runs) = rare.and_then(|rare| rare.runs.as_ref()) {
+            runs.iter().for_each(|run| visit(Counted::of(run)));
+        } else if self.started_at.is_some() || self.completed_at.is_some() {
+            visit(Counted {
+                worker: self.worker,
+                started_at: self.started_at,
+                ended_at: self.completed_at,
+                outcome: self.completed_at.and_then(|_| outcome(self.state)),
+                runtime_ms: self.duration_ms,
+                wait_ms: self.wait_ms,
+                error: rare.and_then(|rare| rare.error.as_deref()),
+            });
+        }
+    }
+}
+
+/// A [`Measure`] that is borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counted<'a> {
+    pub(crate) worker: Option<&'a str>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) ended_at: Option<Timestamp>,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) runtime_ms: Option<u64>,
+    pub(crate) wait_ms: Option<u64>,
+    pub(crate) error: Option<&'a str>,
+}
+
+impl<'a> Counted<'a> {
+    fn of(run: &'a Measure) -> Self {
+        Self {
+            worker: run.worker.as_deref(),
+            started_at: run.started_at,
+            ended_at: run.ended_at,
+            outcome: run.outcome,
+            runtime_ms: run.runtime_ms,
+            wait_ms: run.wait_ms,
+            error: run.error.as_deref(),
         }
     }
 }

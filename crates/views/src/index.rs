@@ -30,9 +30,10 @@ pub(crate) struct Index {
     next_number: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Entry {
     id: Uuid,
+    head: Head<'static>,
     /// Of its row.
     number: u64,
     created_at: Timestamp,
@@ -108,6 +109,7 @@ impl Index {
         let name = self.name_code(head.name);
         let entry = Entry {
             id,
+            head: Head { name: "", queue: None, worker: None, ..head.clone() },
             number,
             created_at: head.created_at,
             first_sequence: head.first.sequence,
@@ -152,6 +154,7 @@ impl Index {
             state: entry.state,
             connection: self.connections.values[entry.connection as usize],
             name: &self.names.values[entry.name as usize],
+            ..entry.head.clone()
         }
     }
 
@@ -205,14 +208,15 @@ impl Index {
 
     /// A page of the list.
     pub(crate) fn find(&self, query: &Query) -> Found {
-        let connections = self.wanted_connections(query.connections.as_deref());
-        let names = query.search.as_deref().filter(|search| !search.is_empty()).map(|search| {
+        let filter = &query.filter;
+        let connections = self.wanted_connections(filter.connections.as_deref());
+        let names = filter.search.as_deref().filter(|search| !search.is_empty()).map(|search| {
             let search = search.to_lowercase();
             self.folded.iter().map(|name| name.contains(&search)).collect::<Vec<_>>()
         });
         let mut total = 0;
         let matching = self.entries.iter().filter(|entry| {
-            query.state.is_none_or(|state| entry.state == state)
+            filter.states.as_ref().is_none_or(|states| states.contains(&entry.state))
                 && is_wanted(connections.as_deref(), entry.connection)
                 && is_wanted(names.as_deref(), entry.name)
         });

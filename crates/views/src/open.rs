@@ -24,7 +24,7 @@ use crate::sweep::Leaving;
 use crate::writer::Writer;
 
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 5;
+const LAYOUT: u32 = 6;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]

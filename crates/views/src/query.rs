@@ -1,30 +1,111 @@
 //! What is asked of the list of jobs, and what it answers.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use projection::Record;
-use proto_events::{JobState, Timestamp};
+use proto_events::{Framework, JobState, Timestamp};
 use uuid::Uuid;
 
-/// Which jobs are wanted.
-#[derive(Clone, Debug)]
-pub struct Query {
-    /// Only of these connections; `None` means of all.
+/// Which jobs are wanted, and in which order. What is `None` asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Only of these connections.
     pub connections: Option<Vec<Uuid>>,
-    /// Only in this state.
-    pub state: Option<JobState>,
+    /// Only in one of these states.
+    pub states: Option<Vec<JobState>>,
     /// Only where the task name contains this text, whatever the case of its letters.
     pub search: Option<String>,
+    /// Only of this very task name.
+    pub name: Option<String>,
+    /// Only of this queue.
+    pub queue: Option<String>,
+    /// Only of this worker, by its id.
+    pub worker: Option<String>,
+    /// Only of this framework.
+    pub framework: Option<Framework>,
+    /// Only created at or after this time.
+    pub created_after: Option<Timestamp>,
+    /// Only created before this time.
+    pub created_before: Option<Timestamp>,
+    /// Only the jobs of this external id.
+    pub external_id: Option<String>,
+    /// Only where the first 256 characters of the error contain this text, whatever the case of its letters.
+    pub error_contains: Option<String>,
+    /// Only at this try or a later one.
+    pub attempt_at_least: Option<u32>,
+    /// Only with this label, or with this label of this value.
+    pub tag: Option<(String, Option<String>)>,
+    /// Only the lost ones, or only the others; needs [`Signs`].
+    pub lost: Option<bool>,
+    /// Only the stuck ones, or only the others; needs [`Signs`].
+    pub stuck: Option<bool>,
+}
+
+/// A field that jobs can be ordered by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortBy {
+    /// When they were created.
+    #[default]
+    CreatedAt,
+    /// By task name.
+    Name,
+    /// By the name of the state.
+    State,
+    /// By how long they ran.
+    DurationMs,
+    /// By queue.
+    Queue,
+    /// By when they were started.
+    StartedAt,
+    /// By the id of the worker.
+    Worker,
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortOrder {
+    /// The smallest first.
+    Ascending,
+    /// The largest first.
+    #[default]
+    Descending,
+}
+
+/// What is asked of the list. Times are compared by the millisecond, as they are shown; jobs that have no value come last
+/// whatever the order; jobs of the same value are ordered by id, the same way.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Which jobs.
+    pub filter: Filter,
+    /// In which order.
+    pub sort_by: SortBy,
+    /// Which way.
+    pub sort_order: SortOrder,
     /// At most so many.
     pub limit: usize,
     /// Only what comes after this place.
     pub cursor: Option<Cursor>,
 }
 
+/// What tells lost and stuck jobs from those that run: of the moment at which a list is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Signs {
+    /// Now.
+    pub now: Timestamp,
+    /// Workers that are gone, by connection and id, since when: what they began before is lost.
+    pub gone: HashMap<(Uuid, String), Timestamp>,
+    /// Milliseconds from which on an active job of this connection and task name is stuck.
+    pub patience: HashMap<(Uuid, String), u64>,
+    /// The same, of a task of which nothing is known.
+    pub default_patience: u64,
+}
+
 impl Default for Query {
     fn default() -> Self {
-        Self { connections: None, state: None, search: None, limit: 50, cursor: None }
+        let (sort_by, sort_order) = (SortBy::default(), SortOrder::default());
+        Self { filter: Filter::default(), sort_by, sort_order, limit: 50, cursor: None }
     }
 }
 

@@ -110,7 +110,7 @@ impl Writer {
         for row in rows {
             let after = Head::of(row);
             let before = state.index.get(row.record.id);
-            if before.is_some_and(|before| before.name == after.name && before.first == after.first) {
+            if before.as_ref().is_some_and(|before| before.name == after.name && before.first == after.first) {
                 continue;
             }
             for head in before.iter().chain([&after]).filter(|head| head.name != UNKNOWN_NAME) {

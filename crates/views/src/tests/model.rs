@@ -5,7 +5,7 @@ use proto_events::JobState;
 use uuid::Uuid;
 
 use super::support::{Log, OPTIONS, Step, assert_shows, digest_of, kill_after, open_in};
-use crate::{Checkpoint, Outcome, Query};
+use crate::{Checkpoint, Filter, Outcome, Query};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -186,7 +186,13 @@ proptest! {
             .filter(|record| connections.as_ref().is_none_or(|wanted| wanted.contains(&record.connection_id)))
             .collect();
         expected.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
-        let mut query = Query { connections, state, search: search.map(str::to_owned), limit, cursor: None };
+        let filter = Filter {
+            connections,
+            states: state.map(|state| vec![state]),
+            search: search.map(str::to_owned),
+            ..Filter::default()
+        };
+        let mut query = Query { filter, limit, ..Query::default() };
         for part in expected.chunks(limit) {
             let page = opened.reader.list(&query).unwrap();
             prop_assert_eq!(page.total, expected.len() as u64);
