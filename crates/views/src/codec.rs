@@ -154,7 +154,9 @@ pub(crate) struct Head<'a> {
     /// The message with the job's last event.
     pub(crate) last: u64,
     pub(crate) created_at: Timestamp,
+    /// By the millisecond, as it is shown.
     pub(crate) started_at: Option<Timestamp>,
+    /// The same.
     pub(crate) completed_at: Option<Timestamp>,
     pub(crate) duration_ms: Option<u64>,
     /// Of the run that is shown.
@@ -202,10 +204,10 @@ impl<'a> Head<'a> {
             first: row.first_position(),
             last: row.last_position().sequence,
             created_at: record.created_at,
-            started_at: record.started_at,
-            completed_at: record.completed_at,
-            duration_ms: record.duration_ms,
-            wait_ms,
+            started_at: record.started_at.map(as_shown),
+            completed_at: record.completed_at.map(as_shown),
+            duration_ms: record.duration_ms.map(|ms| ms.min(LONGEST)),
+            wait_ms: wait_ms.map(|ms| ms.min(LONGEST)),
             attempt: record.attempt,
             state: record.state,
             framework: record.framework,
@@ -234,6 +236,14 @@ impl<'a> Head<'a> {
             });
         }
     }
+}
+
+/// Whoever claims that something took longer is not believed.
+const LONGEST: u64 = i64::MAX as u64;
+
+/// Without what is less than a millisecond.
+fn as_shown(time: Timestamp) -> Timestamp {
+    Timestamp(time.millis() * 1_000)
 }
 
 /// A [`Measure`] that is borrowed.

@@ -14,7 +14,7 @@
 //! - [`Scatter`]: facts sorted by job through temporary files, for a pass over the whole log ([`scratch`])
 //! - [`BulkWriter`]: a whole new generation in the order of its keys ([`bulk`])
 //! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
-//! - [`index`]: the list of all jobs in memory; [`recent`]: pages of recent executions
+//! - [`table`]: the list of all jobs in memory; [`recent`]: pages of recent executions
 //! - [`store`]: sled and its keys; [`codec`]: values as bytes; [`digest`]: the sum of all records
 //!
 //! It is not a database: there is one table, and its only writer is the projector.
@@ -26,7 +26,6 @@ mod error;
 mod frozen;
 mod generation;
 mod generations;
-mod index;
 mod open;
 mod prepare;
 mod query;
@@ -36,6 +35,7 @@ mod scratch;
 mod shared;
 mod store;
 mod sweep;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -52,4 +52,5 @@ pub use prepare::Preparation;
 pub use query::{Counts, Cursor, Filter, NotACursor, Page, Query, Signs, SortBy, SortOrder};
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
+pub use table::{Load, Waiting};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

@@ -15,12 +15,12 @@ use crate::codec::{self, Checkpoint, Landmark, Meta, Past, Quarantined, StoredRo
 use crate::error::{OpenError, ViewError};
 use crate::generation::{Directory, Reason};
 use crate::generations::Generations;
-use crate::index::Index;
 use crate::reader::Reader;
 use crate::recent::RecentPage;
 use crate::shared::{Shared, State};
 use crate::store::{Store, prefix, row_key, row_number};
 use crate::sweep::Leaving;
+use crate::table::Table;
 use crate::writer::Writer;
 
 /// The layout of keys that this code writes, and the only one that it reads.
@@ -132,7 +132,7 @@ pub(crate) fn create(generation: &Path, options: &Options) -> Result<Store, View
 /// A generation that was read.
 pub(crate) struct Loaded {
     store: Store,
-    index: Index,
+    table: Table,
     quarantine: BTreeMap<Position, Quarantined>,
     checkpoint: Option<Checkpoint>,
     tally: Tally,
@@ -147,7 +147,7 @@ impl Loaded {
             applied: self.checkpoint.map_or(0, |checkpoint| checkpoint.sequence),
             floor: self.checkpoint.map_or(0, |checkpoint| checkpoint.floor),
             checkpoint: self.checkpoint,
-            index: self.index,
+            table: self.table,
             quarantine: self.quarantine,
         };
         let shared = Arc::new(Shared {
@@ -166,7 +166,7 @@ impl Loaded {
     fn empty(store: Store) -> Self {
         Self {
             store,
-            index: Index::default(),
+            table: Table::default(),
             quarantine: BTreeMap::new(),
             checkpoint: None,
             tally: Tally::default(),
@@ -204,7 +204,7 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
         return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
     }
     let mut loaded = Loaded::empty(store);
-    let Loaded { store, index, quarantine, checkpoint, tally, leaving } = &mut loaded;
+    let Loaded { store, table, quarantine, checkpoint, tally, leaving } = &mut loaded;
     *checkpoint = store.read(&[prefix::CHECKPOINT])?;
     let floor = checkpoint.map_or(0, |checkpoint| checkpoint.floor);
     let mut visit = |key: &[u8], value: &[u8]| {
@@ -230,7 +230,7 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
     store.scan_range([prefix::ROW + 1].as_slice().., visit)?;
     let rows = scan_rows(store, floor)?;
     let sum = rows.sum;
-    (*index, leaving.rows) = (rows.index, rows.leaving);
+    (*table, leaving.rows) = (rows.table, rows.leaving);
     // sled finds most damage itself, not all of it: the digest tells whether any row is missing, doubled or older.
     let end = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
     if (sum.rows, sum.digest) != (tally.rows, tally.digest) {
@@ -246,7 +246,7 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
 #[derive(Default)]
 struct Rows {
     sum: Tally,
-    index: Index,
+    table: Table,
     /// Numbers of those of which nothing is left.
     leaving: Vec<u64>,
 }
@@ -273,10 +273,10 @@ fn scan_rows(store: &Store, floor: u64) -> Result<Rows, ViewError> {
         let part = part.map_err(|_| ViewError::Corrupt("reading the rows panicked".to_owned()))??;
         all.sum.rows += part.sum.rows;
         all.sum.digest.add(part.sum.digest);
-        all.index.absorb(part.index).map_err(twice)?;
+        all.table.absorb(part.table).map_err(twice)?;
         all.leaving.extend(part.leaving);
     }
-    all.index.number_from(numbers);
+    all.table.number_from(numbers);
     Ok(all)
 }
 
@@ -294,7 +294,7 @@ impl Rows {
         self.sum.digest.add(row.digest);
         if row.head.last < floor {
             self.leaving.push(number);
-        } else if !self.index.put_numbered(row.id, number, &row.head) {
+        } else if !self.table.put_numbered(row.id, number, &row.head) {
             return Err(twice(row.id));
         }
         Ok(())

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use projection::Record;
 use proto_events::{Framework, JobState, Timestamp};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Which jobs are wanted, and in which order. What is `None` asks for nothing.
@@ -44,7 +47,8 @@ pub struct Filter {
 }
 
 /// A field that jobs can be ordered by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum SortBy {
     /// When they were created.
     #[default]
@@ -109,7 +113,7 @@ impl Default for Query {
     }
 }
 
-/// A part of the list, newest `createdAt` first; jobs created at the same time are ordered by id.
+/// A part of the list.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The jobs.
@@ -120,13 +124,86 @@ pub struct Page {
     pub total: u64,
 }
 
-/// A place in the list: after the job of this creation time and id. Written as an opaque text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in the list: after the job of this value and id. Written as an opaque text.
+///
+/// It names a place and no job: whatever comes, goes or changes meanwhile, the list goes on there.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// When the job was created.
-    pub created_at: Timestamp,
-    /// Its id.
-    pub id: Uuid,
+    sort_by: SortBy,
+    value: CursorValue,
+    id: Uuid,
+}
+
+/// The value that the last job of a page had in the field that the list is ordered by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum CursorValue {
+    /// None.
+    None,
+    /// Milliseconds.
+    Number(i64),
+    /// A text, or the beginning of a long one with the hash of all of it.
+    Text {
+        beginning: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hash: Option<u64>,
+    },
+}
+
+impl CursorValue {
+    pub(crate) fn text(text: &str) -> Self {
+        let end = (0..=CURSOR_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        let beginning = text[..end].to_owned();
+        Self::Text { beginning, hash: (end < text.len()).then(|| hash(text)) }
+    }
+
+    /// Whether it is of this text.
+    pub(crate) fn is_of(&self, text: &str) -> bool {
+        match self {
+            Self::Text { beginning, hash: None } => beginning == text,
+            Self::Text { beginning, hash: Some(of) } => text.starts_with(beginning.as_str()) && hash(text) == *of,
+            Self::None | Self::Number(_) => false,
+        }
+    }
+
+    /// Whether it comes after this text, which it is not of. Of a long text that is gone only the beginning is known, and
+    /// all that begins so is taken to come before it.
+    pub(crate) fn comes_after(&self, text: &str) -> bool {
+        match self {
+            Self::Text { beginning, hash: None } => beginning.as_str() > text,
+            Self::Text { beginning, hash: Some(_) } => {
+                beginning.as_str() > text || text.starts_with(beginning.as_str())
+            }
+            Self::None | Self::Number(_) => false,
+        }
+    }
+}
+
+/// Bytes of a text that a cursor carries: it has to fit into 1,000 characters, whatever is in it.
+const CURSOR_TEXT: usize = 96;
+
+fn hash(text: &str) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(text.as_bytes()).as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+impl Cursor {
+    pub(crate) fn new(sort_by: SortBy, value: CursorValue, id: Uuid) -> Self {
+        Self { sort_by, value, id }
+    }
+
+    /// The order that it is a place in.
+    pub fn sort_by(&self) -> SortBy {
+        self.sort_by
+    }
+
+    pub(crate) fn value(&self) -> &CursorValue {
+        &self.value
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
 }
 
 /// The text is not a cursor that an earlier answer gave.
@@ -134,9 +211,20 @@ pub struct Cursor {
 #[error("not a cursor: pass on the one that the previous page gave, unchanged")]
 pub struct NotACursor;
 
+/// What stands in a cursor's text.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    id: Uuid,
+    by: SortBy,
+    value: CursorValue,
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{}", self.created_at.micros(), self.id.simple())
+        let written = Written { id: self.id, by: self.sort_by, value: self.value.clone() };
+        let text = serde_json::to_string(&written).map_err(|_| fmt::Error)?;
+        f.write_str(&URL_SAFE_NO_PAD.encode(text))
     }
 }
 
@@ -144,12 +232,19 @@ impl FromStr for Cursor {
     type Err = NotACursor;
 
     fn from_str(text: &str) -> Result<Self, NotACursor> {
-        let (time, id) = text.split_at_checked(16).ok_or(NotACursor)?;
-        if id.len() != 32 || !time.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(NotACursor);
-        }
-        let micros = u64::from_str_radix(time, 16).map_err(|_| NotACursor)?.cast_signed();
-        Ok(Self { created_at: Timestamp(micros), id: Uuid::try_parse(id).map_err(|_| NotACursor)? })
+        let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| NotACursor)?;
+        let Written { id, by, value } = serde_json::from_slice(&json).map_err(|_| NotACursor)?;
+        let fits = match (&value, by) {
+            (CursorValue::None, SortBy::CreatedAt | SortBy::Name | SortBy::State) => false,
+            (CursorValue::None, _) => true,
+            (CursorValue::Number(number), SortBy::DurationMs) => *number >= 0,
+            (CursorValue::Number(_), _) => matches!(by, SortBy::CreatedAt | SortBy::StartedAt),
+            (CursorValue::Text { beginning, .. }, SortBy::State) => {
+                JobState::ALL.iter().any(|state| state.as_str() == beginning)
+            }
+            (CursorValue::Text { .. }, _) => matches!(by, SortBy::Name | SortBy::Queue | SortBy::Worker),
+        };
+        if fits { Ok(Self { sort_by: by, value, id }) } else { Err(NotACursor) }
     }
 }
 
@@ -171,6 +266,14 @@ impl Counts {
     pub(crate) fn add(&mut self, state: JobState) {
         self.0[state as usize] += 1;
     }
+
+    pub(crate) fn remove(&mut self, state: JobState) {
+        self.0[state as usize] -= 1;
+    }
+
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, other)| *count += other);
+    }
 }
 
 #[cfg(test)]
@@ -179,15 +282,48 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_its_text_and_nothing_else_is_one() {
-        for micros in [i64::MIN, -1, 0, 1, i64::MAX] {
-            let cursor = Cursor { created_at: Timestamp(micros), id: Uuid::from_u128(7) };
-            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        let text = |text: &str| CursorValue::text(text);
+        let values = [
+            (SortBy::CreatedAt, CursorValue::Number(i64::MIN)),
+            (SortBy::StartedAt, CursorValue::Number(-1)),
+            (SortBy::StartedAt, CursorValue::None),
+            (SortBy::DurationMs, CursorValue::Number(i64::MAX)),
+            (SortBy::DurationMs, CursorValue::None),
+            (SortBy::State, text("active")),
+            (SortBy::Name, text("")),
+            (SortBy::Queue, text(&"\u{1}".repeat(255))),
+            (SortBy::Worker, text(&"ü\"".repeat(500))),
+        ];
+        for (sort_by, value) in values {
+            let cursor = Cursor::new(sort_by, value, Uuid::from_u128(7));
+            let text = cursor.to_string();
+            assert!(text.len() <= 1_000, "{}", text.len());
+            assert_eq!(text.parse(), Ok(cursor));
         }
-        let long = "f".repeat(49);
-        for text in
-            ["", "abc", "+000000000000000", "é", long.as_str(), "zz00000000000000ffffffffffffffffffffffffffffffff"]
-        {
+        let wrong = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        let id = Uuid::from_u128(7);
+        let texts = [
+            String::new(),
+            "abc".to_owned(),
+            "é".to_owned(),
+            wrong("{}"),
+            wrong(&format!(r#"{{"id":"{id}","by":"createdAt","value":null}}"#)),
+            wrong(&format!(r#"{{"id":"{id}","by":"createdAt","value":1.5}}"#)),
+            wrong(&format!(r#"{{"id":"{id}","by":"durationMs","value":-1}}"#)),
+            wrong(&format!(r#"{{"id":"{id}","by":"state","value":{{"beginning":"stuck"}}}}"#)),
+            wrong(&format!(r#"{{"id":"{id}","by":"name","value":3}}"#)),
+            wrong(&format!(r#"{{"id":"{id}","by":"name","value":{{"beginning":"x"}},"more":1}}"#)),
+        ];
+        for text in texts {
             assert_eq!(text.parse::<Cursor>(), Err(NotACursor), "{text}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_known_again_and_keeps_its_place_when_it_is_gone() {
+        let long = "x".repeat(200);
+        let value = CursorValue::text(&long);
+        assert!(value.is_of(&long) && !value.is_of(&long[1..]) && !value.is_of(&"x".repeat(96)));
+        assert!(value.comes_after("w") && value.comes_after(&"x".repeat(300)) && !value.comes_after("y"));
     }
 }

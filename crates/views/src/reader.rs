@@ -10,9 +10,10 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Landmark, Past, Quarantined};
 use crate::digest::Digest;
 use crate::error::ViewError;
-use crate::query::{Counts, Page, Query};
-use crate::shared::{Shared, UNKNOWN_NAME};
+use crate::query::{Counts, Filter, Page, Query, Signs};
+use crate::shared::{Shared, State, UNKNOWN_NAME};
 use crate::store::{prefix, recent_key};
+use crate::table::Load;
 
 /// Answers from the views, staged rows included. Cheap to clone.
 ///
@@ -67,24 +68,52 @@ impl Reader {
         }
     }
 
-    /// A part of the list of jobs.
-    pub fn list(&self, query: &Query) -> Result<Page, ViewError> {
+    /// A part of the list of jobs. What is found is a moment older than the records that are shown, so that under way a
+    /// job may have come to be another than was asked for.
+    pub fn list(&self, query: &Query, signs: &Signs) -> Result<Page, ViewError> {
         let shared = self.shared();
         loop {
-            let state = shared.state.read();
-            let found = state.index.find(query);
-            let staged: Vec<_> = found.jobs.iter().map(|job| (job.id, state.rows.get(&job.id).cloned())).collect();
-            let floor = state.floor;
-            drop(state);
-            if let Some(jobs) = shared.records(staged, floor)? {
+            let (snapshot, only, floor) = {
+                let state = shared.state.read();
+                (state.table.snapshot(), state.candidates(&query.filter), state.floor)
+            };
+            let found = snapshot.find(query, signs, only.as_deref());
+            drop(snapshot);
+            if let Some(jobs) = shared.records(shared.staged(found.jobs), floor)? {
                 return Ok(Page { jobs, next: found.next, total: found.total });
             }
         }
     }
 
+    /// The other jobs of the workflow that this job began, those first that stand first in the log, up to so many; and how
+    /// many there are.
+    pub fn workflow(&self, root: Uuid, most: usize) -> Result<(Vec<Record>, usize), ViewError> {
+        let shared = self.shared();
+        loop {
+            let (jobs, total, floor) = {
+                let state = shared.state.read();
+                let all = state.table.workflow(root);
+                let place = |id: &Uuid| state.table.get(*id).map(|head| head.first);
+                let mut jobs: Vec<_> = all.iter().map(|id| (place(id), *id)).collect();
+                jobs.sort_unstable();
+                jobs.truncate(most);
+                (jobs.into_iter().map(|(_, id)| id).collect(), all.len(), state.floor)
+            };
+            if let Some(records) = shared.records(shared.staged(jobs), floor)? {
+                return Ok((records, total));
+            }
+        }
+    }
+
+    /// What the workers have to do, and which queues they served since `lately`.
+    pub fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
+        let snapshot = self.shared().state.read().table.snapshot();
+        snapshot.load(connections, lately)
+    }
+
     /// How many jobs are in each state; `None` means in all connections.
     pub fn counts(&self, connections: Option<&[Uuid]>) -> Counts {
-        self.shared().state.read().index.counts(connections)
+        self.shared().state.read().table.counts(connections)
     }
 
     /// The events that could not be used, in the order of the log: the first 10,000 of them.
@@ -99,7 +128,7 @@ impl Reader {
 
     /// All jobs, each with the lowest log position of its events, in no order.
     pub fn jobs(&self) -> Vec<(Uuid, Position)> {
-        self.shared().state.read().index.jobs().collect()
+        self.shared().state.read().table.jobs().collect()
     }
 
     /// The jobs whose stored records differ from those of other views, or that only one of them has, up to so many.
@@ -117,7 +146,7 @@ impl Reader {
             }
         }
         let known = ours.state.read();
-        let only_theirs = other.jobs().into_iter().map(|(id, _)| id).filter(|id| known.index.get(*id).is_none());
+        let only_theirs = other.jobs().into_iter().map(|(id, _)| id).filter(|id| !known.table.has(*id));
         differing.extend(only_theirs);
         differing.sort_unstable();
         differing.truncate(most);
@@ -126,12 +155,12 @@ impl Reader {
 
     /// The jobs that have events both before this message and from there on.
     pub fn straddling(&self, sequence: u64) -> Vec<Uuid> {
-        self.shared().state.read().index.straddling(sequence)
+        self.shared().state.read().table.straddling(sequence)
     }
 
     /// Whether some job has an event before this message.
     pub fn holds_before(&self, sequence: u64) -> bool {
-        self.shared().state.read().index.jobs().any(|(_, first)| first.sequence < sequence)
+        self.shared().state.read().table.jobs().any(|(_, first)| first.sequence < sequence)
     }
 
     /// What the log said before this message is forgotten: nothing here knows of it.
@@ -184,7 +213,22 @@ impl Reader {
     }
 }
 
+impl State {
+    /// The only jobs that can match, where the filter names them.
+    fn candidates(&self, filter: &Filter) -> Option<Vec<u32>> {
+        let external_id = filter.external_id.as_deref()?;
+        let connections = self.table.connections();
+        Some(self.table.slots(connections.map(|connection| proto_events::job_id(connection, external_id))))
+    }
+}
+
 impl Shared {
+    /// Of each of these jobs the row that is staged, if one is.
+    fn staged(&self, jobs: Vec<Uuid>) -> Vec<(Uuid, Option<Arc<Row>>)> {
+        let state = self.state.read();
+        jobs.into_iter().map(|id| (id, state.rows.get(&id).cloned())).collect()
+    }
+
     /// `None` where a job was dropped while the answer was put together.
     fn recent(
         &self,
@@ -202,7 +246,7 @@ impl Shared {
             .latest()
             .filter(|id| *id != except)
             // After a crash a page may list, until replay has caught up, jobs that are not there again yet.
-            .filter_map(|id| state.index.get(id).filter(|head| head.name == name).map(|head| (head.created_at, id)))
+            .filter_map(|id| state.table.get(id).filter(|head| head.name == name).map(|head| (head.created_at, id)))
             .collect();
         jobs.sort_unstable_by(|a, b| b.cmp(a));
         jobs.truncate(limit);

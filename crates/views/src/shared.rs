@@ -11,9 +11,9 @@ use uuid::Uuid;
 use crate::codec::{Checkpoint, Quarantined, StoredRow};
 use crate::error::ViewError;
 use crate::generation::Directory;
-use crate::index::Index;
 use crate::recent::RecentPage;
 use crate::store::{RecentKey, Store, row_key};
+use crate::table::Table;
 
 /// The name of a job whose name nobody told; such jobs are no executions of one task.
 pub(crate) const UNKNOWN_NAME: &str = "unknown";
@@ -28,14 +28,14 @@ pub(crate) struct Shared {
 
 /// What is newer than the disk, and the list of all jobs. Never locked while sled writes.
 ///
-/// A job that is in the index and not in `rows` is on disk for sure: rows leave the overlay only after they were
-/// written, so what a reader saw in the index under the lock, it can fetch after it.
+/// A job that is in the table and not in `rows` is on disk for sure: rows leave the overlay only after they were
+/// written, so what a reader saw in the table under the lock, it can fetch after it.
 pub(crate) struct State {
     /// The overlay: rows that are staged.
     pub(crate) rows: HashMap<Uuid, Arc<Row>>,
     /// Pages of recent executions that are staged.
     pub(crate) pages: HashMap<RecentKey, RecentPage>,
-    pub(crate) index: Index,
+    pub(crate) table: Table,
     /// Events that could not be used, by their place; those staged included.
     pub(crate) quarantine: BTreeMap<Position, Quarantined>,
     /// The last message that readers see the effect of.
@@ -65,7 +65,7 @@ impl Shared {
         floor: u64,
         decode: impl FnOnce(&StoredRow<'_>) -> Result<T, ViewError>,
     ) -> Result<Option<T>, ViewError> {
-        let Some(number) = self.state.read().index.number(id) else { return Ok(None) };
+        let Some(number) = self.state.read().table.number(id) else { return Ok(None) };
         let Some(bytes) = self.store.get(&row_key(number))? else { return Ok(None) };
         let row = StoredRow::parse(&bytes).map_err(|error| self.store.condemn(error))?;
         if row.head.last < floor {

@@ -37,7 +37,7 @@ impl Writer {
 
     /// The jobs that have events both before this message and from there on.
     pub fn straddling(&self, sequence: u64) -> Vec<Uuid> {
-        self.shared.state.read().index.straddling(sequence)
+        self.shared.state.read().table.straddling(sequence)
     }
 
     /// Shows and writes rows that a message of the log turned into what they are without adding an event: those of jobs
@@ -46,8 +46,7 @@ impl Writer {
     /// Like any rows that are ahead of the checkpoint, they are the same when they are made again after a crash.
     pub fn replace(&mut self, rows: Vec<Row>, at: u64) -> Result<(), ViewError> {
         let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
-        let mut pages = self.load_pages(&rows)?;
-        self.shared.state.write().put_all(rows, &mut pages);
+        self.show(&rows, |_| {})?;
         self.write_rows(at)?;
         self.let_go();
         Ok(())
@@ -60,11 +59,11 @@ impl Writer {
     pub fn forget(&mut self, floor: u64) -> Result<u64, ViewError> {
         let pages = self.shortened_pages(floor)?;
         // Only this thread changes the list, so it can be made anew while readers use the old one.
-        let (index, mut gone) = self.shared.state.read().index.without(floor);
+        let (table, mut gone) = self.shared.state.read().table.without(floor);
         gone.sort_unstable();
         let count = gone.len() as u64;
         let mut state = self.shared.state.write();
-        let old = std::mem::replace(&mut state.index, index);
+        let old = std::mem::replace(&mut state.table, table);
         state.pages.extend(pages);
         state.floor = floor;
         let left = state.quarantine.split_off(&Position::new(floor, 0));

@@ -87,33 +87,49 @@ impl Writer {
     /// [`flush`](Self::flush).
     pub fn stage(&mut self, rows: Vec<Row>, applied: Applied) -> Result<(), ViewError> {
         let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
-        let mut pages = self.load_pages(&rows)?;
-        let mut state = self.shared.state.write();
-        state.put_all(rows, &mut pages);
-        state.applied = applied.sequence;
-        let room = QUARANTINE.saturating_sub(state.quarantine.len());
-        let quarantined: Vec<_> = applied.quarantined.into_iter().take(room).collect();
-        state.quarantine.extend(quarantined.iter().map(|event| (event.position, event.clone())));
-        drop(state);
+        let (sequence, mut quarantined) = (applied.sequence, applied.quarantined);
+        self.show(&rows, |state| {
+            state.applied = sequence;
+            quarantined.truncate(QUARANTINE.saturating_sub(state.quarantine.len()));
+            state.quarantine.extend(quarantined.iter().map(|event| (event.position, event.clone())));
+        })?;
         let before = self.applied.take().map(|before| (before.landmarks, before.quarantined));
         let (mut all_landmarks, mut all_quarantined) = before.unwrap_or_default();
         all_landmarks.extend(applied.landmarks);
         all_quarantined.extend(quarantined);
-        self.applied = Some(Applied { landmarks: all_landmarks, quarantined: all_quarantined, ..applied });
+        self.applied = Some(Applied {
+            created: applied.created,
+            sequence,
+            fingerprint: applied.fingerprint,
+            landmarks: all_landmarks,
+            quarantined: all_quarantined,
+        });
+        Ok(())
+    }
+
+    /// Shows rows to readers, all together and with whatever else belongs to it.
+    pub(crate) fn show(&self, rows: &[Arc<Row>], also: impl FnOnce(&mut State)) -> Result<(), ViewError> {
+        let heads: Vec<Head<'_>> = rows.iter().map(|row| Head::of(row)).collect();
+        let mut pages = self.load_pages(rows, &heads)?;
+        let mut state = self.shared.state.write();
+        for (row, head) in rows.iter().zip(&heads) {
+            state.put(Arc::clone(row), head, &mut pages);
+        }
+        state.pages.extend(pages);
+        also(&mut state);
         Ok(())
     }
 
     /// Copies of the pages of recent executions that these rows are about to change.
-    pub(crate) fn load_pages(&self, rows: &[Arc<Row>]) -> Result<HashMap<RecentKey, RecentPage>, ViewError> {
+    fn load_pages(&self, rows: &[Arc<Row>], heads: &[Head<'_>]) -> Result<HashMap<RecentKey, RecentPage>, ViewError> {
         let mut pages = HashMap::new();
         let state = self.shared.state.read();
-        for row in rows {
-            let after = Head::of(row);
-            let before = state.index.get(row.record.id);
+        for (row, after) in rows.iter().zip(heads) {
+            let before = state.table.get(row.record.id);
             if before.as_ref().is_some_and(|before| before.name == after.name && before.first == after.first) {
                 continue;
             }
-            for head in before.iter().chain([&after]).filter(|head| head.name != UNKNOWN_NAME) {
+            for head in before.iter().chain([after]).filter(|head| head.name != UNKNOWN_NAME) {
                 let key = recent_key(head.connection, head.name);
                 if let Entry::Vacant(place) = pages.entry(key) {
                     place.insert(match state.pages.get(&key) {
@@ -151,8 +167,8 @@ impl Writer {
     pub(crate) fn write_rows(&mut self, ahead: u64) -> Result<(), ViewError> {
         let (mut rows, pages) = {
             let state = self.shared.state.read();
-            // Whatever is staged is in the index.
-            let rows = state.rows.iter().filter_map(|(id, row)| Some((state.index.number(*id)?, Arc::clone(row))));
+            // Whatever is staged is in the table.
+            let rows = state.rows.iter().filter_map(|(id, row)| Some((state.table.number(*id)?, Arc::clone(row))));
             let rows: Vec<(u64, Arc<Row>)> = rows.collect();
             let encoded = |page: &RecentPage| (!page.is_empty()).then(|| codec::encode(page));
             let pages: Vec<_> = state.pages.iter().map(|(key, page)| (*key, encoded(page))).collect();
@@ -251,28 +267,20 @@ pub(crate) fn note(batch: &mut sled::Batch, checkpoint: &Checkpoint) {
 }
 
 impl State {
-    /// Puts rows into the overlay, the index and the pages of recent executions, which are loaded.
-    pub(crate) fn put_all(&mut self, rows: Vec<Arc<Row>>, pages: &mut HashMap<RecentKey, RecentPage>) {
-        for row in rows {
-            self.put(row, pages);
-        }
-        self.pages.extend(pages.drain());
-    }
-
-    /// Puts a row into the overlay and the index, and moves the job between pages of recent executions.
-    fn put(&mut self, row: Arc<Row>, pages: &mut HashMap<RecentKey, RecentPage>) {
+    /// Puts a row into the overlay and the table, and moves the job between pages of recent executions, which are loaded.
+    fn put(&mut self, row: Arc<Row>, after: &Head<'_>, pages: &mut HashMap<RecentKey, RecentPage>) {
         let id = row.record.id;
-        let after = Head::of(&row);
-        let before = self.index.get(id).map(|head| (head.first, head.connection, head.name.to_owned()));
-        self.index.put(id, &after);
-        let moved = before.as_ref().is_none_or(|(first, _, name)| *first != after.first || name != after.name);
+        let before = self.table.get(id);
+        let moved = before.as_ref().is_none_or(|before| before.first != after.first || before.name != after.name);
+        let left = before.filter(|_| moved).map(|before| (before.first, before.name.to_owned()));
+        self.table.put(id, after);
         if moved {
-            if let Some((first, connection, name)) = &before
-                && let Some(page) = pages.get_mut(&recent_key(*connection, name))
+            if let Some((first, name)) = &left
+                && let Some(page) = pages.get_mut(&recent_key(after.connection, name))
             {
                 page.remove(*first, id);
                 if page.is_short() {
-                    page.refill(|count| self.index.latest(*connection, name, count));
+                    page.refill(|count| self.table.latest(after.connection, name, count));
                 }
             }
             if let Some(page) = pages.get_mut(&recent_key(after.connection, after.name)) {

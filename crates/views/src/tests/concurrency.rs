@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::support::{Log, open_in};
-use crate::Query;
+use crate::{Query, Signs};
 
 #[test]
 fn a_job_that_is_listed_can_be_fetched_and_nothing_goes_back() {
@@ -18,7 +18,7 @@ fn a_job_that_is_listed_can_be_fetched_and_nothing_goes_back() {
             scope.spawn(move || {
                 let (mut total, mut applied) = (0, 0);
                 while !done.load(Ordering::Relaxed) {
-                    let page = reader.list(&Query { limit, ..Query::default() }).unwrap();
+                    let page = reader.list(&Query { limit, ..Query::default() }, &Signs::default()).unwrap();
                     assert_eq!(page.jobs.len(), limit.min(page.total as usize));
                     assert!(page.total >= total, "{} after {total}", page.total);
                     total = page.total;

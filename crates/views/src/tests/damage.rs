@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::support::{Log, assert_shows, digest_of, open_in};
-use crate::{Opened, Outcome, Query, Reason, ViewError};
+use crate::{Opened, Outcome, Query, Reason, Signs, ViewError};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -97,7 +97,7 @@ fn damaged_files_are_set_aside_or_harmless_but_never_a_panic_nor_a_wrong_answer(
 }
 
 fn number(opened: &Opened, id: Uuid) -> u64 {
-    opened.reader.shared().state.read().index.number(id).unwrap()
+    opened.reader.shared().state.read().table.number(id).unwrap()
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn damage_found_while_reading_condemns_the_generation() {
 
     assert!(matches!(opened.reader.row(id), Err(ViewError::Corrupt(_))));
     // From then on nothing of these views is trusted.
-    assert!(matches!(opened.reader.list(&Query::default()), Err(ViewError::Corrupt(_))));
+    assert!(matches!(opened.reader.list(&Query::default(), &Signs::default()), Err(ViewError::Corrupt(_))));
     assert!(matches!(opened.writer.row(log.0[1].id()), Err(ViewError::Corrupt(_))));
     drop(opened);
     let opened = open_in(dir.path());

@@ -4,6 +4,7 @@ mod concurrency;
 mod crash;
 mod damage;
 mod golden;
+mod list;
 mod model;
 mod opening;
 mod support;

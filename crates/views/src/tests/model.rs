@@ -5,7 +5,7 @@ use proto_events::JobState;
 use uuid::Uuid;
 
 use super::support::{Log, OPTIONS, Step, assert_shows, digest_of, kill_after, open_in};
-use crate::{Checkpoint, Filter, Outcome, Query};
+use crate::{Checkpoint, Filter, Outcome, Query, Signs};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -194,13 +194,13 @@ proptest! {
         };
         let mut query = Query { filter, limit, ..Query::default() };
         for part in expected.chunks(limit) {
-            let page = opened.reader.list(&query).unwrap();
+            let page = opened.reader.list(&query, &Signs::default()).unwrap();
             prop_assert_eq!(page.total, expected.len() as u64);
             prop_assert_eq!(page.jobs.iter().collect::<Vec<_>>(), part);
             query.cursor = page.next;
         }
-        prop_assert_eq!(query.cursor, None);
-        prop_assert!(!expected.is_empty() || opened.reader.list(&query).unwrap().jobs.is_empty());
+        prop_assert_eq!(&query.cursor, &None);
+        prop_assert!(!expected.is_empty() || opened.reader.list(&query, &Signs::default()).unwrap().jobs.is_empty());
     }
 }
 

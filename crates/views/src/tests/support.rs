@@ -7,7 +7,7 @@ use projection::{Evidence, Record, Row, Trimmed};
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use uuid::Uuid;
 
-use crate::{Applied, Landmark, Opened, Options, Query, Reader, ViewError, Writer, open};
+use crate::{Applied, Landmark, Opened, Options, Query, Reader, Signs, ViewError, Writer, open};
 
 pub(super) const OPTIONS: Options = Options { fold_version: 7, cache_bytes: 1 << 20 };
 pub(super) const CREATED: Timestamp = Timestamp(1_000_000);
@@ -181,7 +181,7 @@ pub(super) fn assert_shows(reader: &Reader, truth: &HashMap<Uuid, Row>) {
     let mut all: Vec<&Record> = truth.values().map(|row| &row.record).collect();
     all.sort_by_key(|record| std::cmp::Reverse((record.created_at, record.id)));
     let whole = Query { limit: usize::MAX, ..Query::default() };
-    assert_same(&reader.list(&whole).unwrap().jobs, &all, "list");
+    assert_same(&reader.list(&whole, &Signs::default()).unwrap().jobs, &all, "list");
     for row in truth.values() {
         assert_eq!(reader.row(row.record.id).unwrap().as_deref(), Some(row));
         assert_eq!(reader.job(row.record.id).unwrap().as_ref(), Some(&row.record));

@@ -1,0 +1,96 @@
+//! Texts by number, in the order of first use.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, OnceLock};
+
+/// Values and their codes.
+#[derive(Clone, Debug)]
+pub(crate) struct Codes<T> {
+    values: Vec<T>,
+    codes: HashMap<T, u32>,
+    /// The place of each code in the order of the values; made when it is first asked for.
+    ranks: OnceLock<Arc<[u32]>>,
+}
+
+impl<T> Default for Codes<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), codes: HashMap::new(), ranks: OnceLock::new() }
+    }
+}
+
+impl<T: Clone + Eq + Hash + Ord> Codes<T> {
+    pub(crate) fn find<Q: ?Sized + Eq + Hash>(&self, value: &Q) -> Option<u32>
+    where
+        T: std::borrow::Borrow<Q>,
+    {
+        self.codes.get(value).copied()
+    }
+
+    /// The value of a code that was given out.
+    pub(crate) fn value(&self, code: u32) -> &T {
+        &self.values[code as usize]
+    }
+
+    pub(crate) fn values(&self) -> &[T] {
+        &self.values
+    }
+
+    /// What holds for each code.
+    pub(crate) fn map<R>(&self, of: impl FnMut(&T) -> R) -> Vec<R> {
+        self.values.iter().map(of).collect()
+    }
+
+    /// The place of each code in the order of the values.
+    pub(crate) fn ranks(&self) -> Arc<[u32]> {
+        let ranks = || {
+            let mut order: Vec<u32> = (0..self.values.len() as u32).collect();
+            order.sort_unstable_by(|a, b| self.value(*a).cmp(self.value(*b)));
+            let mut ranks = vec![0; order.len()];
+            for (rank, code) in order.into_iter().enumerate() {
+                ranks[code as usize] = rank as u32;
+            }
+            ranks.into()
+        };
+        Arc::clone(self.ranks.get_or_init(ranks))
+    }
+
+    fn insert(&mut self, value: T) -> u32 {
+        let code = self.values.len() as u32;
+        self.values.push(value.clone());
+        self.codes.insert(value, code);
+        self.ranks = OnceLock::new();
+        code
+    }
+}
+
+/// The code of a value, new or not. Who holds the codes as they were keeps them.
+pub(crate) fn code<T, Q>(codes: &mut Arc<Codes<T>>, value: &Q) -> u32
+where
+    T: Clone + Eq + Hash + Ord + std::borrow::Borrow<Q> + for<'a> From<&'a Q>,
+    Q: ?Sized + Eq + Hash,
+{
+    match codes.find(value) {
+        Some(code) => code,
+        None => Arc::make_mut(codes).insert(T::from(value)),
+    }
+}
+
+/// Everything that jobs are told apart by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Texts {
+    pub(crate) names: Arc<Codes<Arc<str>>>,
+    pub(crate) queues: Arc<Codes<Arc<str>>>,
+    pub(crate) workers: Arc<Codes<Arc<str>>>,
+    pub(crate) connections: Arc<Codes<Id>>,
+}
+
+/// A connection's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id(pub(crate) uuid::Uuid);
+
+impl From<&Id> for Id {
+    fn from(id: &Id) -> Self {
+        *id
+    }
+}

@@ -1,0 +1,336 @@
+//! The list of all jobs, in memory, as columns: what is needed to filter, sort and count, and nothing else.
+//!
+//! Nothing of it is stored: it is made from the heads of the rows when views are opened, and so it is what they are. A
+//! question is answered from a [`Snapshot`], which holds up nobody.
+//!
+//! # Layout
+//! - [`Table`]: by id, and kept up to date by the writer
+//! - `segment`: some thousand jobs as columns
+//! - [`codes`]: names, queues, workers and connections by number
+
+mod codes;
+mod plan;
+mod segment;
+mod select;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use proto_events::{JobState, Position, Timestamp};
+use uuid::Uuid;
+
+use self::codes::{Id, Texts};
+use self::segment::{SEGMENT, Segment};
+use crate::codec::Head;
+use crate::query::Counts;
+
+/// All jobs, in the order in which they were first put in.
+#[derive(Default)]
+pub(crate) struct Table {
+    segments: Vec<Arc<Segment>>,
+    /// Slots, found by the hash of the id.
+    slots: HashTable<u32>,
+    texts: Texts,
+    /// How many jobs of each connection are in each state.
+    counts: Vec<Counts>,
+    /// The jobs of each workflow but its first one.
+    workflows: HashMap<Uuid, Vec<Uuid>>,
+    /// Of the next job that is new.
+    next_number: u64,
+}
+
+/// The table as it was at a moment.
+pub(crate) struct Snapshot {
+    segments: Vec<Arc<Segment>>,
+    texts: Texts,
+}
+
+/// What waits in a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Jobs that wait for a worker.
+    pub queued: u64,
+    /// Jobs that wait for their time.
+    pub scheduled: u64,
+    /// When the oldest of those that wait for a worker was created.
+    pub oldest_queued_at: Option<Timestamp>,
+}
+
+/// What the workers have to do: of the jobs as they are, not of what workers and brokers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// By connection and queue.
+    pub queues: HashMap<(Uuid, Arc<str>), Waiting>,
+    /// Queues that a worker ran jobs of lately, by connection and worker.
+    pub queues_of: HashMap<(Uuid, Arc<str>), Vec<Arc<str>>>,
+}
+
+impl Table {
+    /// Puts a job in, or what is now known of it. The row of one that is new gets a number that no row had before.
+    pub(crate) fn put(&mut self, id: Uuid, head: &Head<'_>) {
+        let slot = self.slot(id);
+        let number = slot.map_or(self.next_number, |slot| self.number_at(slot));
+        self.put_at(slot, id, number, head);
+    }
+
+    /// Puts in a job whose row has this number. `false` when the job is there already.
+    pub(crate) fn put_numbered(&mut self, id: Uuid, number: u64, head: &Head<'_>) -> bool {
+        let slot = self.slot(id);
+        self.put_at(slot, id, number, head);
+        slot.is_none()
+    }
+
+    /// Takes in the jobs of another table. The error is a job that is in both.
+    pub(crate) fn absorb(&mut self, other: Self) -> Result<(), Uuid> {
+        if self.segments.is_empty() {
+            *self = other;
+            return Ok(());
+        }
+        self.slots.reserve(other.slots.len(), hasher(&self.segments));
+        for segment in &other.segments {
+            for place in 0..segment.len() {
+                let (id, number) = (segment.ids[place], segment.numbers[place]);
+                if !self.put_numbered(id, number, &segment.head(place, &other.texts)) {
+                    return Err(id);
+                }
+            }
+        }
+        self.next_number = self.next_number.max(other.next_number);
+        Ok(())
+    }
+
+    /// Gives new jobs numbers from this one on.
+    pub(crate) fn number_from(&mut self, number: u64) {
+        self.next_number = self.next_number.max(number);
+    }
+
+    fn put_at(&mut self, slot: Option<usize>, id: Uuid, number: u64, head: &Head<'_>) {
+        self.next_number = self.next_number.max(number + 1);
+        let root = head.rare.as_deref().and_then(|rare| rare.root);
+        let slot = match slot {
+            Some(slot) => {
+                self.take_out_of_sums(slot, id, root);
+                slot
+            }
+            None => self.new_slot(id, root),
+        };
+        let segment = Arc::make_mut(&mut self.segments[slot / SEGMENT]);
+        segment.put(slot % SEGMENT, id, number, head, &mut self.texts);
+        let connection = segment.connections[slot % SEGMENT] as usize;
+        if connection >= self.counts.len() {
+            self.counts.resize_with(connection + 1, Counts::default);
+        }
+        self.counts[connection].add(head.state);
+    }
+
+    fn new_slot(&mut self, id: Uuid, root: Option<Uuid>) -> usize {
+        let slot = self.slots.len();
+        if slot / SEGMENT == self.segments.len() {
+            let mut segment = Segment::default();
+            segment.reserve();
+            self.segments.push(Arc::new(segment));
+        }
+        let Self { slots, segments, .. } = self;
+        slots.insert_unique(hash(id), slot as u32, hasher(segments));
+        self.join(root, id);
+        slot
+    }
+
+    /// A job is about to be something else, and of this workflow.
+    fn take_out_of_sums(&mut self, slot: usize, id: Uuid, root: Option<Uuid>) {
+        let (segment, place) = (&self.segments[slot / SEGMENT], slot % SEGMENT);
+        self.counts[segment.connections[place] as usize].remove(segment.state(place));
+        let before = segment.rare(place).and_then(|rare| rare.root);
+        if before == root {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(jobs) = self.workflows.get_mut(&before)
+        {
+            jobs.retain(|job| *job != id);
+            if jobs.is_empty() {
+                self.workflows.remove(&before);
+            }
+        }
+        self.join(root, id);
+    }
+
+    fn join(&mut self, root: Option<Uuid>, id: Uuid) {
+        if let Some(root) = root {
+            self.workflows.entry(root).or_default().push(id);
+        }
+    }
+
+    fn slot(&self, id: Uuid) -> Option<usize> {
+        let is_of = |slot: &u32| self.segments[*slot as usize / SEGMENT].ids[*slot as usize % SEGMENT] == id;
+        self.slots.find(hash(id), is_of).map(|slot| *slot as usize)
+    }
+
+    fn number_at(&self, slot: usize) -> u64 {
+        self.segments[slot / SEGMENT].numbers[slot % SEGMENT]
+    }
+
+    /// The number of a job's row.
+    pub(crate) fn number(&self, id: Uuid) -> Option<u64> {
+        self.slot(id).map(|slot| self.number_at(slot))
+    }
+
+    /// What is known of a job.
+    pub(crate) fn get(&self, id: Uuid) -> Option<Head<'_>> {
+        let slot = self.slot(id)?;
+        Some(self.segments[slot / SEGMENT].head(slot % SEGMENT, &self.texts))
+    }
+
+    /// Whether there is this job.
+    pub(crate) fn has(&self, id: Uuid) -> bool {
+        self.slot(id).is_some()
+    }
+
+    fn places(&self) -> impl Iterator<Item = (&Segment, usize)> {
+        self.segments.iter().flat_map(|segment| (0..segment.len()).map(move |place| (&**segment, place)))
+    }
+
+    /// What is known of every job.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = Head<'_>> {
+        self.places().map(|(segment, place)| segment.head(place, &self.texts))
+    }
+
+    /// All jobs and their first positions, in no order.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (Uuid, Position)> + '_ {
+        self.places().map(|(segment, place)| (segment.ids[place], segment.first(place)))
+    }
+
+    /// The jobs that have events both before this message and from there on.
+    pub(crate) fn straddling(&self, sequence: u64) -> Vec<Uuid> {
+        let straddles = |(segment, place): &(&Segment, usize)| {
+            segment.first(*place).sequence < sequence && sequence <= segment.last(*place)
+        };
+        self.places().filter(straddles).map(|(segment, place)| segment.ids[place]).collect()
+    }
+
+    /// The same table without the jobs that have no event from this message on, and the numbers of their rows.
+    pub(crate) fn without(&self, sequence: u64) -> (Self, Vec<u64>) {
+        let (mut rest, mut gone) = (Self { next_number: self.next_number, ..Self::default() }, Vec::new());
+        for (segment, place) in self.places() {
+            let number = segment.numbers[place];
+            if segment.last(place) >= sequence {
+                rest.put_numbered(segment.ids[place], number, &segment.head(place, &self.texts));
+            } else {
+                gone.push(number);
+            }
+        }
+        (rest, gone)
+    }
+
+    /// The jobs of a task name with the highest first positions, up to so many.
+    pub(crate) fn latest(&self, connection: Uuid, name: &str, count: usize) -> Vec<(Position, Uuid)> {
+        let connection = self.texts.connections.find(&Id(connection));
+        let (Some(connection), Some(name)) = (connection, self.texts.names.find(name)) else { return Vec::new() };
+        let is_of = |(segment, place): &(&Segment, usize)| {
+            segment.names[*place] == name && segment.connections[*place] == connection
+        };
+        let of_name = self.places().filter(is_of).map(|(segment, place)| (segment.first(place), segment.ids[place]));
+        select::highest(of_name, count)
+    }
+
+    /// How many jobs are in each state.
+    pub(crate) fn counts(&self, connections: Option<&[Uuid]>) -> Counts {
+        let mut all = Counts::default();
+        for (connection, counts) in self.texts.connections.values().iter().zip(&self.counts) {
+            if connections.is_none_or(|wanted| wanted.contains(&connection.0)) {
+                all.add_all(counts);
+            }
+        }
+        all
+    }
+
+    /// The jobs of the workflow that this job began, but itself.
+    pub(crate) fn workflow(&self, root: Uuid) -> &[Uuid] {
+        self.workflows.get(&root).map_or(&[], Vec::as_slice)
+    }
+
+    /// The table as it is now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { segments: self.segments.clone(), texts: self.texts.clone() }
+    }
+
+    /// The slots of those of these jobs that are there.
+    pub(crate) fn slots(&self, ids: impl Iterator<Item = Uuid>) -> Vec<u32> {
+        ids.filter_map(|id| self.slot(id)).map(|slot| slot as u32).collect()
+    }
+
+    /// The connections that there are jobs of.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = Uuid> {
+        self.texts.connections.values().iter().map(|connection| connection.0)
+    }
+}
+
+impl Snapshot {
+    /// What the workers have to do, and which queues they served since `lately`.
+    pub(crate) fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
+        let wanted = self.texts.connections.map(|id| connections.is_none_or(|wanted| wanted.contains(&id.0)));
+        let mut waiting: HashMap<(u32, u32), Waiting> = HashMap::new();
+        let mut served: HashMap<(u32, u32), Vec<u32>> = HashMap::new();
+        let waits = 1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8;
+        for segment in &self.segments {
+            let is_old = segment.created_between.is_none_or(|(_, latest)| latest < lately.millis());
+            for place in 0..segment.len() {
+                let (connection, queue) = (segment.connections[place], segment.queues[place]);
+                if queue == u32::MAX || !wanted[connection as usize] {
+                    continue;
+                }
+                if segment::of_state(segment.kinds()[place], waits) {
+                    waiting.entry((connection, queue)).or_default().add(segment, place);
+                } else if !is_old && segment.created_ms(place) >= lately.millis() && segment.workers[place] != u32::MAX
+                {
+                    let queues = served.entry((connection, segment.workers[place])).or_default();
+                    if !queues.contains(&queue) {
+                        queues.push(queue);
+                    }
+                }
+            }
+        }
+        self.named(waiting, served)
+    }
+
+    fn named(&self, waiting: HashMap<(u32, u32), Waiting>, served: HashMap<(u32, u32), Vec<u32>>) -> Load {
+        let Texts { queues, workers, connections, .. } = &self.texts;
+        let queue = |code: u32| Arc::clone(queues.value(code));
+        let named = |queues: Vec<u32>| {
+            let mut names: Vec<_> = queues.into_iter().map(queue).collect();
+            names.sort_unstable();
+            names
+        };
+        let connection = |code: u32| connections.value(code).0;
+        Load {
+            queues: waiting.into_iter().map(|((c, q), waiting)| ((connection(c), queue(q)), waiting)).collect(),
+            queues_of: served
+                .into_iter()
+                .map(|((c, worker), queues)| ((connection(c), Arc::clone(workers.value(worker))), named(queues)))
+                .collect(),
+        }
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, segment: &Segment, place: usize) {
+        if segment.state(place) == JobState::Scheduled {
+            self.scheduled += 1;
+            return;
+        }
+        self.queued += 1;
+        let created = Timestamp(segment.created_ms(place) * 1_000);
+        self.oldest_queued_at = Some(self.oldest_queued_at.map_or(created, |oldest| oldest.min(created)));
+    }
+}
+
+/// Job ids are hashes already, but for a few fixed bits, which are spread here.
+fn hash(id: Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
+    high ^ low.rotate_left(32)
+}
+
+fn hasher(segments: &[Arc<Segment>]) -> impl Fn(&u32) -> u64 + '_ {
+    |slot| hash(segments[*slot as usize / SEGMENT].ids[*slot as usize % SEGMENT])
+}

@@ -1,0 +1,289 @@
+//! A filter, made ready for the columns: texts are looked up once, and what is left are comparisons of numbers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto_events::{Framework, JobState, Timestamp};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::codes::{Codes, Id, Texts};
+use super::segment::{SEGMENT, Segment, of_framework, of_state};
+use crate::codec::Rare;
+use crate::query::{Filter, Signs};
+
+/// A code that no text has.
+const NOBODY: u32 = u32::MAX - 1;
+
+/// Jobs of one segment, a bit for each.
+pub(super) struct Selection([u64; SEGMENT / 64]);
+
+impl Selection {
+    pub(super) fn first(count: usize) -> Self {
+        let bits = |word: usize| match count.saturating_sub(word * 64) {
+            0 => 0,
+            left @ 1..64 => (1 << left) - 1,
+            _ => u64::MAX,
+        };
+        Self(std::array::from_fn(bits))
+    }
+
+    pub(super) fn nothing() -> Self {
+        Self([0; SEGMENT / 64])
+    }
+
+    pub(super) fn add(&mut self, place: usize) {
+        self.0[place / 64] |= 1 << (place % 64);
+    }
+
+    /// Leaves those for which the column has what is wanted.
+    fn keep<T: Copy>(&mut self, column: &[T], wanted: impl Fn(T) -> bool) {
+        for (word, values) in self.0.iter_mut().zip(column.chunks(64)) {
+            if *word != 0 {
+                let bits = values.iter().rev().fold(0, |bits, value| bits << 1 | u64::from(wanted(*value)));
+                *word &= bits;
+            }
+        }
+    }
+
+    /// The same where it takes more to tell.
+    fn keep_places(&mut self, wanted: impl Fn(usize) -> bool) {
+        for (index, word) in self.0.iter_mut().enumerate() {
+            let mut left = *word;
+            while left != 0 {
+                let bit = left.trailing_zeros();
+                left &= left - 1;
+                if !wanted(index * 64 + bit as usize) {
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+    }
+
+    fn and(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(index, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros())?;
+                left &= left - 1;
+                Some(index * 64 + bit as usize)
+            })
+        })
+    }
+}
+
+/// A filter for the columns of one snapshot.
+#[derive(Default)]
+pub(super) struct Plan {
+    connections: Option<Vec<bool>>,
+    /// A bit for each.
+    states: Option<u8>,
+    names: Option<Vec<bool>>,
+    queue: Option<u32>,
+    worker: Option<u32>,
+    framework: Option<Framework>,
+    created_after: Option<Timestamp>,
+    created_before: Option<Timestamp>,
+    attempt: Option<u32>,
+    error: Option<Needle>,
+    tag: Option<Label>,
+    lost: Option<(bool, Gone)>,
+    stuck: Option<(bool, Patience)>,
+}
+
+impl Plan {
+    pub(super) fn of(filter: &Filter, signs: &Signs, texts: &Texts) -> Self {
+        let connections = filter.connections.as_ref();
+        let code = |codes: &Codes<Arc<str>>, text: &Option<String>| {
+            text.as_deref().map(|text| codes.find(text).unwrap_or(NOBODY))
+        };
+        let states = filter.states.as_ref();
+        Self {
+            connections: connections.map(|wanted| texts.connections.map(|id| wanted.contains(&id.0))),
+            states: states.map(|states| states.iter().fold(0, |mask, state| mask | 1 << *state as u8)),
+            names: names(filter, texts),
+            queue: code(&texts.queues, &filter.queue),
+            worker: code(&texts.workers, &filter.worker),
+            framework: filter.framework,
+            created_after: filter.created_after,
+            created_before: filter.created_before,
+            attempt: filter.attempt_at_least,
+            error: filter.error_contains.as_deref().map(Needle::new),
+            tag: filter.tag.as_ref().map(|(key, value)| Label::new(key, value.as_deref())),
+            lost: filter.lost.map(|wanted| (wanted, Gone::of(signs, texts))),
+            stuck: filter.stuck.map(|wanted| (wanted, Patience::of(signs, texts))),
+        }
+    }
+
+    /// Whether no job of this segment can be wanted.
+    pub(super) fn passes_over(&self, segment: &Segment) -> bool {
+        let Some((earliest, latest)) = segment.created_between else { return true };
+        self.created_after.is_some_and(|after| latest < after.millis())
+            || self.created_before.is_some_and(|before| earliest > before.millis())
+    }
+
+    /// Leaves the jobs that are wanted.
+    pub(super) fn keep(&self, segment: &Segment, selection: &mut Selection) {
+        if let Some(states) = self.states {
+            selection.keep(segment.kinds(), |kind| of_state(kind, states));
+        }
+        if let Some(framework) = self.framework {
+            selection.keep(segment.kinds(), |kind| of_framework(kind, framework));
+        }
+        if let Some(connections) = &self.connections {
+            selection.keep(&segment.connections, |code| connections[code as usize]);
+        }
+        if let Some(names) = &self.names {
+            selection.keep(&segment.names, |code| names[code as usize]);
+        }
+        if let Some(queue) = self.queue {
+            selection.keep(&segment.queues, |code| code == queue);
+        }
+        if let Some(worker) = self.worker {
+            selection.keep(&segment.workers, |code| code == worker);
+        }
+        if let Some(after) = self.created_after {
+            selection.keep(segment.created(), |created| created >= after.micros());
+        }
+        if let Some(before) = self.created_before {
+            selection.keep(segment.created(), |created| created < before.micros());
+        }
+        if let Some(attempt) = self.attempt {
+            selection.keep_places(|place| segment.attempt(place) >= attempt);
+        }
+        if let Some(error) = &self.error {
+            selection.and(&rare(segment, |rare| rare.error.as_deref().is_some_and(|text| error.is_in(text))));
+        }
+        if let Some(tag) = &self.tag {
+            selection.and(&rare(segment, |rare| rare.tags.as_deref().is_some_and(|tags| tag.is_in(tags))));
+        }
+        if let Some((wanted, gone)) = &self.lost {
+            selection.keep_places(|place| gone.has(segment, place) == *wanted);
+        }
+        if let Some((wanted, patience)) = &self.stuck {
+            selection.keep_places(|place| patience.is_over(segment, place) == *wanted);
+        }
+    }
+}
+
+/// The jobs of a segment with something rare that is so.
+fn rare(segment: &Segment, is_so: impl Fn(&Rare) -> bool) -> Selection {
+    let mut selection = Selection::nothing();
+    segment.all_rare().filter(|(_, rare)| is_so(rare)).for_each(|(place, _)| selection.add(place));
+    selection
+}
+
+fn names(filter: &Filter, texts: &Texts) -> Option<Vec<bool>> {
+    let search = filter.search.as_deref().filter(|search| !search.is_empty()).map(Needle::new);
+    if search.is_none() && filter.name.is_none() {
+        return None;
+    }
+    let is_wanted = |name: &Arc<str>| {
+        filter.name.as_deref().is_none_or(|wanted| wanted == &**name)
+            && search.as_ref().is_none_or(|search| search.is_in(name))
+    };
+    Some(texts.names.map(is_wanted))
+}
+
+/// A text to be found, whatever the case of its letters.
+struct Needle(String);
+
+impl Needle {
+    fn new(text: &str) -> Self {
+        Self(text.to_lowercase())
+    }
+
+    fn is_in(&self, text: &str) -> bool {
+        text.to_lowercase().contains(&self.0)
+    }
+}
+
+/// A label to be found.
+struct Label {
+    key: String,
+    value: Option<String>,
+    /// What stands in the JSON text of every object that has it.
+    sign: String,
+}
+
+impl Label {
+    fn new(key: &str, value: Option<&str>) -> Self {
+        let sign = format!("{}:", Value::from(key));
+        Self { key: key.to_owned(), value: value.map(str::to_owned), sign }
+    }
+
+    fn is_in(&self, tags: &str) -> bool {
+        if !tags.contains(&self.sign) {
+            return false;
+        }
+        let Ok(Value::Object(tags)) = serde_json::from_str::<Value>(tags) else { return false };
+        match (tags.get(&self.key), &self.value) {
+            (Some(Value::String(found)), Some(wanted)) => found == wanted,
+            // What is no text is compared as it is written.
+            (Some(found), Some(wanted)) => found.to_string() == *wanted,
+            (found, None) => found.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+}
+
+/// When a job that runs began, as far as is known.
+fn running_since(segment: &Segment, place: usize) -> Option<i64> {
+    let is_active = segment.state(place) == JobState::Active;
+    is_active.then(|| segment.started_ms(place).unwrap_or_else(|| segment.created_ms(place)))
+}
+
+/// Workers that are gone, by connection and worker, since when in milliseconds.
+struct Gone(HashMap<(u32, u32), i64>);
+
+impl Gone {
+    fn of(signs: &Signs, texts: &Texts) -> Self {
+        let coded = |((connection, worker), since): (&(Uuid, String), &Timestamp)| {
+            let connection = texts.connections.find(&Id(*connection))?;
+            Some(((connection, texts.workers.find(worker.as_str())?), since.millis()))
+        };
+        Self(signs.gone.iter().filter_map(coded).collect())
+    }
+
+    fn has(&self, segment: &Segment, place: usize) -> bool {
+        let Some(began) = running_since(segment, place) else { return false };
+        let since = self.0.get(&(segment.connections[place], segment.workers[place]));
+        since.is_some_and(|since| began < *since)
+    }
+}
+
+/// Milliseconds after which a job that runs is stuck, by connection and task name.
+struct Patience {
+    now: i64,
+    of_tasks: HashMap<(u32, u32), i64>,
+    of_others: i64,
+}
+
+impl Patience {
+    fn of(signs: &Signs, texts: &Texts) -> Self {
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let coded = |((connection, name), patience): (&(Uuid, String), &u64)| {
+            let connection = texts.connections.find(&Id(*connection))?;
+            Some(((connection, texts.names.find(name.as_str())?), ms(*patience)))
+        };
+        Self {
+            now: signs.now.millis(),
+            of_tasks: signs.patience.iter().filter_map(coded).collect(),
+            of_others: ms(signs.default_patience),
+        }
+    }
+
+    fn is_over(&self, segment: &Segment, place: usize) -> bool {
+        let Some(began) = running_since(segment, place) else { return false };
+        let of_task = self.of_tasks.get(&(segment.connections[place], segment.names[place]));
+        self.now.saturating_sub(began) > *of_task.unwrap_or(&self.of_others)
+    }
+}

@@ -1,0 +1,283 @@
+//! A few thousand jobs as columns: about 80 bytes each, and what only few jobs have beside them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto_events::{Framework, JobState, Position, Timestamp};
+use uuid::Uuid;
+
+use super::codes::{Id, Texts, code};
+use crate::codec::{Head, Rare};
+
+/// Jobs in one segment. Whoever reads holds segments as they were, and one that is changed meanwhile is copied: so many
+/// jobs are copied in some ten microseconds.
+/// Tests have few jobs, and are to fill several.
+pub(super) const SEGMENT: usize = if cfg!(test) { 64 } else { 4_096 };
+
+/// No value.
+const NONE: u32 = u32::MAX;
+/// A value that does not fit, to be found in [`Segment::wide`].
+const WIDE: u32 = u32::MAX - 1;
+
+/// The bits of [`Segment::kinds`]: three for the state, two for the framework, one for what is rare.
+const STATE: u8 = 0b111;
+const FRAMEWORK_SHIFT: u32 = 3;
+const RARE: u8 = 1 << 5;
+
+const FRAMEWORKS: [Framework; 3] = [Framework::Celery, Framework::Bullmq, Framework::Sidekiq];
+
+/// Columns of numbers that are small as a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Column {
+    Started,
+    Completed,
+    Duration,
+    Wait,
+    Last,
+    Attempt,
+}
+
+/// Columns, each as long as there are jobs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Segment {
+    pub(super) ids: Vec<Uuid>,
+    /// Of the rows on disk.
+    pub(super) numbers: Vec<u64>,
+    /// Microseconds.
+    created: Vec<i64>,
+    /// Milliseconds since the creation.
+    started: Vec<u32>,
+    /// The same.
+    completed: Vec<u32>,
+    /// Milliseconds.
+    wait: Vec<u32>,
+    first_sequences: Vec<u64>,
+    first_indices: Vec<u32>,
+    /// The message of the last event, counted from that of the first.
+    last: Vec<u32>,
+    pub(super) names: Vec<u32>,
+    pub(super) queues: Vec<u32>,
+    pub(super) workers: Vec<u32>,
+    pub(super) connections: Vec<u32>,
+    attempts: Vec<u16>,
+    kinds: Vec<u8>,
+    /// Values that do not fit into their columns.
+    wide: HashMap<(u16, Column), i64>,
+    rare: HashMap<u16, Arc<Rare>>,
+    /// Milliseconds between which all jobs were created, and maybe some more.
+    pub(super) created_between: Option<(i64, i64)>,
+}
+
+impl Segment {
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Puts a job at a place that is taken, or at the next one.
+    pub(super) fn put(&mut self, place: usize, id: Uuid, number: u64, head: &Head<'_>, texts: &mut Texts) {
+        if place == self.len() {
+            self.push(id);
+        }
+        self.numbers[place] = number;
+        self.created[place] = head.created_at.micros();
+        self.first_sequences[place] = head.first.sequence;
+        self.first_indices[place] = head.first.index;
+        self.names[place] = code(&mut texts.names, head.name);
+        self.queues[place] = head.queue.map_or(NONE, |queue| code(&mut texts.queues, queue));
+        self.workers[place] = head.worker.map_or(NONE, |worker| code(&mut texts.workers, worker));
+        self.connections[place] = code(&mut texts.connections, &Id(head.connection));
+        self.put_numbers(place, head);
+        let framework = FRAMEWORKS.iter().position(|it| *it == head.framework).unwrap_or_default() as u8;
+        let rare = if head.rare.is_some() { RARE } else { 0 };
+        self.kinds[place] = head.state as u8 | framework << FRAMEWORK_SHIFT | rare;
+        match &head.rare {
+            Some(rare) => drop(self.rare.insert(place as u16, Arc::clone(rare))),
+            None => drop(self.rare.remove(&(place as u16))),
+        }
+        let created = head.created_at.millis();
+        let (from, to) = self.created_between.unwrap_or((created, created));
+        self.created_between = Some((from.min(created), to.max(created)));
+    }
+
+    fn put_numbers(&mut self, place: usize, head: &Head<'_>) {
+        let since = |time: Option<Timestamp>| time.map(|time| time.millis() - head.created_at.millis());
+        self.started[place] = self.narrow(place, Column::Started, since(head.started_at));
+        self.completed[place] = self.narrow(place, Column::Completed, since(head.completed_at));
+        self.wait[place] = self.narrow(place, Column::Wait, head.wait_ms.map(u64::cast_signed));
+        self.last[place] = self.narrow(place, Column::Last, Some((head.last - head.first.sequence).cast_signed()));
+        // Kept only where it is not what the times say.
+        let said = (head.duration_ms != between(head.started_at, head.completed_at)).then_some(head.duration_ms);
+        self.put_wide(place, Column::Duration, said.map(|ms| ms.map_or(-1, u64::cast_signed)));
+        self.attempts[place] = u16::try_from(head.attempt).unwrap_or(u16::MAX);
+        let wide = self.attempts[place] == u16::MAX;
+        self.put_wide(place, Column::Attempt, wide.then_some(head.attempt.into()));
+    }
+
+    fn push(&mut self, id: Uuid) {
+        self.ids.push(id);
+        self.numbers.push(0);
+        self.created.push(0);
+        self.started.push(NONE);
+        self.completed.push(NONE);
+        self.wait.push(NONE);
+        self.first_sequences.push(0);
+        self.first_indices.push(0);
+        self.last.push(0);
+        self.names.push(0);
+        self.queues.push(NONE);
+        self.workers.push(NONE);
+        self.connections.push(0);
+        self.attempts.push(0);
+        self.kinds.push(0);
+    }
+
+    /// Makes room for as many jobs as a segment has.
+    pub(super) fn reserve(&mut self) {
+        self.ids.reserve_exact(SEGMENT);
+        self.numbers.reserve_exact(SEGMENT);
+        self.created.reserve_exact(SEGMENT);
+        self.started.reserve_exact(SEGMENT);
+        self.completed.reserve_exact(SEGMENT);
+        self.wait.reserve_exact(SEGMENT);
+        self.first_sequences.reserve_exact(SEGMENT);
+        self.first_indices.reserve_exact(SEGMENT);
+        self.last.reserve_exact(SEGMENT);
+        self.names.reserve_exact(SEGMENT);
+        self.queues.reserve_exact(SEGMENT);
+        self.workers.reserve_exact(SEGMENT);
+        self.connections.reserve_exact(SEGMENT);
+        self.attempts.reserve_exact(SEGMENT);
+        self.kinds.reserve_exact(SEGMENT);
+    }
+
+    /// What is put into the column; what does not fit goes beside it.
+    fn narrow(&mut self, place: usize, column: Column, value: Option<i64>) -> u32 {
+        let small = value.map(|value| u32::try_from(value).ok().filter(|value| *value < WIDE));
+        self.put_wide(place, column, value.filter(|_| small == Some(None)));
+        match small {
+            None => NONE,
+            Some(None) => WIDE,
+            Some(Some(small)) => small,
+        }
+    }
+
+    fn put_wide(&mut self, place: usize, column: Column, value: Option<i64>) {
+        match value {
+            Some(value) => drop(self.wide.insert((place as u16, column), value)),
+            // Most segments have none.
+            None if self.wide.is_empty() => {}
+            None => drop(self.wide.remove(&(place as u16, column))),
+        }
+    }
+
+    fn widened(&self, place: usize, column: Column, narrow: u32) -> Option<i64> {
+        match narrow {
+            NONE => None,
+            WIDE => self.wide.get(&(place as u16, column)).copied(),
+            small => Some(small.into()),
+        }
+    }
+
+    /// Microseconds.
+    pub(super) fn created(&self) -> &[i64] {
+        &self.created
+    }
+
+    /// Milliseconds.
+    pub(super) fn created_ms(&self, place: usize) -> i64 {
+        self.created[place].div_euclid(1_000)
+    }
+
+    /// Milliseconds.
+    pub(super) fn started_ms(&self, place: usize) -> Option<i64> {
+        self.widened(place, Column::Started, self.started[place]).map(|since| self.created_ms(place) + since)
+    }
+
+    fn completed_ms(&self, place: usize) -> Option<i64> {
+        self.widened(place, Column::Completed, self.completed[place]).map(|since| self.created_ms(place) + since)
+    }
+
+    pub(super) fn duration_ms(&self, place: usize) -> Option<u64> {
+        if !self.wide.is_empty()
+            && let Some(said) = self.wide.get(&(place as u16, Column::Duration))
+        {
+            return u64::try_from(*said).ok();
+        }
+        match (self.started_ms(place), self.completed_ms(place)) {
+            (Some(started), Some(completed)) => Some((completed - started).max(0).cast_unsigned()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn attempt(&self, place: usize) -> u32 {
+        match self.attempts[place] {
+            u16::MAX => self.wide.get(&(place as u16, Column::Attempt)).map_or(u32::MAX, |attempt| *attempt as u32),
+            small => small.into(),
+        }
+    }
+
+    pub(super) fn state(&self, place: usize) -> JobState {
+        JobState::ALL[usize::from(self.kinds[place] & STATE)]
+    }
+
+    /// The kinds of all jobs, for [`of_state`] and [`of_framework`].
+    pub(super) fn kinds(&self) -> &[u8] {
+        &self.kinds
+    }
+
+    pub(super) fn first(&self, place: usize) -> Position {
+        Position::new(self.first_sequences[place], self.first_indices[place])
+    }
+
+    /// The message of the job's last event.
+    pub(super) fn last(&self, place: usize) -> u64 {
+        let since = self.widened(place, Column::Last, self.last[place]).unwrap_or_default();
+        self.first_sequences[place] + since.cast_unsigned()
+    }
+
+    pub(super) fn rare(&self, place: usize) -> Option<&Arc<Rare>> {
+        if self.kinds[place] & RARE == 0 { None } else { self.rare.get(&(place as u16)) }
+    }
+
+    /// Every job with something rare, in no order.
+    pub(super) fn all_rare(&self) -> impl Iterator<Item = (usize, &Rare)> {
+        self.rare.iter().map(|(place, rare)| (usize::from(*place), &**rare))
+    }
+
+    pub(super) fn head<'a>(&self, place: usize, texts: &'a Texts) -> Head<'a> {
+        let text = |codes: &'a super::codes::Codes<Arc<str>>, code: u32| (code != NONE).then(|| &**codes.value(code));
+        let time = |ms: Option<i64>| ms.map(|ms| Timestamp(ms * 1_000));
+        let framework = FRAMEWORKS[usize::from(self.kinds[place] >> FRAMEWORK_SHIFT & 0b11)];
+        Head {
+            first: self.first(place),
+            last: self.last(place),
+            created_at: Timestamp(self.created[place]),
+            started_at: time(self.started_ms(place)),
+            completed_at: time(self.completed_ms(place)),
+            duration_ms: self.duration_ms(place),
+            wait_ms: self.widened(place, Column::Wait, self.wait[place]).map(i64::cast_unsigned),
+            attempt: self.attempt(place),
+            state: self.state(place),
+            framework,
+            connection: texts.connections.value(self.connections[place]).0,
+            name: texts.names.value(self.names[place]),
+            queue: text(&texts.queues, self.queues[place]),
+            worker: text(&texts.workers, self.workers[place]),
+            rare: self.rare(place).cloned(),
+        }
+    }
+}
+
+/// Whether a kind is of one of the states of this mask, a bit for each.
+pub(super) fn of_state(kind: u8, states: u8) -> bool {
+    states >> (kind & STATE) & 1 == 1
+}
+
+/// Whether a kind is of this framework.
+pub(super) fn of_framework(kind: u8, framework: Framework) -> bool {
+    FRAMEWORKS[usize::from(kind >> FRAMEWORK_SHIFT & 0b11)] == framework
+}
+
+fn between(started: Option<Timestamp>, completed: Option<Timestamp>) -> Option<u64> {
+    Some((completed?.millis() - started?.millis()).max(0).cast_unsigned())
+}
