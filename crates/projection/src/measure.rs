@@ -31,12 +31,15 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// The runs of a job, in the order of their starts.
-    pub fn of(row: &Row) -> Vec<Self> {
+    /// The runs of a job, in the order of their starts; `None` where the fields of the record say all there is to say,
+    /// but for the wait.
+    pub fn of(row: &Row) -> Option<Vec<Self>> {
         let record = &row.record;
-        if record.executions.is_empty() {
-            return Self::shown(record, None).into_iter().collect();
-        }
+        let is_plain = match record.executions.as_slice() {
+            [] => true,
+            [only] => is_shown(record, only),
+            _ => false,
+        };
         let run = |execution: &Execution| Self {
             worker: execution.worker_id.as_deref().map(Into::into),
             started_at: execution.started_at,
@@ -46,25 +49,24 @@ impl Measure {
             wait_ms: execution.started_at.and_then(|started| wait(row, execution.attempt, started)),
             error: execution.error.as_deref().map(beginning),
         };
-        record.executions.iter().map(run).collect()
+        (!is_plain).then(|| record.executions.iter().map(run).collect())
     }
 
-    /// What follows from the fields of the record alone: all that there is of a job that ran once, but for its wait.
-    pub fn shown(record: &Record, wait_ms: Option<u64>) -> Option<Self> {
-        if record.started_at.is_none() && record.completed_at.is_none() {
-            return None;
-        }
-        let error = record.error.as_deref().map(beginning);
-        Some(Self {
-            worker: record.worker_id.as_deref().map(Into::into),
-            started_at: record.started_at,
-            ended_at: record.completed_at,
-            outcome: record.completed_at.and_then(|_| outcome(record.state)),
-            runtime_ms: record.duration_ms,
-            wait_ms,
-            error,
-        })
+    /// The wait of the only run of a job whose record says all else of it.
+    pub fn wait_of(row: &Row) -> Option<u64> {
+        let only = row.record.executions.first()?;
+        wait(row, only.attempt, only.started_at?)
     }
+}
+
+/// Whether the record shows this run and nothing else.
+fn is_shown(record: &Record, only: &Execution) -> bool {
+    only.started_at == record.started_at
+        && only.completed_at == record.completed_at
+        && only.outcome == record.completed_at.and_then(|_| outcome(record.state))
+        && only.worker_id == record.worker_id
+        && only.error == record.error
+        && runtime(record, only) == record.duration_ms
 }
 
 /// How the run ended that left a job in this state.

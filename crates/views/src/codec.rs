@@ -189,16 +189,18 @@ impl<'a> Head<'a> {
     pub(crate) fn of(row: &'a Row) -> Self {
         let record = &row.record;
         let runs = Measure::of(row);
-        let wait_ms = match runs.as_slice() {
-            [run] => run.wait_ms,
-            _ => None,
-        };
-        let is_plain = Measure::shown(record, wait_ms).into_iter().eq(runs.iter().cloned());
-        let rare = Rare {
-            error: record.error.as_deref().map(beginning),
-            tags: (record.tags.as_str() != "{}").then(|| record.tags.as_str().into()),
-            root: record.root_id.filter(|root| *root != record.id),
-            runs: (!is_plain).then_some(runs),
+        let wait_ms = if runs.is_none() { Measure::wait_of(row) } else { None };
+        let has_rare = record.error.is_some()
+            || record.tags.as_str() != "{}"
+            || record.root_id.is_some_and(|root| root != record.id)
+            || runs.is_some();
+        let rare = || {
+            Arc::new(Rare {
+                error: record.error.as_deref().map(beginning),
+                tags: (record.tags.as_str() != "{}").then(|| record.tags.as_str().into()),
+                root: record.root_id.filter(|root| *root != record.id),
+                runs,
+            })
         };
         Self {
             first: row.first_position(),
@@ -215,7 +217,7 @@ impl<'a> Head<'a> {
             name: &record.name,
             queue: record.queue.as_deref(),
             worker: record.worker_id.as_deref(),
-            rare: (rare != Rare::default()).then(|| Arc::new(rare)),
+            rare: has_rare.then(rare),
         }
     }
 
