@@ -6,11 +6,11 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use projection::{Record, Row};
 use proto_events::event::check_external_id;
-use proto_events::{Framework, JobState, Timestamp, job_id};
+use proto_events::{Framework, JobState, job_id};
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
-use views::{Reader, ViewError};
+use views::{Reader, Signs, ViewError};
 use warp::http::Method;
 use warp::reply::Response;
 
@@ -18,6 +18,8 @@ use crate::app::{App, Parts};
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
 use crate::params::{self, AsOf, ListParams};
+use crate::times::{Millis, now};
+use crate::tree::Tree;
 use crate::{consistency, evidence};
 
 /// Other runs of the same task name shown with a job.
@@ -83,16 +85,6 @@ struct Pagination {
     total: u64,
 }
 
-/// A time as the API writes it, with milliseconds.
-#[derive(Clone, Copy)]
-struct Millis(Timestamp);
-
-impl Serialize for Millis {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_millis_text())
-    }
-}
-
 impl<'a> From<&'a Record> for Recent<'a> {
     fn from(record: &'a Record) -> Self {
         Self {
@@ -135,7 +127,8 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     let ListParams { query, wanted } = params::list_params(&call.query)?;
     let limit = query.limit;
     let list = async {
-        let page = read(&parts.reader, move |reader| reader.list(&query)).await?;
+        let signs = Signs { now: now(), ..Signs::default() };
+        let page = read(&parts.reader, move |reader| reader.list(&query, &signs)).await?;
         let next_cursor = page.next.map(|cursor| cursor.to_string());
         let data = page.jobs.iter().map(Item::from).collect();
         encoded(&List { data, pagination: Pagination { next_cursor, limit, total: page.total } })
@@ -144,12 +137,16 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
 }
 
 /// `path` is as it stands in the request: encoded, and perhaps with slashes, which an id may have, too. One that ends
-/// in `/events` has to have its slash encoded.
+/// in `/events` or `/tree` has to have its slash encoded.
 pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
     if let Some((id, "events")) = path.rsplit_once('/') {
         let wanted = params::read_params(&call.query)?;
         return Ok(consistency::answer(parts, &call.headers, wanted, events(id, &app, parts)).await);
+    }
+    if let Some((id, "tree")) = path.rsplit_once('/') {
+        let wanted = params::read_params(&call.query)?;
+        return Ok(consistency::answer(parts, &call.headers, wanted, tree(id, parts)).await);
     }
     let params = params::job_params(&call.query)?;
     let read = async {
@@ -185,6 +182,18 @@ async fn job_as_of(id: &str, app: &App, parts: &Parts, then: AsOf) -> Result<Vec
 async fn events(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {
     let row = row(id, parts).await?;
     encoded(&evidence::events(app, parts, &row).await?)
+}
+
+async fn tree(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
+    let candidates = candidates(id, &parts.connections.ids());
+    let found = read(&parts.reader, move |reader| {
+        let record = first(&candidates, |id| reader.job(id))?;
+        record.map(|record| Tree::of(&record, reader)).transpose()
+    });
+    match found.await? {
+        Some(tree) => encoded(&tree),
+        None => Err(not_found(parts).await),
+    }
 }
 
 async fn row(id: &str, parts: &Parts) -> Result<Arc<Row>, ApiError> {

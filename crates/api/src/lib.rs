@@ -4,6 +4,7 @@
 //! - [`serve`]: the server around warp's service (`server`); which path leads where (`routes`)
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
+//! - `tree`: `GET /api/jobs/{id}/tree`
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
@@ -36,6 +37,8 @@ mod params;
 mod routes;
 mod server;
 mod session;
+mod times;
+mod tree;
 
 pub use app::{App, Parts, Sources};
 pub use auth::{Auth, PasswordError};

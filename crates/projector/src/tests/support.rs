@@ -8,7 +8,7 @@ use event_log::EventLog;
 use event_log::testing::TestServer;
 use proto_events::{Event, Framework, Job, JobState, Timestamp};
 use uuid::Uuid;
-use views::{Digest, Opened, Options, Query, Reader};
+use views::{Digest, Opened, Options, Query, Reader, Signs};
 
 use crate::{Handle, Phase, start};
 
@@ -109,5 +109,5 @@ pub(super) async fn uninterrupted(log: &EventLog) -> (Vec<projection::Record>, D
 }
 
 pub(super) fn all(reader: &Reader) -> Vec<projection::Record> {
-    reader.list(&Query { limit: usize::MAX, ..Query::default() }).unwrap().jobs
+    reader.list(&Query { limit: usize::MAX, ..Query::default() }, &Signs::default()).unwrap().jobs
 }
