@@ -367,7 +367,9 @@ impl Verdict {
 fn compare(views: &Reader, replayed: &Row, target: u64) -> Result<Option<Difference>, PassError> {
     let Some(shown) = views.row(replayed.record.id)? else { return Ok(Some(lacking(&replayed.record, true))) };
     if shown.record == replayed.record {
-        return Ok(None);
+        // Where both were folded from the same, the list says of the job what a list made anew would.
+        let is_listed_so = shown.evidence != replayed.evidence || views.goes_by(replayed) || is_gone_on(views, &shown)?;
+        return Ok((!is_listed_so).then(|| otherwise_listed(&replayed.record)));
     }
     if !shown.evidence.reaches_beyond(target) {
         return Ok(difference(&shown.record, &replayed.record));
@@ -383,6 +385,18 @@ fn compare(views: &Reader, replayed: &Row, target: u64) -> Result<Option<Differe
         Some(then) => difference(&then.record, &replayed.record),
         None => Some(lacking(&replayed.record, true)),
     })
+}
+
+/// Whether the job has had events since.
+fn is_gone_on(views: &Reader, then: &Row) -> Result<bool, PassError> {
+    Ok(views.row(then.record.id)?.is_none_or(|now| *now != *then))
+}
+
+/// A job of which the list, and so every sum, says something else than its record.
+fn otherwise_listed(record: &Record) -> Difference {
+    let (views, replay) = (Value::from("otherwise"), Value::from("as the record says"));
+    let fields = vec![FieldDifference { field: "list".to_owned(), views, replay }];
+    Difference { id: record.id, external_id: record.external_id.clone(), fields }
 }
 
 /// A job that the views lack, or that they alone have.

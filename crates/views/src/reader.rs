@@ -7,7 +7,7 @@ use projection::{Record, Row};
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Landmark, Past, Quarantined};
+use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined};
 use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Counts, Filter, Page, Query, Signs};
@@ -109,6 +109,11 @@ impl Reader {
     pub fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
         let snapshot = self.shared().state.read().table.snapshot();
         snapshot.load(connections, lately)
+    }
+
+    /// Whether lists and statistics go by what this row says of its job. Not while the row is being put in.
+    pub fn goes_by(&self, row: &Row) -> bool {
+        self.shared().state.read().table.get(row.record.id).is_some_and(|head| head == Head::of(row))
     }
 
     /// How many jobs are in each state; `None` means in all connections.
