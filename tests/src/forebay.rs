@@ -140,7 +140,12 @@ impl Forebay {
 
     /// Waits until the server that runs now says something of its health.
     pub fn wait_until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) {
-        wait_for(&format!("Forebay to {what}"), 60, || {
+        self.wait_for_seconds(what, 60, is_so);
+    }
+
+    /// The same, for so long.
+    pub fn wait_for_seconds(&mut self, what: &str, seconds: u64, is_so: impl Fn(&Value) -> bool) {
+        wait_for(&format!("Forebay to {what}"), seconds, || {
             if let Some(status) = self.process.ended() {
                 panic!("Forebay ended with {status}");
             }

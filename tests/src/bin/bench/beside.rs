@@ -60,7 +60,6 @@ pub(crate) fn follow(
     let (messages, _) = flood.messages((rate * time.as_secs_f64() / 4.4) as usize, each);
     let sent = (flood.events() - before) as f64;
     let stop = AtomicBool::new(false);
-    let begin = Instant::now();
     let (lag, get, seconds) = std::thread::scope(|scope| {
         let probe = |number| {
             scope.spawn({
@@ -70,15 +69,7 @@ pub(crate) fn follow(
         };
         let probes: Vec<_> = (0..PROBES).map(probe).collect();
         let reads = scope.spawn(|| read(forebay, ids, 0, &stop));
-        // A hundred steps a second, or one for each message.
-        let at_once = (rate / 100.0 / each as f64).max(1.0) as usize;
-        let mut due = 0.0;
-        for chunk in messages.chunks(at_once) {
-            redis.publish(CHANNEL, chunk);
-            due += (at_once * each) as f64 / rate;
-            std::thread::sleep(Duration::from_secs_f64(due).saturating_sub(begin.elapsed()));
-        }
-        let seconds = begin.elapsed().as_secs_f64();
+        let (_, seconds) = publish_at(redis, &messages, each, rate, &stop);
         stop.store(true, Ordering::Relaxed);
         let lag: Vec<f64> = probes.into_iter().flat_map(|probe| probe.join().unwrap()).collect();
         (lag, reads.join().unwrap(), seconds)
@@ -90,6 +81,25 @@ pub(crate) fn follow(
         lag_ms: Percentiles::of(lag),
         get_ms: Percentiles::of(get),
     }
+}
+
+/// Publishes messages of so many events at a steady rate, all of them or until it is stopped: the share that was sent, and
+/// in how many seconds.
+pub(crate) fn publish_at(redis: &Redis, messages: &[Vec<u8>], each: usize, rate: f64, stop: &AtomicBool) -> (f64, f64) {
+    // A hundred steps a second, or one for each message.
+    let at_once = (rate / 100.0 / each as f64).max(1.0) as usize;
+    let begin = Instant::now();
+    let (mut due, mut sent) = (0.0, 0);
+    for chunk in messages.chunks(at_once) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        redis.publish(CHANNEL, chunk);
+        sent += chunk.len();
+        due += (at_once * each) as f64 / rate;
+        std::thread::sleep(Duration::from_secs_f64(due).saturating_sub(begin.elapsed()));
+    }
+    (sent as f64 / messages.len() as f64, begin.elapsed().as_secs_f64())
 }
 
 /// One job after another, each from its publishing until it can be read.
@@ -186,6 +196,6 @@ fn folded_bytes(forebay: &Forebay) -> f64 {
         .expect("a rebuild tells the bytes that it wrote")
 }
 
-fn milliseconds(since: Instant) -> f64 {
+pub(crate) fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1_000.0
 }

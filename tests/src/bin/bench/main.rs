@@ -4,14 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and ends when something is wrong")]
 
 mod beside;
+mod dashboard;
 mod drain;
+mod huge;
 mod measures;
 mod million;
 mod raw;
 
 use std::time::Duration;
 
+use dashboard::Dashboard;
 use forebay_tests::{Forebay, Options, Redis};
+use huge::Huge;
 use measures::{Ingest, Latency, Percentiles, Reads, Stream};
 use million::Million;
 use serde::Serialize;
@@ -20,17 +24,23 @@ const HELP: &str = "\
 Measures the binary that FOREBAY_BIN names (`make bench` builds it first).
   --json    print JSON instead of a table
   --quick   a tenth of the work, for a first look
-  --large   only what is measured with a million jobs in the views";
+  --large   only what is measured with a million jobs in the views
+  --huge    only what is measured with twenty million: some twenty minutes, and 40 GB of disk";
 
 /// Jobs in the views for the figures of the large part.
 const JOBS: usize = 1_000_000;
+/// And of the huge one.
+const HUGE: u64 = 20_000_000;
 
 #[derive(Serialize)]
 struct Figures {
     cores: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     small: Option<Small>,
-    large: Million,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    large: Option<Million>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    huge: Option<Huge>,
 }
 
 #[derive(Serialize)]
@@ -44,7 +54,7 @@ struct Small {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) =
-        arguments.iter().find(|argument| !["--json", "--quick", "--large"].contains(&argument.as_str()))
+        arguments.iter().find(|argument| !["--json", "--quick", "--large", "--huge"].contains(&argument.as_str()))
     {
         if unknown != "--help" {
             eprintln!("unknown argument: {unknown}\n");
@@ -56,10 +66,16 @@ fn main() {
     let share = if given("--quick") { 10 } else { 1 };
     let redis = Redis::start();
     let cores = std::thread::available_parallelism().unwrap().get();
-    let small = (!given("--large")).then(|| measure(&redis, share));
-    eprintln!("measuring: {} jobs in the views", JOBS / share as usize);
-    let large = million::measure(&redis, JOBS / share as usize, Duration::from_secs(20 / u64::from(share).min(4)));
-    let figures = Figures { cores, small, large };
+    let small = (!given("--large") && !given("--huge")).then(|| measure(&redis, share));
+    let large = (!given("--huge")).then(|| {
+        eprintln!("measuring: {} jobs in the views", JOBS / share as usize);
+        million::measure(&redis, JOBS / share as usize, Duration::from_secs(20 / u64::from(share).min(4)))
+    });
+    let huge = given("--huge").then(|| {
+        eprintln!("measuring: {} jobs in the views", HUGE / u64::from(share));
+        huge::measure(&redis, HUGE / u64::from(share), Duration::from_secs(10))
+    });
+    let figures = Figures { cores, small, large, huge };
     if given("--json") {
         println!("{}", serde_json::to_string_pretty(&figures).unwrap());
     } else {
@@ -97,7 +113,16 @@ fn print(figures: &Figures) {
     if let Some(small) = &figures.small {
         print_small(small);
     }
-    print_large(&figures.large);
+    if let Some(large) = &figures.large {
+        print_large(large);
+    }
+    if let Some(huge) = &figures.huge {
+        println!("{} jobs in the views", huge.jobs);
+        row("filled from the log in", &format!("{:.0} s", huge.fill_seconds));
+        row("memory when filled", &format!("{:.0} MB", huge.filled_resident_mb));
+        row("start to well, after a clean stop", &format!("{:.1} s", huge.restart_seconds));
+        print_dashboard(&huge.dashboard);
+    }
 }
 
 fn print_small(figures: &Small) {
@@ -133,6 +158,19 @@ fn print_small(figures: &Small) {
     }
 }
 
+fn print_dashboard(figures: &Dashboard) {
+    let window = figures.window.map_or(String::new(), |window| format!(", asked for those of {window}"));
+    let rate = figures.events_per_second;
+    println!("a dashboard's reads, {} jobs{window}, while {rate:.0} events/s come in", figures.jobs);
+    for read in &figures.reads {
+        row(read.what, &format!("p50 / p99 {:.1} / {:.1} ms ({} reads)", read.ms.p50, read.ms.p99, read.samples));
+        row("  the slowest of them", &format!("{:.1} ms  {}", read.slowest_ms, read.slowest));
+    }
+    let live = &figures.live_ms;
+    row("acknowledged until a reader of the stream has it", &format!("p50 / p99 {:.1} / {:.1} ms", live.p50, live.p99));
+    row("memory", &format!("{:.0} MB", figures.resident_mb));
+}
+
 fn print_large(figures: &Million) {
     println!("{} jobs in the views, {} events in the log", figures.jobs, figures.events);
     for it in &figures.following {
@@ -141,6 +179,7 @@ fn print_large(figures: &Million) {
         row("published until GET answers the job, p50 / p99", &of(&it.lag_ms));
         row("GET one job, p50 / p99", &of(&it.get_ms));
     }
+    print_dashboard(&figures.dashboard);
     let rebuild = &figures.rebuild;
     println!("rebuild");
     row("rate", &format!("{:.0} events/s, {:.1} s in all", rebuild.events_per_second, rebuild.seconds));

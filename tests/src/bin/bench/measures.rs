@@ -222,12 +222,12 @@ fn in_parallel<W: FnMut() + Send>(connections: usize, time: Duration, worker: im
     calls.into_inner() as f64 / begin.elapsed().as_secs_f64()
 }
 
-fn event(id: &str) -> String {
+pub(crate) fn event(id: &str) -> String {
     format!(
         r#"{{"type":"job.state_change","timestamp":"2026-03-01T08:00:00.000Z","framework":"celery","connectionId":"{CONNECTION}","job":{{"externalId":"{id}","name":"shop.tasks.bench","state":"queued","workerId":"celery@worker-1","extensions":{{"celeryState":"RECEIVED"}}}}}}"#
     )
 }
 
-fn batch(events: &[String]) -> String {
+pub(crate) fn batch(events: &[String]) -> String {
     format!(r#"{{"events":[{}]}}"#, events.join(","))
 }

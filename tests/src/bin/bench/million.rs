@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use serde::Serialize;
 
 use crate::beside::{self, Following, Rebuild};
+use crate::dashboard::{self, Dashboard};
 use crate::drain::drain;
 use crate::measures::now;
 use crate::raw::{Raw, request};
@@ -27,6 +28,7 @@ pub(crate) struct Million {
     pub(crate) events: u64,
     pub(crate) fill_events_per_second: f64,
     pub(crate) following: Vec<Following>,
+    pub(crate) dashboard: Dashboard,
     pub(crate) rebuild: Rebuild,
     pub(crate) drain_events_per_second: f64,
     pub(crate) rebuild_to_drain: f64,
@@ -62,6 +64,8 @@ pub(crate) fn measure(redis: &Redis, jobs: usize, time: Duration) -> Million {
     let following = [(EACH, 50_000.0), (1, 10_000.0)]
         .map(|(each, rate)| told("following", &beside::follow(&forebay, redis, &mut flood, &ids, each, rate, time)));
     settle(&forebay, redis, &mut flood);
+    let dashboard = dashboard::measure(&forebay, redis, &mut flood, &ids, None, time / 2);
+    settle(&forebay, redis, &mut flood);
     // sled goes through all that it wrote since it was opened: after a kill at the end of a long life that is most.
     forebay.kill();
     let mut restarts = vec![told("restart", &restart("kill -9", &mut forebay, &ids[0]))];
@@ -79,6 +83,7 @@ pub(crate) fn measure(redis: &Redis, jobs: usize, time: Duration) -> Million {
         events,
         fill_events_per_second,
         following: following.into(),
+        dashboard,
         rebuild,
         drain_events_per_second,
         rebuild_to_drain,
