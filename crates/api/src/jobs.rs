@@ -10,7 +10,7 @@ use proto_events::{Framework, JobState, job_id};
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
-use views::{Reader, Signs, ViewError};
+use views::{Brief, Reader, Signs, ViewError};
 use warp::http::Method;
 use warp::reply::Response;
 
@@ -85,8 +85,8 @@ struct Pagination {
     total: u64,
 }
 
-impl<'a> From<&'a Record> for Recent<'a> {
-    fn from(record: &'a Record) -> Self {
+impl<'a> From<&'a Brief> for Recent<'a> {
+    fn from(record: &'a Brief) -> Self {
         Self {
             id: record.id,
             external_id: &record.external_id,

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::error::ViewError;
+use crate::query::Brief;
 use crate::recent::RecentPage;
 
 /// No value is near this; a damaged length must not make us allocate what it says.
@@ -244,7 +245,7 @@ impl<'a> Head<'a> {
 const LONGEST: u64 = i64::MAX as u64;
 
 /// Without what is less than a millisecond.
-fn as_shown(time: Timestamp) -> Timestamp {
+pub(crate) fn as_shown(time: Timestamp) -> Timestamp {
     Timestamp(time.millis() * 1_000)
 }
 
@@ -280,6 +281,7 @@ struct Parts<'a> {
     id: Uuid,
     #[serde(borrow)]
     head: Head<'a>,
+    external_id: &'a str,
     /// Of the record: opening adds these up and need not touch the records themselves.
     digest: Digest,
     record_len: u32,
@@ -292,6 +294,7 @@ pub(crate) struct StoredRow<'a> {
     /// The job.
     pub(crate) id: Uuid,
     pub(crate) head: Head<'a>,
+    external_id: &'a str,
     /// What the digest of the record is to be.
     pub(crate) digest: Digest,
     stored: &'a [u8],
@@ -302,13 +305,13 @@ pub(crate) struct StoredRow<'a> {
 impl<'a> StoredRow<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, ViewError> {
         let bytes = body(ROW_FORMAT, "row", bytes)?;
-        let (Parts { id, head, digest, record_len, body_len }, used) =
+        let (Parts { id, head, external_id, digest, record_len, body_len }, used) =
             borrow_decode_from_slice(bytes, CONFIG).map_err(|error| corrupt("row", error))?;
         let (stored, record_len, body_len) = (&bytes[used..], record_len as usize, body_len as usize);
         if record_len > body_len || stored.len() > body_len || body_len > LIMIT {
             return Err(corrupt("row", "its parts do not fit"));
         }
-        Ok(Self { id, head, digest, stored, record_len, body_len })
+        Ok(Self { id, head, external_id, digest, stored, record_len, body_len })
     }
 
     /// Record and evidence, one after the other.
@@ -322,6 +325,22 @@ impl<'a> StoredRow<'a> {
     /// Decodes the record, which must be the one that was written for this job.
     pub(crate) fn record(&self, id: Uuid) -> Result<Record, ViewError> {
         self.checked(id, &self.body()?)
+    }
+
+    /// What is shown of the job beside another one; the record is decoded only where there is an error to show.
+    pub(crate) fn brief(&self, id: Uuid) -> Result<Brief, ViewError> {
+        let head = &self.head;
+        let has_error = head.rare.as_deref().is_some_and(|rare| rare.error.is_some());
+        Ok(Brief {
+            id,
+            external_id: self.external_id.to_owned(),
+            state: head.state,
+            created_at: head.created_at,
+            started_at: head.started_at,
+            completed_at: head.completed_at,
+            duration_ms: head.duration_ms,
+            error: if has_error { self.record(id)?.error } else { None },
+        })
     }
 
     /// Decodes the record and what it was folded from.
@@ -358,7 +377,8 @@ pub(crate) fn encode_row_from(row: &Row, compress_from: usize) -> (Vec<u8>, Dige
     append(&mut body, &row.evidence);
     let digest = Digest::of(row.record.id, &body[..record_len]);
     let (record_len, body_len) = (record_len as u32, body.len() as u32);
-    let parts = Parts { id: row.record.id, head: Head::of(row), digest, record_len, body_len };
+    let (head, external_id) = (Head::of(row), row.record.external_id.as_str());
+    let parts = Parts { id: row.record.id, head, external_id, digest, record_len, body_len };
     if body.len() >= compress_from {
         let compressed = lz4_flex::block::compress(&body);
         if compressed.len() < body.len() {

@@ -11,6 +11,8 @@ use proto_events::{Framework, JobState, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::codec::as_shown;
+
 /// Which jobs are wanted, and in which order. What is `None` asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
@@ -110,6 +112,43 @@ impl Default for Query {
     fn default() -> Self {
         let (sort_by, sort_order) = (SortBy::default(), SortOrder::default());
         Self { filter: Filter::default(), sort_by, sort_order, limit: 50, cursor: None }
+    }
+}
+
+/// What is shown of a job beside another one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Brief {
+    /// The job.
+    pub id: Uuid,
+    /// The framework's own id.
+    pub external_id: String,
+    /// Its state.
+    pub state: JobState,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Start of the execution shown, by the millisecond.
+    pub started_at: Option<Timestamp>,
+    /// Its end, likewise.
+    pub completed_at: Option<Timestamp>,
+    /// Milliseconds.
+    pub duration_ms: Option<u64>,
+    /// The error of the execution shown.
+    pub error: Option<String>,
+}
+
+impl Brief {
+    /// What is shown of this job.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            id: record.id,
+            external_id: record.external_id.clone(),
+            state: record.state,
+            created_at: record.created_at,
+            started_at: record.started_at.map(as_shown),
+            completed_at: record.completed_at.map(as_shown),
+            duration_ms: record.duration_ms,
+            error: record.error.clone(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined};
 use crate::digest::Digest;
 use crate::error::ViewError;
-use crate::query::{Counts, Filter, Page, Query, Signs};
+use crate::query::{Brief, Counts, Filter, Page, Query, Signs};
 use crate::shared::{Shared, State, UNKNOWN_NAME};
 use crate::store::{prefix, recent_key};
 use crate::table::Load;
@@ -56,14 +56,14 @@ impl Reader {
 
     /// The most recent jobs of a task name but this one, newest `createdAt` first. Recent are the 64 jobs of the name
     /// whose first events came last in the log. There are none for the name `unknown`, which is no name.
-    pub fn recent(&self, connection: Uuid, name: &str, limit: usize, except: Uuid) -> Result<Vec<Record>, ViewError> {
+    pub fn recent(&self, connection: Uuid, name: &str, limit: usize, except: Uuid) -> Result<Vec<Brief>, ViewError> {
         if name == UNKNOWN_NAME {
             return Ok(Vec::new());
         }
         let shared = self.shared();
         loop {
-            if let Some(records) = shared.recent(connection, name, limit, except)? {
-                return Ok(records);
+            if let Some(jobs) = shared.recent(connection, name, limit, except)? {
+                return Ok(jobs);
             }
         }
     }
@@ -241,7 +241,7 @@ impl Shared {
         name: &str,
         limit: usize,
         except: Uuid,
-    ) -> Result<Option<Vec<Record>>, ViewError> {
+    ) -> Result<Option<Vec<Brief>>, ViewError> {
         let key = recent_key(connection, name);
         // Read before the lock is taken: what is staged in between is newer and wins.
         let stored = self.store.read(&key)?;
@@ -258,16 +258,29 @@ impl Shared {
         let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
         let floor = state.floor;
         drop(state);
-        self.records(staged, floor)
+        let brief = |id, staged: Option<&Row>| match staged {
+            Some(row) => Ok(Some(Brief::of(&row.record))),
+            None => self.stored(id, floor, |row| row.brief(id)),
+        };
+        self.all(staged, floor, brief)
     }
 
     /// The records of jobs that were all there a moment ago; `None` where one is not any more, and the question has to
     /// be asked again.
     fn records(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>, floor: u64) -> Result<Option<Vec<Record>>, ViewError> {
-        let records = jobs.into_iter().map(|(id, staged)| self.record(id, staged.as_deref(), floor));
-        let records: Vec<Option<Record>> = records.collect::<Result<_, _>>()?;
-        let dropped = records.iter().any(Option::is_none) && self.state.read().floor != floor;
-        Ok((!dropped).then(|| records.into_iter().flatten().collect()))
+        self.all(jobs, floor, |id, staged| self.record(id, staged, floor))
+    }
+
+    fn all<T>(
+        &self,
+        jobs: Vec<(Uuid, Option<Arc<Row>>)>,
+        floor: u64,
+        get: impl Fn(Uuid, Option<&Row>) -> Result<Option<T>, ViewError>,
+    ) -> Result<Option<Vec<T>>, ViewError> {
+        let found = jobs.into_iter().map(|(id, staged)| get(id, staged.as_deref()));
+        let found: Vec<Option<T>> = found.collect::<Result<_, _>>()?;
+        let dropped = found.iter().any(Option::is_none) && self.state.read().floor != floor;
+        Ok((!dropped).then(|| found.into_iter().flatten().collect()))
     }
 
     fn record(&self, id: Uuid, staged: Option<&Row>, floor: u64) -> Result<Option<Record>, ViewError> {
