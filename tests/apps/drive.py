@@ -3,6 +3,7 @@
     drive.py stories    every kind of end, for workers on the queues celery, mail and slow
     drive.py simple     what needs nothing but one worker on the queue celery
     drive.py one        one job
+    drive.py day        a day's work on the queues celery, mail, slow, reports and images, told by what became of it
 """
 
 import json
@@ -85,6 +86,31 @@ def stories():
     running.revoke(terminate=True)
 
 
+def day():
+    for n in range(12):
+        sent("ok", add.apply_async((n, n), queue="mail"), queue="mail")
+    for _ in range(6):
+        sent("nap", nap.apply_async((0.25,), queue="slow"), queue="slow")
+    for order in range(5):
+        sent("fail", fail.apply_async((order,), queue="reports"), queue="reports")
+    for _ in range(3):
+        sent("retry twice", retry_twice.apply_async(queue="reports"), queue="reports")
+    for _ in range(2):
+        sent("give up", give_up.apply_async(queue="reports"), queue="reports")
+    sent("soft time limit", too_long_soft.apply_async(queue="images"), queue="images")
+    sent("killed", die.apply_async(queue="images"), queue="images")
+    for n in range(4):
+        sent("ok", add.apply_async((n, 1), queue="images"), queue="images")
+    last = chain(add.s(1, 1), add.s(2), add.s(3)).delay()
+    first, second = last.parent.parent, last.parent
+    sent("chain", first)
+    sent("chain", second, parents=[first.id], root=first.id)
+    sent("chain", last, parents=[second.id], root=first.id)
+    body = chord([add.s(n, n) for n in range(3)])(total.s())
+    headers = [sent("chord header", header).id for header in body.parent.results]
+    sent("chord body", body, parents=headers)
+
+
 def truth(job):
     result = job.pop("result")
     try:
@@ -115,6 +141,6 @@ def truth(job):
     }
 
 
-{"stories": stories, "simple": simple, "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
+{"stories": stories, "simple": simple, "day": day, "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
 for each in jobs:
     print(json.dumps(truth(each)), flush=True)

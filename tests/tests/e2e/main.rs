@@ -5,6 +5,7 @@
 mod backup;
 mod compare;
 mod crashes;
+mod day;
 mod demo;
 mod documented;
 mod map;
