@@ -160,12 +160,18 @@ pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Respo
 
 async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
     let candidates = candidates(id, &parts.connections.ids());
-    let found = read(&parts.reader, move |reader| {
+    let look = move |reader: &Reader| {
         let Some(record) = first(&candidates, |id| reader.job(id))? else { return Ok(None) };
         let others = reader.recent(record.connection_id, &record.name, RECENT, record.id)?;
         Ok(Some((record, others)))
-    });
-    let Some((record, others)) = found.await? else { return Err(not_found(parts).await) };
+    };
+    // To have another thread do it costs more than it takes.
+    let found = if parts.reader.is_quick() {
+        look(&parts.reader).map_err(ApiError::internal)
+    } else {
+        read(&parts.reader, look).await
+    };
+    let Some((record, others)) = found? else { return Err(not_found(parts).await) };
     encoded(&Detail { record: &record, recent_executions: others.iter().map(Recent::from).collect() })
 }
 

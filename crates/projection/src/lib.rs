@@ -9,11 +9,12 @@
 //! - [`fold`]: evidence to record, in four steps: what Celery's own events testify to (`stream`), one order for all of
 //!   it (`order`), the walk through the states (`timeline`), the fields (`fold`)
 //! - [`explain`]: what the fold made of each event
-//! - [`Measure`]: what statistics count of a job ([`measure`])
+//! - [`Measure`], [`FailureKind`]: what statistics count of a job (`measure`, `failure`)
 //! - [`Row`]: both together, as the views store them
 
 mod evidence;
 mod explain;
+mod failure;
 mod fold;
 mod json;
 mod measure;
@@ -27,6 +28,7 @@ mod timeline;
 
 pub use evidence::{Added, Evidence, Fact, Trimmed};
 pub use explain::{Testimony, Verdict, explain};
+pub use failure::FailureKind;
 pub use fold::fold;
 pub use json::JsonText;
 pub use measure::{ERROR_CHARACTERS, Measure, beginning, outcome};

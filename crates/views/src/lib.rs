@@ -14,6 +14,7 @@
 //! - [`Scatter`]: facts sorted by job through temporary files, for a pass over the whole log ([`scratch`])
 //! - [`BulkWriter`]: a whole new generation in the order of its keys ([`bulk`])
 //! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
+//! - [`stats`]: what ran, how long and how it ended, as sums in memory
 //! - [`table`]: the list of all jobs in memory; [`recent`]: pages of recent executions
 //! - [`store`]: sled and its keys; [`codec`]: values as bytes; [`digest`]: the sum of all records
 //!
@@ -33,6 +34,7 @@ mod reader;
 mod recent;
 mod scratch;
 mod shared;
+mod stats;
 mod store;
 mod sweep;
 mod table;
@@ -52,5 +54,9 @@ pub use prepare::Preparation;
 pub use query::{Brief, Counts, Cursor, Filter, NotACursor, Page, Query, Signs, SortBy, SortOrder};
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
+pub use stats::{
+    Bucket, FailureGroup, FailureTrend, Limits, Overview, QueueStats, RELATIVE_ERROR, Range, Span, Spread, TaskStats,
+    Totals, UnknownRange, WorkerRate,
+};
 pub use table::{Load, Waiting};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

@@ -17,7 +17,8 @@ use crate::generation::{Directory, Reason};
 use crate::generations::Generations;
 use crate::reader::Reader;
 use crate::recent::RecentPage;
-use crate::shared::{Shared, State};
+use crate::shared::{Shared, State, now};
+use crate::stats::{Limits, Stats};
 use crate::store::{Store, prefix, row_key, row_number};
 use crate::sweep::Leaving;
 use crate::table::Table;
@@ -150,10 +151,12 @@ impl Loaded {
             table: self.table,
             quarantine: self.quarantine,
         };
+        let stats = Stats::of(Limits::default(), state.table.heads(), now());
         let shared = Arc::new(Shared {
             store: self.store,
             fold_version: options.fold_version,
             state: RwLock::new(state),
+            stats: RwLock::new(stats),
             _directory: directory,
         });
         (Writer::new(Arc::clone(&shared), self.tally, self.leaving), shared)

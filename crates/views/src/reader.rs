@@ -1,5 +1,6 @@
 //! The reading side.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -12,6 +13,7 @@ use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Brief, Counts, Filter, Page, Query, Signs};
 use crate::shared::{Shared, State, UNKNOWN_NAME};
+use crate::stats::{FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key};
 use crate::table::Load;
 
@@ -37,6 +39,11 @@ impl Reader {
     /// Lets all readers answer from another generation from now on; gives the one that served.
     pub(crate) fn switch(&self, shared: Arc<Shared>) -> Arc<Shared> {
         std::mem::replace(&mut *self.slot.write(), shared)
+    }
+
+    /// Whether a job is read within microseconds, most likely: nobody writes in a way that readers have to wait for.
+    pub fn is_quick(&self) -> bool {
+        !self.shared().store.is_writing()
     }
 
     /// The record of a job.
@@ -109,6 +116,77 @@ impl Reader {
     pub fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
         let snapshot = self.shared().state.read().table.snapshot();
         snapshot.load(connections, lately)
+    }
+
+    /// Every task of which anything is known, by name; of these connections.
+    pub fn tasks(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Vec<TaskStats> {
+        self.shared().stats.read().tasks(connections, range, now)
+    }
+
+    /// The tasks of this name, with their buckets, by connection.
+    pub fn task(&self, connections: Option<&[Uuid]>, name: &str, range: Range, now: Timestamp) -> Vec<TaskStats> {
+        self.shared().stats.read().task(connections, name, range, now)
+    }
+
+    /// Every queue of which anything is known, by name.
+    pub fn queues(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Vec<QueueStats> {
+        self.shared().stats.read().queues(connections, range, now)
+    }
+
+    /// How busy workers are.
+    pub fn worker_rates(&self, connections: Option<&[Uuid]>, now: Timestamp) -> Vec<WorkerRate> {
+        self.shared().stats.read().worker_rates(connections, now)
+    }
+
+    /// Groups of failures with anything in the range, those of most jobs first; of one task where it is named.
+    pub fn failures(
+        &self,
+        connections: Option<&[Uuid]>,
+        name: Option<&str>,
+        range: Range,
+        now: Timestamp,
+    ) -> Vec<FailureGroup> {
+        self.shared().stats.read().failures(connections, name, range, now)
+    }
+
+    /// Of each of these groups some jobs that show it, those first that came last.
+    pub fn failing(&self, groups: &[FailureGroup], each: usize) -> Result<Vec<Vec<Brief>>, ViewError> {
+        let shared = self.shared();
+        let (snapshot, floor) = {
+            let state = shared.state.read();
+            (state.table.snapshot(), state.floor)
+        };
+        let kinds: Vec<_> = groups.iter().map(|group| (group.connection, group.text())).collect();
+        let found = snapshot.failing(&kinds, each);
+        drop(snapshot);
+        // One that is forgotten meanwhile is left out.
+        let briefs = |jobs| shared.briefs(shared.staged(jobs), floor).map(Option::unwrap_or_default);
+        found.into_iter().map(briefs).collect()
+    }
+
+    /// What ran in all.
+    pub fn overview(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Overview {
+        self.shared().stats.read().overview(connections, range, now)
+    }
+
+    /// Milliseconds after which a run of a task is stuck, by connection and task name: three times what 99 of 100 runs of
+    /// the last week took at most, and at least a minute. Only of tasks of which at least `enough` runs are known.
+    pub fn patience(&self, now: Timestamp, enough: u64) -> HashMap<(Uuid, String), u64> {
+        self.shared().stats.read().patience(now, enough)
+    }
+
+    /// Whether the sums are those that would be made of the list as it is.
+    pub fn sums_agree(&self, now: Timestamp) -> bool {
+        let shared = self.shared();
+        let (mut stats, snapshot) = {
+            let stats = shared.stats.read();
+            let state = shared.state.read();
+            (stats.clone(), state.table.snapshot())
+        };
+        let mut anew = Stats::of(stats.limits(), snapshot.heads(), now);
+        anew.advance_like(&stats);
+        stats.advance_like(&anew);
+        stats.is_unsettled() || stats.agrees_with(&anew, now)
     }
 
     /// Whether lists and statistics go by what this row says of its job. Not while the row is being put in.
@@ -258,11 +336,15 @@ impl Shared {
         let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
         let floor = state.floor;
         drop(state);
+        self.briefs(staged, floor)
+    }
+
+    fn briefs(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>, floor: u64) -> Result<Option<Vec<Brief>>, ViewError> {
         let brief = |id, staged: Option<&Row>| match staged {
             Some(row) => Ok(Some(Brief::of(&row.record))),
             None => self.stored(id, floor, |row| row.brief(id)),
         };
-        self.all(staged, floor, brief)
+        self.all(jobs, floor, brief)
     }
 
     /// The records of jobs that were all there a moment ago; `None` where one is not any more, and the question has to

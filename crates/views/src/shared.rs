@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 use projection::Row;
-use proto_events::Position;
+use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
 use crate::codec::{Checkpoint, Quarantined, StoredRow};
 use crate::error::ViewError;
 use crate::generation::Directory;
 use crate::recent::RecentPage;
+use crate::stats::Stats;
 use crate::store::{RecentKey, Store, row_key};
 use crate::table::Table;
 
@@ -22,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) fold_version: u32,
     pub(crate) state: RwLock<State>,
+    /// Sums of what is in the table. Locked before the state by whoever needs both, so that they are of the same jobs.
+    pub(crate) stats: RwLock<Stats>,
     /// Holds the lock, which the last generation lets go.
     pub(crate) _directory: Arc<Directory>,
 }
@@ -73,4 +77,10 @@ impl Shared {
         }
         decode(&row).map(Some).map_err(|error| self.store.condemn(error))
     }
+}
+
+/// The time by the clock of this machine.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

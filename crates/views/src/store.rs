@@ -78,6 +78,8 @@ pub(crate) struct Store {
     tree: sled::Db,
     directory: PathBuf,
     broken: AtomicBool,
+    /// Whether an atomic write is under way, for which sled makes all readers wait.
+    writing: AtomicBool,
     /// How many more writes succeed.
     #[cfg(test)]
     pub(crate) writes_left: std::sync::atomic::AtomicU64,
@@ -115,6 +117,7 @@ impl Store {
                         tree,
                         directory: directory.to_owned(),
                         broken: AtomicBool::new(false),
+                        writing: AtomicBool::new(false),
                         #[cfg(test)]
                         writes_left: std::sync::atomic::AtomicU64::new(u64::MAX),
                     });
@@ -143,7 +146,15 @@ impl Store {
         if self.writes_left.fetch_sub(1, Ordering::Relaxed) == 0 {
             return Err(ViewError::Io("as if the process were killed here".to_owned()));
         }
-        self.run(|tree| tree.apply_batch(batch))
+        self.writing.store(true, Ordering::Relaxed);
+        let applied = self.run(|tree| tree.apply_batch(batch));
+        self.writing.store(false, Ordering::Relaxed);
+        applied
+    }
+
+    /// Whether a reader would have to wait now.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
     }
 
     /// Writes one value. No lock is taken that a reader would wait for.

@@ -11,6 +11,8 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, StoredRow};
 use crate::error::ViewError;
 use crate::recent::RecentPage;
+use crate::shared::now;
+use crate::stats::Stats;
 use crate::store::{RecentKey, position_key, prefix, row_key};
 use crate::writer::{CHUNK, Writer, note};
 
@@ -62,6 +64,10 @@ impl Writer {
         let (table, mut gone) = self.shared.state.read().table.without(floor);
         gone.sort_unstable();
         let count = gone.len() as u64;
+        let limits = self.shared.stats.read().limits();
+        let left = Stats::of(limits, table.heads(), now());
+        let mut stats = self.shared.stats.write();
+        let old_stats = std::mem::replace(&mut *stats, left);
         let mut state = self.shared.state.write();
         let old = std::mem::replace(&mut state.table, table);
         state.pages.extend(pages);
@@ -69,8 +75,9 @@ impl Writer {
         let left = state.quarantine.split_off(&Position::new(floor, 0));
         let quarantine = std::mem::replace(&mut state.quarantine, left);
         drop(state);
+        drop(stats);
         // Freeing it takes a while: not under the lock.
-        drop(old);
+        drop((old, old_stats));
         self.leaving.rows.extend(gone);
         self.leaving.quarantined.extend(quarantine.into_keys());
         Ok(count)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use failpoints::{Point, hit};
 use projection::Row;
@@ -12,7 +13,8 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow, Tally};
 use crate::error::ViewError;
 use crate::recent::RecentPage;
-use crate::shared::{Shared, State, UNKNOWN_NAME};
+use crate::shared::{Shared, State, UNKNOWN_NAME, now};
+use crate::stats::Stats;
 use crate::store::{RecentKey, numbered_key, position_key, prefix, recent_key, row_key};
 use crate::sweep::Leaving;
 
@@ -22,6 +24,8 @@ pub(crate) const CHUNK: usize = 32;
 pub(crate) const PAST: u64 = 1_000;
 /// So many events that could not be used are listed, the first ones of the log; the log keeps them all.
 pub(crate) const QUARANTINE: usize = 10_000;
+/// Between two looks at the statistics.
+const SETTLE_AFTER: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
 /// A fingerprint is kept of one message in so many.
 pub const LANDMARK_EVERY: u64 = 1_000;
 
@@ -50,12 +54,14 @@ pub struct Writer {
     applied: Option<Applied>,
     /// What is on disk and forgotten.
     pub(crate) leaving: Leaving,
+    /// When the statistics were last looked through.
+    stats_settled: Instant,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, tally: Tally, leaving: Leaving) -> Self {
         let checkpoint = shared.state.read().checkpoint;
-        Self { shared, tally, checkpoint, applied: None, leaving }
+        Self { shared, tally, checkpoint, applied: None, leaving, stats_settled: Instant::now() }
     }
 
     /// Where the log began when it was found to have dropped messages that these views lack for good.
@@ -111,6 +117,13 @@ impl Writer {
     pub(crate) fn show(&self, rows: &[Arc<Row>], also: impl FnOnce(&mut State)) -> Result<(), ViewError> {
         let heads: Vec<Head<'_>> = rows.iter().map(|row| Head::of(row)).collect();
         let mut pages = self.load_pages(rows, &heads)?;
+        let mut stats = self.shared.stats.write();
+        {
+            let state = self.shared.state.read();
+            for (row, head) in rows.iter().zip(&heads) {
+                stats.replace(state.table.get(row.record.id).as_ref(), Some(head));
+            }
+        }
         let mut state = self.shared.state.write();
         for (row, head) in rows.iter().zip(&heads) {
             state.put(Arc::clone(row), head, &mut pages);
@@ -148,6 +161,7 @@ impl Writer {
     /// checkpoint changes nothing in them, and neither the digest. Pages come before the rows they list: a row on disk
     /// is in its page for sure, and a page may list jobs whose rows are still to come again from the log.
     pub fn flush(&mut self) -> Result<(), ViewError> {
+        self.settle_stats();
         let Some(applied) = self.applied.take() else { return Ok(()) };
         self.write_rows(applied.sequence)?;
         // No checkpoint while rows are ahead of it from before a crash: its digest would not be that of the log up to
@@ -161,6 +175,22 @@ impl Writer {
         }
         self.let_go();
         Ok(())
+    }
+
+    /// Lets the statistics forget minutes that are long past, and makes them anew where that is needed.
+    fn settle_stats(&mut self) {
+        if self.stats_settled.elapsed() < SETTLE_AFTER {
+            return;
+        }
+        self.stats_settled = Instant::now();
+        if self.shared.stats.read().is_unsettled() {
+            // Only this thread changes what there is, so all of it can be gone through while readers go on.
+            let limits = self.shared.stats.read().limits();
+            let anew = Stats::of(limits, self.shared.state.read().table.snapshot().heads(), now());
+            *self.shared.stats.write() = anew;
+        } else {
+            self.shared.stats.write().advance(now());
+        }
     }
 
     /// Writes pages and rows, which may hold events up to this message.

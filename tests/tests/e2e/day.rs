@@ -257,6 +257,8 @@ impl Day<'_> {
     }
 
     fn workers_are_offline(&self) {
-        wait_for("the workers to be offline", 30, || (self.data("/api/workers?state=offline").len() == 3).then_some(()));
+        wait_for("the workers to be offline", 30, || {
+            (self.data("/api/workers?state=offline").len() == 3).then_some(())
+        });
     }
 }

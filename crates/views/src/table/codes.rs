@@ -83,6 +83,8 @@ pub(crate) struct Texts {
     pub(crate) queues: Arc<Codes<Arc<str>>>,
     pub(crate) workers: Arc<Codes<Arc<str>>>,
     pub(crate) connections: Arc<Codes<Id>>,
+    /// What names a kind of failure of a task.
+    pub(crate) failures: Arc<Codes<Arc<str>>>,
 }
 
 /// A connection's id.

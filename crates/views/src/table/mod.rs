@@ -187,12 +187,12 @@ impl Table {
         self.slot(id).is_some()
     }
 
-    fn places(&self) -> impl Iterator<Item = (&Segment, usize)> {
-        self.segments.iter().flat_map(|segment| (0..segment.len()).map(move |place| (&**segment, place)))
+    fn places(&self) -> impl Iterator<Item = (&Segment, usize)> + Clone {
+        places(&self.segments)
     }
 
     /// What is known of every job.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = Head<'_>> {
+    pub(crate) fn heads(&self) -> impl Iterator<Item = Head<'_>> + Clone {
         self.places().map(|(segment, place)| segment.head(place, &self.texts))
     }
 
@@ -266,7 +266,46 @@ impl Table {
     }
 }
 
+fn places(segments: &[Arc<Segment>]) -> impl Iterator<Item = (&Segment, usize)> + Clone {
+    segments.iter().flat_map(|segment| (0..segment.len()).map(move |place| (&**segment, place)))
+}
+
 impl Snapshot {
+    /// What was known of every job.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = Head<'_>> + Clone {
+        places(&self.segments).map(|(segment, place)| segment.head(place, &self.texts))
+    }
+
+    /// Of each kind of failure some jobs that show it, those first that came last.
+    pub(crate) fn failing(&self, connection_and_kind: &[(Uuid, String)], each: usize) -> Vec<Vec<Uuid>> {
+        let texts = &self.texts;
+        let coded = |(connection, kind): &(Uuid, String)| {
+            Some((texts.connections.find(&Id(*connection))?, texts.failures.find(kind.as_str())?))
+        };
+        let wanted: HashMap<(u32, u32), usize> = connection_and_kind
+            .iter()
+            .enumerate()
+            .filter_map(|(place, pair)| coded(pair).map(|codes| (codes, place)))
+            .collect();
+        let mut found = vec![Vec::new(); connection_and_kind.len()];
+        let mut lacking = wanted.len();
+        for segment in self.segments.iter().rev() {
+            if lacking == 0 {
+                break;
+            }
+            let mut failing: Vec<_> = segment.failures().collect();
+            failing.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
+            for (place, kind) in failing {
+                let Some(group) = wanted.get(&(segment.connections[place], kind)) else { continue };
+                if found[*group].len() < each {
+                    found[*group].push(segment.ids[place]);
+                    lacking -= usize::from(found[*group].len() == each);
+                }
+            }
+        }
+        found
+    }
+
     /// What the workers have to do, and which queues they served since `lately`.
     pub(crate) fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
         let wanted = self.texts.connections.map(|id| connections.is_none_or(|wanted| wanted.contains(&id.0)));

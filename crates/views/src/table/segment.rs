@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::codes::{Id, Texts, code};
 use crate::codec::{Head, Rare};
+use crate::stats::failure_shown;
 
 /// Jobs in one segment. Whoever reads holds segments as they were, and one that is changed meanwhile is copied: so many
 /// jobs are copied in some ten microseconds.
@@ -64,6 +65,8 @@ pub(super) struct Segment {
     /// Values that do not fit into their columns.
     wide: HashMap<(u16, Column), i64>,
     rare: HashMap<u16, Arc<Rare>>,
+    /// The kinds of failure of jobs that failed, or that show an error.
+    failures: HashMap<u16, u32>,
     /// Milliseconds between which all jobs were created, and maybe some more.
     pub(super) created_between: Option<(i64, i64)>,
 }
@@ -93,6 +96,11 @@ impl Segment {
         match &head.rare {
             Some(rare) => drop(self.rare.insert(place as u16, Arc::clone(rare))),
             None => drop(self.rare.remove(&(place as u16))),
+        }
+        match failure_shown(head) {
+            Some(text) => drop(self.failures.insert(place as u16, code(&mut texts.failures, text.as_str()))),
+            None if self.failures.is_empty() => {}
+            None => drop(self.failures.remove(&(place as u16))),
         }
         let created = head.created_at.millis();
         let (from, to) = self.created_between.unwrap_or((created, created));
@@ -242,6 +250,11 @@ impl Segment {
     /// Every job with something rare, in no order.
     pub(super) fn all_rare(&self) -> impl Iterator<Item = (usize, &Rare)> {
         self.rare.iter().map(|(place, rare)| (usize::from(*place), &**rare))
+    }
+
+    /// The jobs that failed or show an error, each with the code of its kind of failure, in no order.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.failures.iter().map(|(place, code)| (usize::from(*place), *code))
     }
 
     pub(super) fn head<'a>(&self, place: usize, texts: &'a Texts) -> Head<'a> {

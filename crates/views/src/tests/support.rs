@@ -193,6 +193,8 @@ pub(super) fn assert_shows(reader: &Reader, truth: &HashMap<Uuid, Row>) {
     for record in &all {
         assert_recent(reader, truth, record);
     }
+    assert!(reader.sums_agree(Timestamp(1_000_000_000)), "the sums are those of the jobs");
+    assert!(truth.values().all(|row| reader.goes_by(row)), "the list goes by the rows");
     for (id, _) in reader.jobs() {
         assert!(truth.contains_key(&id), "{id} is gone");
     }

@@ -1,0 +1,378 @@
+//! Statistics: what ran, how long it took and how it ended, by task, queue, worker and failure.
+//!
+//! Every job adds integers to cells of time, and takes out exactly those when it is corrected; so the sums are a function
+//! of the set of jobs, whatever the order and however often one changes. Nothing of it is stored: it is made from the
+//! heads of the rows when views are opened.
+//!
+//! # Layout
+//! - [`Stats`]: what a job adds to which series
+//! - `series`: sums by name, of a limited number of names; `cells`: sums by time; `histogram`: sums by duration
+//! - `answers`: what can be asked; `range`: spans of time and their buckets; `rhythm`: how often a task runs
+
+mod answers;
+mod cells;
+mod histogram;
+mod range;
+mod rhythm;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use projection::{FailureKind, Outcome};
+use proto_events::{JobState, Position, Timestamp};
+use uuid::Uuid;
+
+pub use self::answers::{Bucket, FailureGroup, FailureTrend, Overview, QueueStats, TaskStats, Totals, WorkerRate};
+pub use self::histogram::{RELATIVE_ERROR, Spread};
+pub use self::range::{Range, Span, UnknownRange};
+
+use self::cells::{Cell, Cells, Failed, MINUTE, Step, Work};
+use self::rhythm::Latest;
+use self::series::{Group, Series};
+use crate::codec::{Counted, Head};
+use crate::shared::UNKNOWN_NAME;
+
+/// Minutes are kept one by one for so many milliseconds: the longest range that is told by minutes, and some more.
+const FINE: i64 = 7 * 60 * MINUTE;
+/// Between the parts of a text that names a failure.
+const BETWEEN: char = '\u{1f}';
+
+/// Of how many things of each kind statistics are kept; of all others together. Those count whose first event comes
+/// first in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Task names.
+    pub tasks: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Groups of failures.
+    pub failures: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { tasks: 5_000, queues: 5_000, workers: 2_000, failures: 5_000 }
+    }
+}
+
+/// All sums.
+#[derive(Clone, Debug)]
+pub(crate) struct Stats {
+    limits: Limits,
+    /// The first minute that is kept by itself.
+    horizon: i64,
+    tasks: Group<TaskSeries>,
+    queues: Group<Cells<Work>>,
+    workers: Group<WorkerSeries>,
+    failures: Group<FailureSeries>,
+    /// Of all jobs of a connection.
+    all: BTreeMap<Uuid, Cells<Work>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct TaskSeries {
+    work: Cells<Work>,
+    latest: Latest,
+}
+
+impl Series for TaskSeries {
+    fn is_empty(&self) -> bool {
+        self.work.is_empty()
+    }
+}
+
+impl Series for Cells<Work> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+/// Runs that ended, by the minute.
+#[derive(Clone, Debug, Default)]
+struct WorkerSeries(BTreeMap<i64, u32>);
+
+impl Series for WorkerSeries {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct FailureSeries {
+    cells: Cells<Failed>,
+    /// All of it as integers, so that nobody has to add up the cells.
+    jobs: u64,
+    attempts: u64,
+}
+
+impl Series for FailureSeries {
+    fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+}
+
+impl Stats {
+    pub(crate) fn new(limits: Limits, now: Timestamp) -> Self {
+        Self {
+            limits,
+            horizon: horizon(now),
+            tasks: Group::new(limits.tasks),
+            queues: Group::new(limits.queues),
+            workers: Group::new(limits.workers),
+            failures: Group::new(limits.failures),
+            all: BTreeMap::new(),
+        }
+    }
+
+    /// The sums of all these jobs, in any order.
+    pub(crate) fn of<'a>(limits: Limits, heads: impl Iterator<Item = Head<'a>> + Clone, now: Timestamp) -> Self {
+        let mut stats = Self::new(limits, now);
+        heads.clone().for_each(|head| stats.replace(None, Some(&head)));
+        if stats.is_unsettled() {
+            // Once more, those first that stand first in the log.
+            let mut heads: Vec<Head<'_>> = heads.collect();
+            heads.sort_unstable_by_key(|head| head.first);
+            stats = Self::new(limits, now);
+            heads.iter().for_each(|head| stats.replace(None, Some(head)));
+        }
+        stats
+    }
+
+    /// Whether the sums may not be those of the jobs any more, so that they have to be made anew: beyond the limits, when
+    /// names come and go in another order than that of the log.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        let Self { tasks, queues, workers, failures, .. } = self;
+        let latest = tasks.iter().any(|(_, _, series)| series.latest.is_lost());
+        latest || tasks.unsettled || queues.unsettled || workers.unsettled || failures.unsettled
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Lets go of minutes that are long past.
+    pub(crate) fn advance(&mut self, now: Timestamp) {
+        self.advance_to(horizon(now));
+    }
+
+    /// Lets go of the same minutes as the other sums.
+    pub(crate) fn advance_like(&mut self, other: &Self) {
+        self.advance_to(other.horizon);
+    }
+
+    fn advance_to(&mut self, horizon: i64) {
+        if horizon <= self.horizon {
+            return;
+        }
+        self.horizon = horizon;
+        self.tasks.iter_mut().for_each(|series| series.work.advance(horizon));
+        self.queues.iter_mut().for_each(|cells| cells.advance(horizon));
+        self.workers.iter_mut().for_each(|series| series.0 = series.0.split_off(&horizon));
+        self.failures.iter_mut().for_each(|series| series.cells.advance(horizon));
+        self.all.values_mut().for_each(|cells| cells.advance(horizon));
+    }
+
+    /// A job that was so is so from now on.
+    pub(crate) fn replace(&mut self, before: Option<&Head<'_>>, after: Option<&Head<'_>>) {
+        if let (Some(before), Some(after)) = (before, after)
+            && counts_the_same(before, after)
+        {
+            return;
+        }
+        if let Some(after) = after {
+            self.names(after, before, |names, text, first| names.join(text, first));
+        }
+        // What a series was is taken out before anything else is put in, and the names stay meanwhile.
+        if let Some(before) = before {
+            self.count(before, Step::Subtract);
+        }
+        if let Some(after) = after {
+            self.count(after, Step::Add);
+        }
+        if let Some(before) = before {
+            self.names(before, after, |names, text, first| names.leave(text, first));
+        }
+    }
+
+    /// Calls this with each name that a job has and another one has not from the same place in the log on.
+    fn names(&mut self, of: &Head<'_>, but: Option<&Head<'_>>, mut each: impl FnMut(&mut dyn Names, &str, Position)) {
+        let connection = of.connection;
+        let but = but.filter(|but| but.first == of.first);
+        let name = but_not(Some(of.name), but.map(|but| Some(but.name)));
+        if let Some(name) = name.filter(|name| *name != UNKNOWN_NAME) {
+            each(&mut (connection, &mut self.tasks), name, of.first);
+        }
+        if let Some(queue) = but_not(of.queue, but.map(|but| but.queue)) {
+            each(&mut (connection, &mut self.queues), queue, of.first);
+        }
+        let texts = |head: Option<&Head<'_>>| head.map(|head| (workers(head), failures(head))).unwrap_or_default();
+        let ((our_workers, our_failures), (their_workers, their_failures)) = (texts(Some(of)), texts(but));
+        for worker in our_workers.iter().filter(|worker| !their_workers.contains(worker)) {
+            each(&mut (connection, &mut self.workers), worker, of.first);
+        }
+        for failure in our_failures.iter().filter(|failure| !their_failures.contains(failure)) {
+            each(&mut (connection, &mut self.failures), failure, of.first);
+        }
+    }
+
+    fn count(&mut self, head: &Head<'_>, step: Step) {
+        let ended = head.completed_at.filter(|_| head.state.is_final());
+        if let Some(at) = ended {
+            self.work(head, at, |work| work.job(head.state, step));
+        }
+        if let Some(at) = ended.filter(|_| head.state == JobState::Failed) {
+            let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
+            self.failure(head, error, at, step, |failed| &mut failed.jobs, |series| &mut series.jobs);
+        }
+        head.each_run(|run| self.run(head, run, step));
+    }
+
+    fn run(&mut self, head: &Head<'_>, run: Counted<'_>, step: Step) {
+        if let Some(at) = run.started_at {
+            self.work(head, at, |work| work.start(&run, step));
+        }
+        if let Some(at) = run.started_at.or(run.ended_at)
+            && head.name != UNKNOWN_NAME
+        {
+            self.tasks.get_mut(head.connection, head.name).latest.change(at.millis(), step);
+        }
+        let Some(at) = run.ended_at.filter(|_| run.outcome.is_some()) else { return };
+        self.work(head, at, |work| work.end(&run, step));
+        let (minute, horizon) = (at.millis().div_euclid(MINUTE), self.horizon);
+        if let Some(worker) = run.worker.filter(|_| minute >= horizon) {
+            let WorkerSeries(minutes) = self.workers.get_mut(head.connection, worker);
+            let count = minutes.entry(minute).or_default();
+            step.count(count);
+            if *count == 0 {
+                minutes.remove(&minute);
+            }
+        }
+        if failed(&run) {
+            self.failure(head, run.error, at, step, |failed| &mut failed.attempts, |series| &mut series.attempts);
+        }
+    }
+
+    /// Changes the cells that a job counts for at a moment.
+    fn work(&mut self, head: &Head<'_>, at: Timestamp, change: impl Fn(&mut Work)) {
+        let (connection, horizon) = (head.connection, self.horizon);
+        if head.name != UNKNOWN_NAME {
+            self.tasks.get_mut(connection, head.name).work.change(at, horizon, &change);
+        }
+        if let Some(queue) = head.queue {
+            self.queues.get_mut(connection, queue).change(at, horizon, &change);
+        }
+        let all = self.all.entry(connection).or_default();
+        all.change(at, horizon, change);
+        if all.is_empty() {
+            self.all.remove(&connection);
+        }
+    }
+
+    fn failure(
+        &mut self,
+        head: &Head<'_>,
+        error: Option<&str>,
+        at: Timestamp,
+        step: Step,
+        of_cell: impl Fn(&mut Failed) -> &mut u32,
+        of_series: impl Fn(&mut FailureSeries) -> &mut u64,
+    ) {
+        let series = self.failures.get_mut(head.connection, &failure_text(head.name, error));
+        match step {
+            Step::Add => *of_series(series) += 1,
+            Step::Subtract => *of_series(series) -= 1,
+        }
+        series.cells.change(at, self.horizon, |cell| step.count(of_cell(cell)));
+    }
+}
+
+/// The names of one kind.
+trait Names {
+    fn join(&mut self, text: &str, first: Position);
+    fn leave(&mut self, text: &str, first: Position);
+}
+
+impl<S: Series> Names for (Uuid, &mut Group<S>) {
+    fn join(&mut self, text: &str, first: Position) {
+        self.1.join(self.0, text, first);
+    }
+
+    fn leave(&mut self, text: &str, first: Position) {
+        self.1.leave(self.0, text, first);
+    }
+}
+
+/// Whether nothing that is counted differs: most changes of a job are of this kind.
+fn counts_the_same(before: &Head<'_>, after: &Head<'_>) -> bool {
+    let of = |head: &Head<'_>| (head.started_at, head.completed_at, head.duration_ms, head.wait_ms, head.first);
+    let state = |state: JobState| if state.is_final() || state == JobState::Retrying { Some(state) } else { None };
+    of(before) == of(after)
+        && state(before.state) == state(after.state)
+        && (before.name, before.queue, before.worker) == (after.name, after.queue, after.worker)
+        && before.rare == after.rare
+}
+
+/// A text, unless another job has the same.
+fn but_not<'a>(text: Option<&'a str>, other: Option<Option<&str>>) -> Option<&'a str> {
+    text.filter(|_| other != Some(text))
+}
+
+/// The workers that a job counts for, each once.
+fn workers(head: &Head<'_>) -> Vec<Arc<str>> {
+    let mut workers: Vec<Arc<str>> = Vec::new();
+    head.each_run(|run| {
+        if let Some(worker) = run.worker.filter(|worker| !workers.iter().any(|known| **known == **worker)) {
+            workers.push(worker.into());
+        }
+    });
+    workers
+}
+
+/// The failures that a job counts for, each once.
+fn failures(head: &Head<'_>) -> Vec<String> {
+    let mut failures = Vec::new();
+    if head.state == JobState::Failed && head.completed_at.is_some() {
+        let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
+        failures.push(failure_text(head.name, error));
+    }
+    head.each_run(|run| {
+        if failed(&run) && run.ended_at.is_some() {
+            let text = failure_text(head.name, run.error);
+            if !failures.contains(&text) {
+                failures.push(text);
+            }
+        }
+    });
+    failures
+}
+
+/// What names the kind of failure that a job shows; `None` where it shows none.
+pub(crate) fn failure_shown(head: &Head<'_>) -> Option<String> {
+    let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
+    (head.state == JobState::Failed || error.is_some()).then(|| failure_text(head.name, error))
+}
+
+/// Whether a run is an attempt that failed. One that was lost fails only where something says so.
+fn failed(run: &Counted<'_>) -> bool {
+    match run.outcome {
+        Some(Outcome::Failed | Outcome::Retrying) => true,
+        Some(Outcome::Lost | Outcome::Rejected) => run.error.is_some(),
+        _ => false,
+    }
+}
+
+/// What names a group of failures: the task, the class of the error, and what it says.
+fn failure_text(name: &str, error: Option<&str>) -> String {
+    let kind = FailureKind::of(error.unwrap_or_default());
+    format!("{name}{BETWEEN}{}{BETWEEN}{}", kind.class.as_deref().unwrap_or_default(), kind.message)
+}
+
+/// The first minute that is kept by itself at this time.
+fn horizon(now: Timestamp) -> i64 {
+    now.millis().saturating_sub(FINE).div_euclid(MINUTE)
+}
