@@ -14,6 +14,7 @@ use crate::auth::Auth;
 use crate::connections::Connections;
 use crate::errors::ApiError;
 use crate::maintenance::Maintenance;
+use crate::stream::Streams;
 
 /// The state of every source now.
 pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
@@ -52,6 +53,8 @@ pub struct App {
     pub(crate) evidence: Semaphore,
     /// One import at a time.
     pub(crate) import: Semaphore,
+    /// The open event streams.
+    pub(crate) streams: Streams,
 }
 
 /// Bytes of all bodies of ingest that are under way, and the unit in which they are counted.
@@ -87,6 +90,7 @@ impl App {
             bodies: Semaphore::new(BODIES_BYTES / BODY_UNIT),
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
+            streams: Streams::default(),
         })
     }
 

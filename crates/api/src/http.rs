@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use warp::Filter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reject::Rejection;
@@ -28,6 +30,23 @@ type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
+/// Ends the connection that a request came by without waiting for what is still to be sent; the server puts it into each
+/// request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hangup(Arc<Notify>);
+
+impl Hangup {
+    /// Ends it.
+    pub(crate) fn now(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is to be ended.
+    pub(crate) async fn wanted(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// A request, taken apart.
 pub(crate) struct Call {
     pub(crate) method: Method,
@@ -35,6 +54,7 @@ pub(crate) struct Call {
     /// Without the question mark; empty where there is none.
     pub(crate) query: String,
     pub(crate) peer: IpAddr,
+    pub(crate) hangup: Hangup,
     body: Body,
 }
 
@@ -45,10 +65,11 @@ pub(crate) fn call() -> impl Filter<Extract = (Call,), Error = Rejection> + Clon
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::ext::optional::<Peer>())
+        .and(warp::ext::optional::<Hangup>())
         .and(warp::body::stream())
-        .map(|method, headers, query, peer: Option<Peer>, body| {
+        .map(|method, headers, query, peer: Option<Peer>, hangup: Option<Hangup>, body| {
             let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-            Call { method, headers, query, peer, body: boxed(body) }
+            Call { method, headers, query, peer, hangup: hangup.unwrap_or_default(), body: boxed(body) }
         })
 }
 

@@ -235,10 +235,14 @@ async fn read<T: Send + 'static>(
 /// The job ids that a path may mean: our own id, else an external id of any of the connections.
 fn candidates(path: &str, connections: &[Uuid]) -> Vec<Uuid> {
     // What is not UTF-8 is no id of ours and no external id either.
-    let Ok(id) = percent_decode_str(path).decode_utf8() else { return Vec::new() };
-    let own = Uuid::try_parse(&id).ok();
-    let usable = check_external_id(&id).is_ok();
-    let foreign = connections.iter().filter(|_| usable).map(|connection| job_id(*connection, &id));
+    percent_decode_str(path).decode_utf8().map_or_else(|_| Vec::new(), |id| job_ids(&id, connections))
+}
+
+/// The job ids that a text may mean.
+pub(crate) fn job_ids(id: &str, connections: &[Uuid]) -> Vec<Uuid> {
+    let own = Uuid::try_parse(id).ok();
+    let usable = check_external_id(id).is_ok();
+    let foreign = connections.iter().filter(|_| usable).map(|connection| job_id(*connection, id));
     own.into_iter().chain(foreign).collect()
 }
 

@@ -5,6 +5,7 @@
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
 //! - `tree`: `GET /api/jobs/{id}/tree`
+//! - `stream`: `GET /api/events/stream`
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
@@ -17,7 +18,7 @@
 //!
 //! # Invariants
 //! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record
-//!   apart), and only after all that the log held at the start is applied.
+//!   and those of the stream apart), and only after all that the log held at the start is applied.
 //! - The key of a request decides its connection, never its body.
 
 mod app;
@@ -37,6 +38,7 @@ mod params;
 mod routes;
 mod server;
 mod session;
+mod stream;
 mod times;
 mod tree;
 

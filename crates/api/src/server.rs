@@ -22,7 +22,7 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::errors::ApiError;
-use crate::http::Peer;
+use crate::http::{Hangup, Peer};
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 4_096;
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Serves the API until `shutdown` resolves and the requests under way are answered, for at most 5 seconds more.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
-    let routes = crate::routes::routes(app).boxed();
+    let routes = crate::routes::routes(Arc::clone(&app)).boxed();
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let accepting = async {
@@ -49,10 +49,14 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
                     continue;
                 }
             };
-            let connection = graceful.watch(connection(stream, Peer(peer), routes.clone()));
+            let hangup = Hangup::default();
+            let connection = graceful.watch(connection(stream, Peer(peer), hangup.clone(), routes.clone()));
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection ended badly");
+                tokio::select! {
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended badly");
+                    },
+                    () = hangup.wanted() => tracing::debug!(%peer, "a connection was cut off"),
                 }
                 drop(slot);
             });
@@ -63,6 +67,8 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
         () = shutdown => {}
     }
     drop(listener);
+    // They would never end by themselves.
+    app.streams.close();
     if tokio::time::timeout(STOP_TIME, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still under way when the server stopped");
     }
@@ -73,6 +79,7 @@ type Routes = warp::filters::BoxedFilter<(Response,)>;
 fn connection(
     stream: TcpStream,
     peer: Peer,
+    hangup: Hangup,
     routes: Routes,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     // An answer is one write; waiting for more would only delay it.
@@ -80,7 +87,8 @@ fn connection(
     let service = warp::service(routes);
     let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut service = service.clone();
-        async move { Ok::<_, Infallible>(respond(request, peer, |request| service.call(request)).await) }
+        let hangup = hangup.clone();
+        async move { Ok::<_, Infallible>(respond(request, peer, hangup, |request| service.call(request)).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,13 +96,19 @@ fn connection(
         .serve_connection(TokioIo::new(stream), handler)
 }
 
-async fn respond<B, F>(mut request: Request<B>, peer: Peer, serve: impl FnOnce(Request<B>) -> F) -> Response
+async fn respond<B, F>(
+    mut request: Request<B>,
+    peer: Peer,
+    hangup: Hangup,
+    serve: impl FnOnce(Request<B>) -> F,
+) -> Response
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(hangup);
     // The answer to HEAD is that to GET; hyper leaves the body out.
     if method == Method::HEAD {
         *request.method_mut() = Method::GET;
@@ -121,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_internal_error_in_the_envelope() {
         let peer = Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        let response = respond(Request::new(()), peer, |_| async { panic!("a bug") }).await;
+        let response = respond(Request::new(()), peer, Hangup::default(), |_| async { panic!("a bug") }).await;
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");

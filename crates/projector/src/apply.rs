@@ -16,6 +16,7 @@ use views::{Applied, Checkpoint, LANDMARK_EVERY, Landmark, Quarantined, Writer};
 
 use crate::cut::Cut;
 use crate::follow::Batch;
+use crate::frames::Changes;
 use crate::handle::Shared;
 use crate::poison::{Folded, NOBODY, guarded, poisonous, unusable};
 use crate::status::FatalReason;
@@ -64,6 +65,8 @@ pub(crate) struct Applier {
     pub(crate) last: u64,
     unflushed_bytes: usize,
     flush_at: Option<Instant>,
+    /// What those who watch are to be told once readers see it.
+    changes: Changes,
     /// Wanted once a message is reached.
     hold: Option<Hold>,
     /// Who gets the views when the loop ends now.
@@ -113,8 +116,19 @@ impl Applier {
             tracing::warn!(first, "the log had dropped messages before they were applied: the views lack them");
         }
         shared.progress.send_modify(|progress| progress.trimmed = missed);
-        let (unflushed_bytes, flush_at) = (0, None);
-        Self { log, writer, shared, fold, missed, last, unflushed_bytes, flush_at, hold: None, surrender: None }
+        Self {
+            log,
+            writer,
+            shared,
+            fold,
+            missed,
+            last,
+            unflushed_bytes: 0,
+            flush_at: None,
+            changes: Changes::default(),
+            hold: None,
+            surrender: None,
+        }
     }
 
     /// Applies batches until there are no more, then writes everything.
@@ -304,13 +318,17 @@ impl Applier {
             progress.quarantined += unusable;
             progress.applied(end.sequence, end.stored);
         });
+        self.shared.frames.push(self.changes.take());
+        // This may have been the last of what the log held at the start.
+        self.shared.is_news();
         Ok(())
     }
 
     /// Folds the events into what is known of their jobs; gives the rows that changed.
-    fn rows(&self, events: &mut [JobEvent], quarantined: &mut Vec<Quarantined>) -> Result<Vec<Row>, FatalReason> {
+    fn rows(&mut self, events: &mut [JobEvent], quarantined: &mut Vec<Quarantined>) -> Result<Vec<Row>, FatalReason> {
         // Stable, so that the events of a job stay in the order of the log.
         events.sort_by(|a, b| a.key().cmp(&b.key()));
+        let is_news = self.shared.is_news();
         let mut rows = Vec::new();
         for group in events.chunk_by(|a, b| a.key() == b.key()) {
             let (connection, external_id) = group[0].key();
@@ -321,7 +339,11 @@ impl Applier {
                 quarantined.extend(folded.quarantined);
                 folded.row
             });
-            rows.extend(row.filter(|row| known != Some(row)));
+            let Some(row) = row.filter(|row| known != Some(row)) else { continue };
+            if is_news {
+                self.changes.note(known.map(|known| &known.record), &row.record);
+            }
+            rows.push(row);
         }
         Ok(rows)
     }

@@ -14,6 +14,7 @@ use views::{Checkpoint, Reader, Writer};
 
 use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
+use crate::frames::{Frames, Happening};
 use crate::poison::{guarded, message};
 use crate::status::{FatalReason, Phase, Progress, Status};
 
@@ -78,6 +79,10 @@ pub(crate) struct Shared {
     pub(crate) named: AtomicU64,
     /// Whether nothing is applied, because other views are to be put in place of these.
     idle: AtomicBool,
+    /// What happened just now.
+    pub(crate) frames: Arc<Frames>,
+    /// Whether other views were put in place of these, and those who watch are still to be told.
+    replaced: AtomicBool,
 }
 
 /// Starts the projector on the current tokio runtime. It goes on from the checkpoint of the views.
@@ -157,6 +162,8 @@ impl Shared {
             trimming: RwLock::new(()),
             named: AtomicU64::new(0),
             idle: AtomicBool::new(false),
+            frames: Arc::default(),
+            replaced: AtomicBool::new(false),
         };
         (Arc::new(shared), wanted)
     }
@@ -169,6 +176,16 @@ impl Shared {
         self.ended.send_replace(true);
     }
 
+    /// Whether what is applied now is news to those who watch: what the log held at the start is not. They are told
+    /// where other views came to follow the log meanwhile.
+    pub(crate) fn is_news(&self) -> bool {
+        let is_news = self.progress.borrow().phase == Phase::Following;
+        if is_news && self.replaced.swap(false, Ordering::AcqRel) {
+            self.frames.push(vec![Happening::Replaced]);
+        }
+        is_news
+    }
+
     fn fail(&self, reason: FatalReason) {
         tracing::error!(%reason, "the projector failed: no event is applied any more");
         self.progress.send_modify(|progress| progress.enter(Phase::Failed(reason)));
@@ -179,6 +196,11 @@ impl Handle {
     /// Where the projector is now.
     pub fn status(&self) -> Status {
         self.shared.progress.borrow().status()
+    }
+
+    /// What happened just now, for those who watch. Of jobs they are told here; whoever knows more pushes it.
+    pub fn frames(&self) -> &Arc<Frames> {
+        &self.shared.frames
     }
 
     /// Whether other views are to be put in place of these, and nothing is applied until then.
@@ -257,6 +279,7 @@ impl Handle {
         let mut progress = Progress::new(applied);
         progress.forgot(writer.floor());
         self.shared.progress.send_replace(progress);
+        self.shared.replaced.store(true, Ordering::Release);
         run(log, writer, &self.shared, self.fold, wanted);
         hit(Point::StartOverAfter);
     }

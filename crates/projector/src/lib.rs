@@ -12,6 +12,7 @@
 //! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`]);
 //!   what it says of a part of it, read again ([`part`])
 //! - [`Retention`]: when it is made to, by age and by room ([`retention`])
+//! - [`Frames`]: what happened just now, for those who watch ([`frames`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
 //!
@@ -23,6 +24,7 @@ mod apply;
 mod cut;
 mod findings;
 mod follow;
+mod frames;
 mod handle;
 mod part;
 mod pass;
@@ -38,6 +40,7 @@ mod trim;
 mod upgrade;
 mod verify;
 
+pub use frames::{FRAMES_KEPT, Frames, Happening, JobChange, Overtaken, Piece, QueueCount, WorkerSeen};
 pub use handle::{Handle, start, start_frozen, start_idle};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::{AsSendBody, SendBody};
 use uuid::Uuid;
@@ -26,7 +27,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Bare {
     pub(crate) client: Client,
     pub(crate) app: Arc<App>,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
 }
 
 impl Bare {
@@ -38,8 +40,8 @@ impl Bare {
         let stopped = async move {
             let _ = stopped.await;
         };
-        tokio::spawn(api::serve(listener, Arc::clone(&app), stopped));
-        Self { client, app, _stop: stop }
+        let serving = tokio::spawn(api::serve(listener, Arc::clone(&app), stopped));
+        Self { client, app, stop, serving }
     }
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct Server {
     pub(crate) log: EventLog,
     pub(crate) connections: Arc<Connections>,
     pub(crate) projector: projector::Handle,
-    _bare: Bare,
+    bare: Bare,
     _dir: TempDir,
 }
 
@@ -81,7 +83,13 @@ impl Server {
             sources: Arc::new(Vec::new),
             redact_args: false,
         });
-        Self { client: bare.client.clone(), nats, log, connections, projector, _bare: bare, _dir: dir }
+        Self { client: bare.client.clone(), nats, log, connections, projector, bare, _dir: dir }
+    }
+
+    /// Stops the API and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.bare.stop.send(()).unwrap();
+        self.bare.serving.await.unwrap();
     }
 
     pub(crate) fn ingest(&self, events: &Value) -> Answer {

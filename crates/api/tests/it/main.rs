@@ -17,3 +17,4 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod stream;

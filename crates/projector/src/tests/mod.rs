@@ -3,6 +3,7 @@
 mod crash;
 mod fence;
 mod follow;
+mod frames;
 mod rebuild;
 mod scrub;
 mod support;
