@@ -16,7 +16,7 @@ use views::{Generations, Reader};
 use crate::findings::{Finding, Findings};
 use crate::handle::Handle;
 use crate::pass::{Pace, PassError, Watch, scatter};
-use crate::status::Phase;
+use crate::status::{Phase, now};
 
 /// Differing jobs that are reported in full.
 const REPORTED: usize = 1_000;
@@ -152,6 +152,9 @@ impl Verification {
                 if first.sequence <= target && seen.binary_search(&id).is_err() {
                     verdict.note(views.job(id)?.map(|record| lacking(&record, false)));
                 }
+            }
+            if !views.sums_agree(now()) {
+                verdict.note(Some(otherwise_summed()));
             }
             (verdict.events, verdict.jobs) = (events.into_inner(), seen.len() as u64);
             Ok::<_, PassError>(verdict)
@@ -397,6 +400,13 @@ fn otherwise_listed(record: &Record) -> Difference {
     let (views, replay) = (Value::from("otherwise"), Value::from("as the record says"));
     let fields = vec![FieldDifference { field: "list".to_owned(), views, replay }];
     Difference { id: record.id, external_id: record.external_id.clone(), fields }
+}
+
+/// Statistics that are not those of the jobs, each of which may be right.
+fn otherwise_summed() -> Difference {
+    let (views, replay) = (Value::from("otherwise"), Value::from("the sums of the jobs"));
+    let fields = vec![FieldDifference { field: "statistics".to_owned(), views, replay }];
+    Difference { id: Uuid::nil(), external_id: "statistics".to_owned(), fields }
 }
 
 /// A job that the views lack, or that they alone have.

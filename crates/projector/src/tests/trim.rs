@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use event_log::testing::TestServer;
 use event_log::{EventLog, Imported};
-use projection::{Record, Row};
+use projection::Row;
 use proto_events::{Event, EventType, Framework, Job, JobState, Timestamp, Trim};
 use uuid::Uuid;
-use views::{Digest, Generations, Opened, Reader};
+use views::{Brief, Digest, Generations, Opened, Reader};
 
 use super::crash::kill_again_and_again;
 use super::support::{CONNECTION, PATIENCE, connect, event, flood, id, open_views, publish, until, until_phase};
@@ -83,16 +83,18 @@ impl Live {
 }
 
 /// Everything that views hold: rows with their evidence, and the recent executions of every name.
-type All = (BTreeMap<Uuid, Arc<Row>>, BTreeMap<String, Vec<Record>>);
+type All = (BTreeMap<Uuid, Arc<Row>>, BTreeMap<String, Vec<Brief>>);
 
 fn all_of(reader: &Reader) -> All {
     let rows: BTreeMap<Uuid, Arc<Row>> =
         reader.jobs().into_iter().map(|(id, _)| (id, reader.row(id).unwrap().unwrap())).collect();
-    let names: BTreeMap<String, Vec<Record>> = rows
+    let names: BTreeMap<String, Vec<Brief>> = rows
         .values()
         .map(|row| row.record.name.clone())
         .map(|name| (name.clone(), reader.recent(CONNECTION, &name, 64, Uuid::nil()).unwrap()))
         .collect();
+    assert!(rows.values().all(|row| reader.goes_by(row)), "the list goes by the rows");
+    assert!(reader.sums_agree(Timestamp(0)), "the sums are those of the jobs");
     (rows, names)
 }
 
