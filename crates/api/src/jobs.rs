@@ -6,18 +6,22 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use projection::{Record, Row};
 use proto_events::event::check_external_id;
-use proto_events::{Framework, JobState, Timestamp, job_id};
+use proto_events::{Framework, JobState, Timestamp, job_id, limits};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 use views::{Reader, ViewError};
-use warp::http::Method;
+use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
-use crate::params::{self, AsOf, ListParams};
+use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_ERRORS, READ_HEADERS};
+use crate::params::jobs::{LIST, ListParams, list_params};
+use crate::params::kinds::Text;
+use crate::params::{self, AsOf, Param, Params};
 use crate::{consistency, evidence};
 
 /// Other runs of the same task name shown with a job.
@@ -25,9 +29,40 @@ const RECENT: usize = 10;
 /// How long the answer about an unknown job waits for the log.
 const LOG_TIME: Duration = Duration::from_millis(200);
 
+const ID: Param<Text> = Param::new(
+    "id",
+    Text::of(1, limits::EXTERNAL_ID),
+    "Forebay's id of the job, or the id that its framework gave it.",
+);
+
+/// The path of everything about one job.
+pub(crate) const IN_PATH: Params = &[&ID];
+/// The errors of everything about one job.
+pub(crate) const ONE_ERRORS: &[StatusCode] =
+    &[StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
+
+pub(crate) const OPERATIONS: &[Operation] = &[
+    Operation {
+        about: "Any parameters may be combined; `total` is the exact number of jobs that they leave. Jobs that are new \
+                since the first page do not move those of the next.",
+        query: LIST,
+        answers: &[Answer::json::<List<'static>>(StatusCode::OK, "A page of jobs.").with(READ_HEADERS), NOT_MODIFIED],
+        errors: READ_ERRORS,
+        ..Operation::get("/api/jobs", "listJobs", "jobs", "Jobs, page by page", Access::Reader)
+    },
+    Operation {
+        in_path: IN_PATH,
+        query: params::JOB,
+        answers: &[Answer::json::<Detail<'static>>(StatusCode::OK, "The job.").with(READ_HEADERS), NOT_MODIFIED],
+        errors: ONE_ERRORS,
+        ..Operation::get("/api/jobs/{id}", "getJob", "jobs", "A job in full", Access::Reader)
+    },
+];
+
 /// A job in full.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobRecord")]
 struct Detail<'a> {
     #[serde(flatten)]
     record: &'a Record,
@@ -35,8 +70,9 @@ struct Detail<'a> {
 }
 
 /// Another run of the same task name.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RecentExecution")]
 struct Recent<'a> {
     id: Uuid,
     external_id: &'a str,
@@ -49,8 +85,9 @@ struct Recent<'a> {
 }
 
 /// A job in the list.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ListedJob")]
 struct Item<'a> {
     id: Uuid,
     external_id: &'a str,
@@ -69,23 +106,44 @@ struct Item<'a> {
     error: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+/// A page of jobs.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JobList")]
 struct List<'a> {
     data: Vec<Item<'a>>,
     pagination: Pagination,
 }
 
-#[derive(Serialize)]
+/// Where a page of a list stands.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "CursorPagination")]
 struct Pagination {
+    /// What to pass as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
+    /// How many a page has at most.
     limit: usize,
+    /// How many there are in all.
     total: u64,
 }
 
 /// A time as the API writes it, with milliseconds.
 #[derive(Clone, Copy)]
 struct Millis(Timestamp);
+
+impl JsonSchema for Millis {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Millis".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        proto_events::time::millis_schema()
+    }
+}
 
 impl Serialize for Millis {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -132,7 +190,7 @@ impl<'a> From<&'a Record> for Item<'a> {
 
 pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    let ListParams { query, wanted } = params::list_params(&call.query)?;
+    let ListParams { query, wanted } = list_params(&call.query)?;
     let limit = query.limit;
     let list = async {
         let page = read(&parts.reader, move |reader| reader.list(&query)).await?;
