@@ -188,6 +188,16 @@ impl Visitor<'_> for TextVisitor {
     }
 }
 
+/// The schema of a time as the API shows it, by [`Timestamp::to_millis_text`].
+#[cfg(feature = "schema")]
+pub fn millis_schema() -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "format": "date-time",
+        "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+    })
+}
+
 #[cfg(feature = "schema")]
 impl schemars::JsonSchema for Timestamp {
     fn schema_name() -> std::borrow::Cow<'static, str> {

@@ -42,6 +42,8 @@ pub struct App {
     pub(crate) auth: Auth,
     pub(crate) version: &'static str,
     parts: OnceLock<Parts>,
+    /// The description of the API, made when somebody first asks for it.
+    pub(crate) document: OnceLock<String>,
     /// Set once all that the log held at the start is applied. It stays set: later, what is shown may lag, but never
     /// goes back behind what a client has seen.
     caught_up: AtomicBool,
@@ -85,6 +87,7 @@ impl App {
             auth,
             version,
             parts: OnceLock::new(),
+            document: OnceLock::new(),
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
             bodies: Semaphore::new(BODIES_BYTES / BODY_UNIT),

@@ -142,7 +142,7 @@ fn stale(parts: &Parts) -> Option<&'static str> {
 }
 
 /// The body with its tag; without the body where the client has it.
-fn conditional(body: Vec<u8>, headers: &HeaderMap) -> Response {
+pub(crate) fn conditional(body: Vec<u8>, headers: &HeaderMap) -> Response {
     let hash = blake3::hash(&body).to_hex();
     // 128 bits are plenty to tell answers apart.
     let tag = format!("\"{}\"", &hash[..32]);

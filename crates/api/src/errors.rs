@@ -3,6 +3,7 @@
 //! Handlers return [`ApiError`]; nothing else knows about status codes. What went wrong inside is logged where it
 //! happened and never told to the client.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use warp::http::{HeaderValue, Method, StatusCode, header};
@@ -103,18 +104,45 @@ pub enum ApiError {
     Internal,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// What every error looks like.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(crate) struct Envelope<'a> {
     error: Body<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ErrorBody")]
 struct Body<'a> {
-    code: &'static str,
+    code: Code,
+    /// For people.
     message: &'a str,
+    /// Where to read on.
     docs_url: String,
+    /// What explains it: of a wrong field its name, with what it must be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     details: Option<&'a Value>,
+}
+
+/// What went wrong, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schemars(rename = "ErrorCode")]
+enum Code {
+    ValidationError,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    Conflict,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    InternalError,
+    Unavailable,
+    InsufficientStorage,
 }
 
 impl ApiError {
@@ -132,26 +160,26 @@ impl ApiError {
     }
 
     /// The status, the code and the documentation's page.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+    fn kind(&self) -> (StatusCode, Code, &'static str) {
         match self {
-            Self::Validation { .. } => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR", "api-errors"),
-            Self::InvalidKey => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "api-key"),
-            Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "auth"),
-            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "FORBIDDEN", "auth"),
+            Self::Validation { .. } => (StatusCode::BAD_REQUEST, Code::ValidationError, "api-errors"),
+            Self::InvalidKey => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "api-key"),
+            Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "auth"),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
             Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
-                (StatusCode::NOT_FOUND, "NOT_FOUND", "api-errors")
+                (StatusCode::NOT_FOUND, Code::NotFound, "api-errors")
             }
-            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "api-errors"),
-            Self::InsufficientStorage(_) => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", "api-errors"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "CONFLICT", "api-errors"),
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "api-errors"),
-            Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "api-errors"),
-            Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", "api-errors"),
-            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "auth"),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "api-errors"),
+            Self::InsufficientStorage(_) => (StatusCode::INSUFFICIENT_STORAGE, Code::InsufficientStorage, "api-errors"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, Code::Conflict, "api-errors"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, "api-errors"),
+            Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::PayloadTooLarge, "api-errors"),
+            Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, "api-errors"),
+            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::RateLimited, "auth"),
             Self::Unavailable(_) | Self::NotReady { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "api-errors")
+                (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "api-errors")
             }
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "api-errors"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, "api-errors"),
         }
     }
 
@@ -184,6 +212,24 @@ impl ApiError {
             _ => {}
         }
         response
+    }
+}
+
+/// When an error of this status comes, for the API's document.
+pub(crate) fn about(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "The request is wrong and stays wrong; `details` names the field, where it is one.",
+        StatusCode::UNAUTHORIZED => "What shows who asks is missing or wrong.",
+        StatusCode::FORBIDDEN => "The request comes from another site's page.",
+        StatusCode::NOT_FOUND => "There is no such thing.",
+        StatusCode::REQUEST_TIMEOUT => "The body did not arrive in time.",
+        StatusCode::CONFLICT => "It cannot be done as things are.",
+        StatusCode::PAYLOAD_TOO_LARGE => "The body is over the limit.",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body is compressed in a way that is not read.",
+        StatusCode::TOO_MANY_REQUESTS => "Too many tries; later ones will do.",
+        StatusCode::SERVICE_UNAVAILABLE => "Not now; the same request will do later.",
+        StatusCode::INSUFFICIENT_STORAGE => "The disk is too small for it.",
+        _ => "The server's fault; its log says more.",
     }
 }
 

@@ -13,14 +13,18 @@ use futures_util::{StreamExt as _, stream};
 use projection::{Evidence, Record, Row, Testimony, Verdict};
 use proto_events::wire::encoded_len;
 use proto_events::{Event, EventId, Position, Timestamp};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
+use warp::http::StatusCode;
 
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, LOG_AWAY};
 use crate::ingest::wait_connected;
-use crate::params::AsOf;
+use crate::jobs;
+use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_HEADERS};
+use crate::params::{self, AsOf};
 
 /// Messages that are asked for at once; each has half a megabyte at most.
 const AT_ONCE: usize = 16;
@@ -31,9 +35,30 @@ const FIRST_TIME: Duration = Duration::from_millis(200);
 /// Of events in one answer. A job has a thousand at most, of hardly a kilobyte each; but a hostile sender's may have 128.
 const ANSWER_BYTES: usize = 32 * 1_024 * 1_024;
 
+pub(crate) const OPERATIONS: &[Operation] = &[Operation {
+    about: "Where each stands in the log, and whether it counted, said what another one says already, or was refused, \
+            and why.",
+    in_path: jobs::IN_PATH,
+    query: params::READ,
+    answers: &[
+        Answer::json::<Events<'static>>(StatusCode::OK, "The events, in the order in which the fold takes them.")
+            .with(READ_HEADERS),
+        NOT_MODIFIED,
+    ],
+    errors: jobs::ONE_ERRORS,
+    ..Operation::get(
+        "/api/jobs/{id}/events",
+        "listJobEvents",
+        "jobs",
+        "The events that a job's record was made from",
+        Access::Reader,
+    )
+}];
+
 /// The events that a record was folded from.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobEvents")]
 pub(crate) struct Events<'a> {
     id: Uuid,
     external_id: &'a str,
@@ -45,25 +70,32 @@ pub(crate) struct Events<'a> {
 }
 
 /// One event, and what the fold made of it. Its times are those of the log, to the microsecond.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobEvent")]
 struct Item {
+    /// Where it stands in the log.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String", regex(pattern = r"^[0-9]+\.[0-9]+$"))]
     position: Position,
     /// When the log took it.
     published_at: Option<Timestamp>,
     /// When it happened, by its own word.
     timestamp: Timestamp,
+    /// What the fold made of it.
     verdict: Verdict,
+    /// Why, where it did not simply count.
     reason: Option<&'static str>,
+    /// As the log has it.
     event: Option<Event>,
     /// Why the event is not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<Missing>,
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "EventMissing")]
 enum Missing {
     /// The log does not hold it any more.
     Gone,

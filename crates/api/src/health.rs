@@ -8,8 +8,8 @@ use projector::{
     DiskStatus, Fenced, Phase, RebuildState, RebuildStatus, RetentionState, RetentionStatus, ScrubResult, ScrubStatus,
     Status, Upgrade,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use sources::{SourceState, SourceStatus};
 use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
@@ -17,19 +17,50 @@ use warp::reply::Response;
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, RETRY_AFTER_SECONDS, wrong_method};
 use crate::http::{Call, json as answer};
+use crate::operation::{Access, Answer, Operation, RETRY_AFTER};
 
 /// Who asks for health does not wait for a log that does not answer.
 const LOG_TIME: Duration = Duration::from_secs(2);
 
-#[derive(Serialize)]
+pub(crate) const OPERATIONS: &[Operation] = &[
+    Operation {
+        about: "Not well is `degraded` while reads and ingest go on, and `unavailable` with 503 where they do not; \
+                `reason` and `message` say why.",
+        answers: &[
+            Answer::json::<Health>(StatusCode::OK, "It serves."),
+            Answer::json::<Health>(StatusCode::SERVICE_UNAVAILABLE, "It does not serve.").with(&[&RETRY_AFTER]),
+        ],
+        ..Operation::get("/api/health", "getHealth", "server", "How everything is", Access::Anybody)
+    },
+    Operation {
+        answers: &[Answer::json::<Live>(StatusCode::OK, "The process answers.")],
+        ..Operation::get("/api/health/live", "getLiveness", "server", "Whether the process answers", Access::Anybody)
+    },
+];
+
+/// That the process answers.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Liveness")]
+struct Live {
+    status: &'static str,
+    /// Of Forebay.
+    version: &'static str,
+}
+
+/// How everything is.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Health {
     status: Overall,
+    /// Why it is not well.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Reason>,
+    /// The same for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+    /// Of Forebay.
     version: &'static str,
+    /// These are null while the server starts.
     log: Option<Log>,
     projector: Option<Projector>,
     views: Option<Views>,
@@ -41,8 +72,10 @@ struct Health {
     sources: Vec<SourceStatus>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+/// How it is.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "HealthStatus")]
 enum Overall {
     Ok,
     Degraded,
@@ -50,8 +83,9 @@ enum Overall {
 }
 
 /// Why it is not well, for programs.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schemars(rename = "HealthReason")]
 enum Reason {
     Starting,
     LogUnreachable,
@@ -68,8 +102,9 @@ enum Reason {
 }
 
 /// Whether the log is the one that the views were made from.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LogIdentity")]
 enum Identity {
     Same,
     /// It is, but somebody dropped messages that the views lack, or hold alone.
@@ -93,8 +128,10 @@ impl Identity {
     }
 }
 
-#[derive(Serialize)]
+/// How the log is.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "LogHealth")]
 struct Log {
     connected: bool,
     /// What it is to the views; null until they were compared.
@@ -106,21 +143,27 @@ struct Log {
     bytes: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// How what brings the log into the views is.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ProjectorHealth")]
 struct Projector {
     phase: &'static str,
+    /// The log up to this position is in the views.
     applied: u64,
     lag_events: u64,
     lag_seconds: f64,
+    /// Events that cannot be used.
     quarantined: u64,
+    /// Messages before this one were dropped by somebody else, and the views lack them or hold them alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     trimmed_to: Option<u64>,
 }
 
 /// The views as they were last written: equal digests mean equal records.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ViewsHealth")]
 struct Views {
     sequence: u64,
     digest: String,
@@ -129,8 +172,9 @@ struct Views {
 }
 
 /// How far the views are that will take the place of those of another version of the fold, or of empty ones.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "UpgradeHealth")]
 struct Upgrading {
     /// Left out where the views are empty.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,11 +202,11 @@ pub(crate) async fn health(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     Ok(response)
 }
 
-pub(crate) async fn live(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) fn live(app: &App, call: &Call) -> Result<Response, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    Ok(answer(StatusCode::OK, &json!({ "status": "ok", "version": app.version })))
+    Ok(answer(StatusCode::OK, &Live { status: "ok", version: app.version }))
 }
 
 async fn of_parts(app: &App, parts: &Parts) -> Health {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use event_log::{AppendError, EventLog};
 use failpoints::{Point, hit};
 use flate2::read::MultiGzDecoder;
-use proto_events::{Event, EventType, WorkerState};
+use proto_events::{Event, EventType, Framework, JobState, Timestamp, WorkerState};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use sources::sdk::{self, Batch, Options, Rejected};
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ use crate::app::{App, BODY_UNIT, Parts};
 use crate::auth::bearer;
 use crate::errors::{ApiError, LOG_AWAY, LOG_FULL, wrong_method};
 use crate::http::{Call, json};
+use crate::operation::{self, Access, Operation};
 
 /// Bytes of a body, as sent and as unpacked.
 const BODY_BYTES: usize = 32 * 1_024 * 1_024;
@@ -34,19 +36,97 @@ const MESSAGE_BYTES: usize = 250;
 const RECONNECT_TIME: Duration = Duration::from_millis(800);
 const RECONNECT_LOOK: Duration = Duration::from_millis(10);
 
-#[derive(Serialize)]
+pub(crate) const OPERATIONS: &[Operation] = &[Operation {
+    method: "POST",
+    about: "Answered once the log has the events. A bad event never sinks its batch: it is left out and named. The key \
+            decides the connection. At most 10,000 events and 32 MB, plain or with `Content-Encoding: gzip`.",
+    body: Some(operation::Body::json::<Sent>(true)),
+    answers: &[operation::Answer::json::<Answer>(StatusCode::ACCEPTED, "The batch is stored.")],
+    errors: &[
+        StatusCode::BAD_REQUEST,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ],
+    ..Operation::get("/api/ingest", "ingest", "ingest", "Takes in a batch of events", Access::Sender)
+}];
+
+/// What became of a batch.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Ingested")]
 struct Answer {
+    /// Good events.
     accepted: usize,
+    /// Those of them that the log had already, from a batch that was sent again.
     duplicates: usize,
+    /// The others.
     rejected: Vec<Refusal>,
+    /// Where the last of them stands in the log, for `atLeast`; null where none is for the log.
     sequence: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// An event that was left out.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RejectedEvent")]
 struct Refusal {
+    /// Its place in the batch, from 0.
     index: usize,
+    /// `VALIDATION_ERROR` or `CONNECTION_MISMATCH`.
     code: &'static str,
+    /// What is wrong with it.
     message: String,
+}
+
+/// The body, for the document alone: an event is read field by field, so that an odd one is kept rather than refused.
+struct Sent;
+
+impl JsonSchema for Sent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Batch".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let state = generator.subschema_for::<JobState>();
+        let time = generator.subschema_for::<Timestamp>();
+        let job = json_schema!({
+            "type": "object",
+            "description": "What is said of a job. All but the first two may be left out; other fields are kept among \
+                            its extensions.",
+            "required": ["externalId", "state"],
+            "properties": {
+                "externalId": { "type": "string", "minLength": 1, "maxLength": 512 }, "state": state,
+                "name": {}, "queue": {}, "workerId": {}, "previousState": {}, "attempt": {}, "maxRetries": {},
+                "progress": {}, "error": {}, "stacktrace": {}, "createdAt": {}, "scheduledFor": {}, "startedAt": {},
+                "completedAt": {}, "args": {}, "kwargs": {}, "result": {}, "parentId": {}, "rootId": {}, "tags": {},
+                "extensions": {},
+            },
+        });
+        let event = json_schema!({
+            "type": "object",
+            "description": "One of `job`, `worker` and `queue` goes with the type.",
+            "required": ["type", "timestamp", "framework"],
+            "properties": {
+                "type": { "enum": ["job_state_change", "job.state_change", "worker_state_change", "worker.state_change",
+                                   "queue_snapshot", "queue.snapshot"] },
+                "timestamp": time,
+                "framework": generator.subschema_for::<Framework>(),
+                "connectionId": { "type": "string", "description": "That of the key, where it is a UUID." },
+                "job": job,
+                "worker": {
+                    "type": "object", "required": ["externalId", "state"],
+                    "properties": { "externalId": { "type": "string" },
+                                    "state": { "enum": ["online", "heartbeat", "offline", "busy", "idle"] } },
+                },
+                "queue": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+            },
+        });
+        json_schema!({
+            "type": "object",
+            "required": ["events"],
+            "properties": { "events": { "type": "array", "maxItems": sdk::MAX_EVENTS, "items": event } },
+        })
+    }
 }
 
 pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {

@@ -1,35 +1,75 @@
 //! `GET /api/jobs`, `GET /api/jobs/{id}` and `GET /api/jobs/{id}/events`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use projection::{Record, Row};
 use proto_events::event::check_external_id;
-use proto_events::{Framework, JobState, job_id};
+use proto_events::{Framework, JobState, Timestamp, job_id, limits};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 use views::{Brief, Reader, Signs, ViewError};
-use warp::http::Method;
+use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
-use crate::params::{self, AsOf, ListParams};
+use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_ERRORS, READ_HEADERS};
+use crate::params::jobs::{LIST, ListParams, list_params};
+use crate::params::kinds::Text;
+use crate::params::{self, AsOf, Param, Params};
 use crate::times::{Millis, now};
 use crate::tree::Tree;
 use crate::{consistency, evidence};
 
 /// Other runs of the same task name shown with a job.
 const RECENT: usize = 10;
+/// From so many runs of a task on it is known how long it takes.
+const ENOUGH_RUNS: u64 = 20;
+/// Milliseconds after which a job of any other task is stuck.
+const DEFAULT_PATIENCE: u64 = 3_600_000;
 /// How long the answer about an unknown job waits for the log.
 const LOG_TIME: Duration = Duration::from_millis(200);
 
+const ID: Param<Text> = Param::new(
+    "id",
+    Text::of(1, limits::EXTERNAL_ID),
+    "Forebay's id of the job, or the id that its framework gave it.",
+);
+
+/// The path of everything about one job.
+pub(crate) const IN_PATH: Params = &[&ID];
+/// The errors of everything about one job.
+pub(crate) const ONE_ERRORS: &[StatusCode] =
+    &[StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
+
+pub(crate) const OPERATIONS: &[Operation] = &[
+    Operation {
+        about: "Any parameters may be combined; `total` is the exact number of jobs that they leave. Jobs that are new \
+                since the first page do not move those of the next.",
+        query: LIST,
+        answers: &[Answer::json::<List<'static>>(StatusCode::OK, "A page of jobs.").with(READ_HEADERS), NOT_MODIFIED],
+        errors: READ_ERRORS,
+        ..Operation::get("/api/jobs", "listJobs", "jobs", "Jobs, page by page", Access::Reader)
+    },
+    Operation {
+        in_path: IN_PATH,
+        query: params::JOB,
+        answers: &[Answer::json::<Detail<'static>>(StatusCode::OK, "The job.").with(READ_HEADERS), NOT_MODIFIED],
+        errors: ONE_ERRORS,
+        ..Operation::get("/api/jobs/{id}", "getJob", "jobs", "A job in full", Access::Reader)
+    },
+];
+
 /// A job in full.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobRecord")]
 struct Detail<'a> {
     #[serde(flatten)]
     record: &'a Record,
@@ -37,8 +77,9 @@ struct Detail<'a> {
 }
 
 /// Another run of the same task name.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RecentExecution")]
 struct Recent<'a> {
     id: Uuid,
     external_id: &'a str,
@@ -51,8 +92,9 @@ struct Recent<'a> {
 }
 
 /// A job in the list.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ListedJob")]
 struct Item<'a> {
     id: Uuid,
     external_id: &'a str,
@@ -71,17 +113,24 @@ struct Item<'a> {
     error: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+/// A page of jobs.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JobList")]
 struct List<'a> {
     data: Vec<Item<'a>>,
     pagination: Pagination,
 }
 
-#[derive(Serialize)]
+/// Where a page of a list stands.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "CursorPagination")]
 struct Pagination {
+    /// What to pass as `cursor` for the next page; null on the last.
     next_cursor: Option<String>,
+    /// How many a page has at most.
     limit: usize,
+    /// How many there are in all.
     total: u64,
 }
 
@@ -124,11 +173,15 @@ impl<'a> From<&'a Record> for Item<'a> {
 
 pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    let ListParams { query, wanted } = params::list_params(&call.query)?;
+    let ListParams { query, wanted } = list_params(&call.query)?;
     let limit = query.limit;
     let list = async {
-        let signs = Signs { now: now(), ..Signs::default() };
-        let page = read(&parts.reader, move |reader| reader.list(&query, &signs)).await?;
+        let asks_for_signs = query.filter.lost.is_some() || query.filter.stuck.is_some();
+        let page = read(&parts.reader, move |reader| {
+            let signs = if asks_for_signs { signs(reader, now(), HashMap::new()) } else { Signs::default() };
+            reader.list(&query, &signs)
+        });
+        let page = page.await?;
         let next_cursor = page.next.map(|cursor| cursor.to_string());
         let data = page.jobs.iter().map(Item::from).collect();
         encoded(&List { data, pagination: Pagination { next_cursor, limit, total: page.total } })
@@ -210,11 +263,11 @@ async fn row(id: &str, parts: &Parts) -> Result<Arc<Row>, ApiError> {
     }
 }
 
-fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(body).map_err(ApiError::internal)
 }
 
-fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
+pub(crate) fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
@@ -222,8 +275,13 @@ fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     app.readable()
 }
 
+/// What tells lost and stuck jobs from those that run, given the workers that are gone.
+pub(crate) fn signs(reader: &Reader, now: Timestamp, gone: HashMap<(Uuid, String), Timestamp>) -> Signs {
+    Signs { now, gone, patience: reader.patience(now, ENOUGH_RUNS), default_patience: DEFAULT_PATIENCE }
+}
+
 /// Reads block for microseconds, and now and then for as long as the writer holds sled's lock.
-async fn read<T: Send + 'static>(
+pub(crate) async fn read<T: Send + 'static>(
     reader: &Reader,
     what: impl FnOnce(&Reader) -> Result<T, ViewError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -3,16 +3,18 @@
 //! # Layout
 //! - [`serve`]: the server around warp's service (`server`); which path leads where (`routes`)
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
-//! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
-//! - `tree`: `GET /api/jobs/{id}/tree`
+//! - `jobs`: `GET /api/jobs`, `GET /api/jobs/{id}`; `tree`: `GET /api/jobs/{id}/tree`
 //! - `stream`: `GET /api/events/stream`
+//! - `tasks`, `failures`: `GET /api/tasks`, `/api/failures`; `figures`: what they have in common
+//! - `params`: query parameters, each declared once
+//! - `openapi`, `operation`: `GET /api/openapi.json`, put together from what each module declares
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may read
 //! - [`Connections`], `manage`: senders and their API keys
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
-//! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`)
+//! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
@@ -28,17 +30,23 @@ pub mod connections;
 mod consistency;
 mod errors;
 mod evidence;
+mod failures;
+mod figures;
 mod health;
 mod http;
 mod ingest;
 mod jobs;
 mod maintenance;
 mod manage;
+mod openapi;
+mod operation;
 mod params;
+mod quarantine;
 mod routes;
 mod server;
 mod session;
 mod stream;
+mod tasks;
 mod times;
 mod tree;
 

@@ -1,5 +1,4 @@
-//! `/api/rebuilds`, `/api/verifications`, `/api/quarantine`: the views made anew from the log, or compared with it,
-//! while they serve; and what of the log is not in them.
+//! `/api/rebuilds`, `/api/verifications`: the views made anew from the log, or compared with it, while they serve.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use event_log::EventLog;
 use percent_encoding::percent_decode_str;
 use projector::{
-    DiskStatus, From, Places, Policy, RebuildError, Rebuilds, Retention, RetentionStatus, Scrub, ScrubStatus, Upgrade,
-    Verifications,
+    DiskStatus, From, Places, Policy, RebuildError, RebuildStatus, Rebuilds, Retention, RetentionStatus, Scrub,
+    ScrubStatus, Upgrade, VerificationStatus, Verifications,
 };
 use proto_events::Timestamp;
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use views::{Generations, Reader, Writer};
@@ -21,10 +20,143 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::auth::refuse_foreign;
-use crate::consistency;
 use crate::errors::{ApiError, LOG_FULL, wrong_method};
 use crate::http::{Call, json as answer};
-use crate::params::read_params;
+use crate::operation::{Access, Answer, Body, Operation, READ_ERRORS};
+use crate::params::kinds::Id;
+use crate::params::{self, Param};
+
+const ID: Param<Id> = Param::new("id", Id, "The id that its beginning was answered with.");
+
+/// Whatever changes something and has no body.
+const CHANGE_ERRORS: &[StatusCode] = &[
+    StatusCode::BAD_REQUEST,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::CONFLICT,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
+const FIND_ERRORS: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE];
+
+pub(crate) const OPERATIONS: &[Operation] = &[
+    Operation {
+        answers: &[Answer::json::<RebuildList>(StatusCode::OK, "The rebuilds, the latest first.")],
+        errors: READ_ERRORS,
+        ..Operation::get("/api/rebuilds", "listRebuilds", "views", "The latest rebuilds", Access::Reader)
+    },
+    Operation {
+        method: "POST",
+        about: "They take over when they are made and compared; until then the old ones answer.",
+        body: Some(Body::json::<Wanted>(false)),
+        answers: &[Answer::json::<RebuildStatus>(StatusCode::ACCEPTED, "It is begun.")],
+        errors: &[
+            StatusCode::BAD_REQUEST,
+            StatusCode::FORBIDDEN,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::CONFLICT,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::INSUFFICIENT_STORAGE,
+        ],
+        ..Operation::get(
+            "/api/rebuilds",
+            "beginRebuild",
+            "views",
+            "Makes the views anew from the log",
+            Access::Operator,
+        )
+    },
+    Operation {
+        in_path: &[&ID],
+        answers: &[Answer::json::<RebuildStatus>(StatusCode::OK, "The rebuild.")],
+        errors: FIND_ERRORS,
+        ..Operation::get("/api/rebuilds/{id}", "getRebuild", "views", "How far a rebuild is", Access::Reader)
+    },
+    Operation {
+        method: "DELETE",
+        in_path: &[&ID],
+        answers: &[Answer::json::<RebuildStatus>(StatusCode::OK, "The rebuild, which has stopped.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get("/api/rebuilds/{id}", "abortRebuild", "views", "Stops a rebuild", Access::Operator)
+    },
+    Operation {
+        method: "POST",
+        about: "Of a rebuild that waits for a person, as its `reason` says.",
+        in_path: &[&ID],
+        answers: &[Answer::json::<RebuildStatus>(StatusCode::OK, "The rebuild, which serves.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get(
+            "/api/rebuilds/{id}/promote",
+            "promoteRebuild",
+            "views",
+            "Lets the views of a rebuild serve",
+            Access::Operator,
+        )
+    },
+    Operation {
+        method: "DELETE",
+        about: "They are kept for a day otherwise.",
+        answers: &[Answer::json::<Removed>(StatusCode::OK, "They are gone.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get(
+            "/api/rebuilds/previous",
+            "discardPreviousViews",
+            "views",
+            "Deletes the views that served before",
+            Access::Operator,
+        )
+    },
+    Operation {
+        method: "POST",
+        answers: &[Answer::json::<VerificationStatus>(StatusCode::ACCEPTED, "It is begun, or under way already.")],
+        errors: &[StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE],
+        ..Operation::get(
+            "/api/verifications",
+            "beginVerification",
+            "views",
+            "Compares the views with a fresh replay of the log",
+            Access::Operator,
+        )
+    },
+    Operation {
+        in_path: &[&ID],
+        answers: &[Answer::json::<VerificationStatus>(StatusCode::OK, "The verification.")],
+        errors: FIND_ERRORS,
+        ..Operation::get(
+            "/api/verifications/{id}",
+            "getVerification",
+            "views",
+            "How far a verification is, and what came of it",
+            Access::Reader,
+        )
+    },
+    Operation {
+        method: "DELETE",
+        in_path: &[&ID],
+        answers: &[Answer::json::<VerificationStatus>(StatusCode::OK, "The verification, which stops.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get(
+            "/api/verifications/{id}",
+            "abortVerification",
+            "views",
+            "Stops a verification",
+            Access::Operator,
+        )
+    },
+];
+
+/// Rebuilds.
+#[derive(Serialize, JsonSchema)]
+struct RebuildList {
+    data: Vec<RebuildStatus>,
+}
+
+/// What became of the views that served before.
+#[derive(Serialize, JsonSchema)]
+struct Removed {
+    /// Whether there were any.
+    removed: bool,
+}
 
 /// Rebuilds and verifications of the views.
 pub struct Maintenance {
@@ -146,8 +278,9 @@ fn sentence(error: &RebuildError) -> String {
 /// `GET` and `POST /api/rebuilds`.
 pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
+    params::none(&call.query)?;
     match call.method {
-        Method::GET => Ok(answer(StatusCode::OK, &json!({ "data": app.parts()?.maintenance.rebuilds.all() }))),
+        Method::GET => Ok(answer(StatusCode::OK, &RebuildList { data: app.parts()?.maintenance.rebuilds.all() })),
         Method::POST => {
             refuse_foreign(&call.headers)?;
             let wanted: Wanted = match call.body(BODY_BYTES).await? {
@@ -165,8 +298,9 @@ pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, 
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NewRebuild")]
 struct Wanted {
     /// Go back to the generation that served before.
     #[serde(default)]
@@ -180,13 +314,14 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Resu
     app.auth.require(&call.headers)?;
     // A body that is still on its way when the answer is there would cost the connection.
     call.drain().await;
+    params::none(&call.query)?;
     let rebuilds = &app.parts()?.maintenance.rebuilds;
     if path == "previous" {
         if call.method != Method::DELETE {
             return Err(wrong_method(&call.method, "DELETE"));
         }
         refuse_foreign(&call.headers)?;
-        return Ok(answer(StatusCode::OK, &json!({ "removed": rebuilds.discard_previous()? })));
+        return Ok(answer(StatusCode::OK, &Removed { removed: rebuilds.discard_previous()? }));
     }
     let (id, action) = path.split_once('/').unwrap_or((&path, ""));
     let id = parsed(id).ok_or(RebuildError::NotFound)?;
@@ -207,6 +342,7 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Resu
 pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
     call.drain().await;
+    params::none(&call.query)?;
     if call.method != Method::POST {
         return Err(wrong_method(&call.method, "POST"));
     }
@@ -215,11 +351,12 @@ pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Respo
 }
 
 /// `GET` and `DELETE /api/verifications/{id}`.
-pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) fn verification(id: &str, app: &App, call: &Call) -> Result<Response, ApiError> {
     app.auth.require(&call.headers)?;
+    params::none(&call.query)?;
     let not_found = ApiError::NotFound("Verification not found.");
     let verifications = &app.parts()?.maintenance.verifications;
-    let id = parsed(&id).ok_or(not_found.clone())?;
+    let id = parsed(id).ok_or(not_found.clone())?;
     match call.method {
         Method::GET => {}
         Method::DELETE => {
@@ -229,30 +366,6 @@ pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Resul
         _ => return Err(wrong_method(&call.method, "GET, HEAD, DELETE")),
     }
     Ok(answer(StatusCode::OK, &verifications.status(id).ok_or(not_found)?))
-}
-
-/// `GET /api/quarantine`: the events of the log that could not be used.
-pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
-    if call.method != Method::GET {
-        return Err(wrong_method(&call.method, "GET, HEAD"));
-    }
-    let parts = app.readable()?;
-    let wanted = read_params(&call.query)?;
-    let read = async {
-        let quarantined = parts.reader.quarantined();
-        let shown = quarantined.iter().map(|event| {
-            json!({
-                "position": event.position.to_string(),
-                "connectionId": Some(event.connection).filter(|connection| !connection.is_nil()),
-                "externalId": event.external_id,
-                "cause": event.cause,
-            })
-        });
-        let body = json!({ "data": shown.collect::<Vec<_>>(), "total": quarantined.len() });
-        serde_json::to_vec(&body).map_err(ApiError::internal)
-    };
-    Ok(consistency::answer(parts, &call.headers, wanted, read).await)
 }
 
 /// An id as it stands in the path: maybe encoded.

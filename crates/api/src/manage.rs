@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use proto_events::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
@@ -15,16 +16,76 @@ use crate::auth::refuse_foreign;
 use crate::connections::{Connection, ConnectionError};
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json as answer};
+use crate::operation::{Access, Answer, Body, Operation};
+use crate::params::kinds::Text;
+use crate::params::{self, Param};
 
 const BODY_BYTES: usize = 16 * 1_024;
 
+const NAME_OR_ID: Param<Text> = Param::new("name", Text::of(1, 255), "The name of the connection, or its id.");
+
+pub(crate) const OPERATIONS: &[Operation] = &[
+    Operation {
+        answers: &[Answer::json::<Listed<'static>>(StatusCode::OK, "The connections, the oldest first.")],
+        errors: &[StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE],
+        ..Operation::get("/api/connections", "listConnections", "connections", "All connections", Access::Reader)
+    },
+    Operation {
+        method: "POST",
+        about: "The answer is the only place where its API key is ever shown.",
+        body: Some(Body::json::<New>(true)),
+        answers: &[Answer::json::<Shown<'static>>(StatusCode::CREATED, "The connection and its key.")],
+        errors: &[
+            StatusCode::BAD_REQUEST,
+            StatusCode::FORBIDDEN,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::CONFLICT,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ],
+        ..Operation::get("/api/connections", "createConnection", "connections", "Makes a connection", Access::Operator)
+    },
+    Operation {
+        method: "DELETE",
+        about: "Its key is good for nothing from then on. Its jobs stay.",
+        in_path: &[&NAME_OR_ID],
+        answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection that is gone.")],
+        errors: &[
+            StatusCode::BAD_REQUEST,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::CONFLICT,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ],
+        ..Operation::get(
+            "/api/connections/{name}",
+            "deleteConnection",
+            "connections",
+            "Deletes a connection",
+            Access::Operator,
+        )
+    },
+];
+
+/// Connections.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ConnectionList")]
+struct Listed<'a> {
+    data: Vec<Shown<'a>>,
+}
+
 /// A connection, as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Connection")]
 struct Shown<'a> {
     id: Uuid,
+    /// For people; unique.
     name: &'a str,
+    /// When it was made.
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    /// Whether it has an API key.
     has_key: bool,
     /// Only in the answer that makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,8 +100,11 @@ impl<'a> Shown<'a> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "NewConnection")]
 struct New {
+    /// 1 to 255 printable characters, and no UUID.
+    #[schemars(length(min = 1, max = 255))]
     name: String,
 }
 
@@ -65,13 +129,15 @@ pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Respons
     match call.method {
         Method::GET => {
             app.auth.require(&call.headers)?;
+            params::none(&call.query)?;
             let all = app.parts()?.connections.list();
-            let data: Vec<_> = all.iter().map(|connection| Shown::new(connection, None)).collect();
-            Ok(answer(StatusCode::OK, &json!({ "data": data })))
+            let data = all.iter().map(|connection| Shown::new(connection, None)).collect();
+            Ok(answer(StatusCode::OK, &Listed { data }))
         }
         Method::POST => {
             app.auth.require(&call.headers)?;
             refuse_foreign(&call.headers)?;
+            params::none(&call.query)?;
             let new: New = call.json(BODY_BYTES, "an object with the text \"name\"").await?;
             let (connection, key) = writable(&app)?.connections.create(&new.name).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection made");
@@ -88,6 +154,7 @@ pub(crate) async fn connection(name_or_id: String, app: Arc<App>, call: Call) ->
     }
     app.auth.require(&call.headers)?;
     refuse_foreign(&call.headers)?;
+    params::none(&call.query)?;
     let name_or_id = percent_decode_str(&name_or_id).decode_utf8().map_err(|_| ApiError::ConnectionNotFound)?;
     let connection = writable(&app)?.connections.delete(&name_or_id).await?;
     tracing::info!(id = %connection.id, name = connection.name, "connection deleted");

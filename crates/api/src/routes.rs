@@ -1,66 +1,127 @@
-//! Which path leads where. Only paths are left to warp's rejections; a handler always answers.
+//! Which path leads where. A handler always answers, whatever the method.
 
 use std::convert::Infallible;
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use warp::Filter;
-use warp::path::{Tail, end, path, tail};
+use warp::path::{Tail, path, tail};
 use warp::reply::Response;
 
 use crate::app::App;
-use crate::http::{answer, call};
-use crate::{backup, errors, health, ingest, jobs, maintenance, manage, session, stream};
+use crate::errors::{self, ApiError};
+use crate::http::{Call, answer, call};
+use crate::{backup, failures, health, ingest, jobs, maintenance, manage, openapi, quarantine, session, stream, tasks};
+
+type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
+
+/// A path below `/api`.
+struct Route {
+    path: &'static str,
+    handler: Handler,
+}
+
+/// What answers there.
+enum Handler {
+    /// The path itself.
+    At(fn(Arc<App>, Call) -> Answered),
+    /// All that is below it, with the rest of the path as it stands in the request: encoded, and perhaps with slashes.
+    Below(fn(String, Arc<App>, Call) -> Answered),
+}
+
+const fn at(path: &'static str, handler: fn(Arc<App>, Call) -> Answered) -> Route {
+    Route { path, handler: Handler::At(handler) }
+}
+
+const fn below(path: &'static str, handler: fn(String, Arc<App>, Call) -> Answered) -> Route {
+    Route { path, handler: Handler::Below(handler) }
+}
+
+const ROUTES: &[Route] = &[
+    at("ingest", |app, call| Box::pin(ingest::ingest(app, call))),
+    at("jobs", |app, call| Box::pin(jobs::list(app, call))),
+    at("events/stream", |app, call| Box::pin(stream::stream(app, call))),
+    at("tasks", |app, call| Box::pin(tasks::list(app, call))),
+    below("tasks", |name, app, call| Box::pin(tasks::get(name, app, call))),
+    at("failures", |app, call| Box::pin(failures::list(app, call))),
+    below("jobs", |path, app, call| Box::pin(jobs::get(path, app, call))),
+    at("session", |app, call| Box::pin(session::session(app, call))),
+    at("connections", |app, call| Box::pin(manage::connections(app, call))),
+    below("connections", |path, app, call| Box::pin(manage::connection(path, app, call))),
+    at("export", |app, call| Box::pin(backup::export(app, call))),
+    at("import", |app, call| Box::pin(backup::import(app, call))),
+    at("rebuilds", |app, call| Box::pin(maintenance::rebuilds(app, call))),
+    below("rebuilds", |path, app, call| Box::pin(maintenance::rebuild(path, app, call))),
+    at("verifications", |app, call| Box::pin(maintenance::verifications(app, call))),
+    below("verifications", |path, app, call| Box::pin(ready(maintenance::verification(&path, &app, &call)))),
+    at("quarantine", |app, call| Box::pin(quarantine::quarantine(app, call))),
+    at("health", |app, call| Box::pin(health::health(app, call))),
+    at("health/live", |app, call| Box::pin(ready(health::live(&app, &call)))),
+    at("openapi.json", |app, call| Box::pin(ready(openapi::get(&app, &call)))),
+];
 
 /// The whole API.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
     let with_app = warp::any().map(move || Arc::clone(&app));
-    let request = with_app.and(call());
-    let at = |name: &'static str| warp::path("api").and(path(name));
-    let rest = || tail().map(|tail: Tail| tail.as_str().to_owned());
+    path("api").and(tail()).and(with_app).and(call()).then(respond).recover(errors::recover).unify()
+}
 
-    let ingest = at("ingest").and(end()).and(request.clone()).then(ingest::ingest).map(answer);
-    let jobs = at("jobs").and(end()).and(request.clone()).then(jobs::list).map(answer);
-    let job = at("jobs").and(rest()).and(request.clone()).then(jobs::get).map(answer);
-    let events = at("events").and(path("stream")).and(end()).and(request.clone()).then(stream::stream).map(answer);
-    let session = at("session").and(end()).and(request.clone()).then(session::session).map(answer);
-    let connections = at("connections").and(end()).and(request.clone()).then(manage::connections).map(answer);
-    let connection = at("connections").and(rest()).and(request.clone()).then(manage::connection).map(answer);
-    let export = at("export").and(end()).and(request.clone()).then(backup::export).map(answer);
-    let import = at("import").and(end()).and(request.clone()).then(backup::import).map(answer);
-    let rebuilds = at("rebuilds").and(end()).and(request.clone()).then(maintenance::rebuilds).map(answer);
-    let rebuild = at("rebuilds").and(rest()).and(request.clone()).then(maintenance::rebuild).map(answer);
-    let verifications =
-        at("verifications").and(end()).and(request.clone()).then(maintenance::verifications).map(answer);
-    let verification = at("verifications").and(rest()).and(request.clone()).then(maintenance::verification).map(answer);
-    let quarantine = at("quarantine").and(end()).and(request.clone()).then(maintenance::quarantine).map(answer);
-    let maintenance =
-        rebuilds.or(rebuild).unify().or(verifications).unify().or(verification).unify().or(quarantine).unify();
-    let health = at("health").and(end()).and(request.clone()).then(health::health).map(answer);
-    let live = at("health").and(path("live")).and(end()).and(request).then(health::live).map(answer);
+async fn respond(path: Tail, app: Arc<App>, call: Call) -> Response {
+    answer(match find(path.as_str()) {
+        Some((Route { handler: Handler::At(handler), .. }, _)) => handler(app, call).await,
+        Some((Route { handler: Handler::Below(handler), .. }, rest)) => handler(rest.to_owned(), app, call).await,
+        None => Err(ApiError::NoSuchPath),
+    })
+}
 
-    ingest
-        .or(jobs)
-        .unify()
-        .or(job)
-        .unify()
-        .or(events)
-        .unify()
-        .or(session)
-        .unify()
-        .or(connections)
-        .unify()
-        .or(connection)
-        .unify()
-        .or(export)
-        .unify()
-        .or(import)
-        .unify()
-        .or(maintenance)
-        .unify()
-        .or(health)
-        .unify()
-        .or(live)
-        .unify()
-        .recover(errors::recover)
-        .unify()
+/// The route of a path below `/api`, and what is left of the path.
+fn find(path: &str) -> Option<(&'static Route, &str)> {
+    let whole = path.strip_suffix('/').unwrap_or(path);
+    let at = |route: &&Route| matches!(route.handler, Handler::At(_)) && route.path == whole;
+    if let Some(route) = ROUTES.iter().find(at) {
+        return Some((route, ""));
+    }
+    let (name, rest) = path.split_once('/')?;
+    let below = |route: &&Route| matches!(route.handler, Handler::Below(_)) && route.path == name;
+    ROUTES.iter().find(below).map(|route| (route, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a path of the document leads.
+    fn leads(path: &str) -> &'static str {
+        let below = path.strip_prefix("/api/").unwrap_or_else(|| panic!("{path} is not below /api"));
+        let (route, _) = find(below).unwrap_or_else(|| panic!("{path} is described and leads nowhere"));
+        route.path
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        for route in ROUTES {
+            let is_below = matches!(route.handler, Handler::Below(_));
+            let described = openapi::all().any(|operation| {
+                let has_rest = operation.path.len() > "/api/".len() + route.path.len();
+                leads(operation.path) == route.path && has_rest == is_below
+            });
+            assert!(described, "/api/{} is not described", route.path);
+        }
+        for operation in openapi::all() {
+            assert!(operation.path.contains(leads(operation.path)));
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_path_means_nothing_but_of_an_id_it_is_a_part() {
+        let found = |path: &str| find(path).map(|(route, rest)| (route.path, rest.to_owned()));
+        assert_eq!(found("jobs"), found("jobs/"));
+        assert_eq!(found("health/live/"), Some(("health/live", String::new())));
+        assert_eq!(found("jobs/a/b/"), Some(("jobs", "a/b/".to_owned())));
+        assert_eq!(found("jobs//"), Some(("jobs", "/".to_owned())));
+        for nothing in ["", "/", "/jobs", "job", "health/x", "ingest/x"] {
+            assert_eq!(found(nothing), None, "{nothing}");
+        }
+    }
 }

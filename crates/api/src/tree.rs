@@ -7,18 +7,34 @@ use std::collections::{HashMap, HashSet};
 
 use projection::Record;
 use proto_events::JobState;
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 use views::{Reader, ViewError};
+use warp::http::StatusCode;
 
+use crate::jobs::{IN_PATH, ONE_ERRORS};
+use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_HEADERS};
+use crate::params;
 use crate::times::Millis;
 
 /// Jobs of one workflow that are shown, those first that stand first in the log.
 const MOST: usize = 1_000;
 
+pub(crate) const OPERATIONS: &[Operation] = &[Operation {
+    about: "Parents come before their children. A parent that nothing is known of is shown with `known` false; at most \
+            1,000 jobs are shown, those first that stand first in the log.",
+    in_path: IN_PATH,
+    query: params::READ,
+    answers: &[Answer::json::<Tree>(StatusCode::OK, "The workflow.").with(READ_HEADERS), NOT_MODIFIED],
+    errors: ONE_ERRORS,
+    ..Operation::get("/api/jobs/{id}/tree", "getTree", "jobs", "The workflow that a job belongs to", Access::Reader)
+}];
+
 /// A workflow.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobTree")]
 pub(crate) struct Tree {
     /// The job that began it.
     root_id: Uuid,
@@ -31,8 +47,9 @@ pub(crate) struct Tree {
 }
 
 /// A job of a workflow.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "TreeNode")]
 struct Node {
     id: Uuid,
     /// How many jobs are above it.

@@ -11,6 +11,7 @@ use crate::json::JsonText;
 
 /// Everything that is known of one job: a function of the set of its events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// UUIDv5 of the connection and the external id.
@@ -26,25 +27,31 @@ pub struct Record {
     /// The queue; only a publisher's event tells it.
     pub queue: Option<String>,
     /// Labels of the user, an object.
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     pub tags: JsonText,
     /// The state now.
     pub state: JobState,
     /// Since when: the time of the last entry of the history.
     #[serde(with = "millis")]
+    #[cfg_attr(feature = "schema", schemars(with = "millis::Shown"))]
     pub state_changed_at: Timestamp,
     /// The state before, null while there was none.
     pub previous_state: Option<JobState>,
     /// The earliest evidence.
     #[serde(with = "millis")]
+    #[cfg_attr(feature = "schema", schemars(with = "millis::Shown"))]
     pub created_at: Timestamp,
     /// The ETA of the attempt shown.
     #[serde(with = "millis_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<millis::Shown>"))]
     pub scheduled_for: Option<Timestamp>,
     /// Start of the execution shown.
     #[serde(with = "millis_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<millis::Shown>"))]
     pub started_at: Option<Timestamp>,
     /// End of the execution shown, or of the job where it ended without one.
     #[serde(with = "millis_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<millis::Shown>"))]
     pub completed_at: Option<Timestamp>,
     /// `completedAt` minus `startedAt` as shown, in milliseconds; the reported runtime where no start is known.
     pub duration_ms: Option<u64>,
@@ -71,6 +78,7 @@ pub struct Record {
     /// The first job of the workflow.
     pub root_id: Option<Uuid>,
     /// Whatever else the framework said, an object.
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     pub extensions: JsonText,
     /// Every change of state, in order.
     pub state_history: Vec<Transition>,
@@ -84,17 +92,20 @@ pub struct Record {
 
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Transition {
     /// The state entered.
     pub state: JobState,
     /// When.
     #[serde(with = "millis")]
+    #[cfg_attr(feature = "schema", schemars(with = "millis::Shown"))]
     pub timestamp: Timestamp,
 }
 
 /// One run of the job's code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// The try that it belongs to, from 1.
@@ -105,9 +116,11 @@ pub struct Execution {
     pub pid: Option<i64>,
     /// When it began.
     #[serde(with = "millis_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<millis::Shown>"))]
     pub started_at: Option<Timestamp>,
     /// When it ended.
     #[serde(with = "millis_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<millis::Shown>"))]
     pub completed_at: Option<Timestamp>,
     /// How it ended; null while it runs.
     pub outcome: Option<Outcome>,
@@ -117,6 +130,7 @@ pub struct Execution {
 
 /// How an execution ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It returned.
@@ -150,6 +164,25 @@ pub(crate) mod millis {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         Timestamp::deserialize(deserializer)
+    }
+
+    /// The schema of a time as it is shown.
+    #[cfg(feature = "schema")]
+    pub(crate) struct Shown;
+
+    #[cfg(feature = "schema")]
+    impl schemars::JsonSchema for Shown {
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Millis".into()
+        }
+
+        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            proto_events::time::millis_schema()
+        }
     }
 }
 

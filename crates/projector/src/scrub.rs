@@ -34,6 +34,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What scrubbing does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScrubState {
     /// It was not asked for.
@@ -46,6 +47,7 @@ pub enum ScrubState {
 
 /// What the last comparison said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScrubResult {
     /// The views are those of a fresh replay.
@@ -56,6 +58,7 @@ pub enum ScrubResult {
 
 /// Scrubbing, as it is told. All but the state is null until the views that serve were compared once.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ScrubStatus {
     /// What it does.

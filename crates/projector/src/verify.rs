@@ -26,6 +26,7 @@ const APPLIED: Duration = Duration::from_secs(5);
 
 /// What came of comparing the views with a fresh replay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "VerificationVerdict"))]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// Whether they are the same.
@@ -44,6 +45,7 @@ pub struct Verdict {
 
 /// A job of which the views show something else than a fresh replay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// The job.
@@ -56,6 +58,7 @@ pub struct Difference {
 
 /// A field of a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FieldDifference {
     /// Its name.
@@ -190,6 +193,7 @@ async fn first_message(log: &EventLog) -> Result<u64, PassError> {
 
 /// What a verification does, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VerificationState {
     /// The log is read, folded and compared.
@@ -202,6 +206,7 @@ pub enum VerificationState {
 
 /// A verification, as it is told.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VerificationStatus {
     /// Its id.

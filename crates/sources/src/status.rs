@@ -9,6 +9,7 @@ use serde::Serialize;
 
 /// How a source is.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// The source's name.
@@ -50,6 +51,7 @@ pub struct SourceStatus {
 
 /// Whether a source hears its broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "SourceLink"))]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
     /// The first attempt is under way.

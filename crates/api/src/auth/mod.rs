@@ -7,6 +7,7 @@ mod throttle;
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use warp::http::{HeaderMap, header};
 
@@ -120,6 +121,20 @@ fn session_cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .filter_map(|(name, value)| (name == cookie::NAME).then_some(value))
+}
+
+/// The ways to show who one is, as the API's document names them.
+pub(crate) fn schemes() -> Value {
+    let bearer = |about: &str| json!({ "type": "http", "scheme": "bearer", "description": about });
+    json!({
+        "session": {
+            "type": "apiKey", "in": "cookie", "name": cookie::NAME,
+            "description": "What `POST /api/session` sets for the admin password.",
+        },
+        "adminToken": bearer("What the server writes into `admin.json` of its data directory at each start."),
+        "readKey": bearer("A key that may read and nothing else."),
+        "ingestKey": bearer("The API key of a connection; shown once, when the connection is made."),
+    })
 }
 
 fn seconds_since_epoch() -> u64 {

@@ -7,16 +7,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use event_log::{EventLog, Fence, Known, LogError, LogInfo, LogMessage, ReadError, Reader};
 use proto_events::Timestamp;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
-use warp::http::{HeaderValue, Method, header};
+use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::{Reply as _, Response};
 
+use super::NDJSON;
 use super::format::{Bound, Header, Trailer, line_of, write_message};
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::Call;
-use crate::params::{pairs, parsed, unknown};
+use crate::operation::{Access, Answer, Operation};
+use crate::params::kinds::{Flag, Integer, Kind, SAFE_INTEGER, Text, Time};
+use crate::params::{Asked, Defaulted, Param};
 
 /// Pieces of a few megabytes that wait for the client; the log is read on only when there is room.
 const WAITING: usize = 2;
@@ -25,8 +29,44 @@ const LOG_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether there is still something to wait for.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// One end of the range.
+struct Edge;
+
+impl Kind for Edge {
+    type Value = Bound;
+
+    fn read(&self, text: &str) -> Result<Bound, String> {
+        let bound = POSITION.read(text).map(Bound::Sequence).or_else(|_| Time.read(text).map(Bound::Time));
+        bound.map_err(|_| "must be a log position or a time in RFC 3339".to_owned())
+    }
+
+    fn schema(&self) -> Value {
+        json!({ "anyOf": [POSITION.schema(), Time.schema()] })
+    }
+}
+
+const POSITION: Integer = Integer::between(0, SAFE_INTEGER);
+const FROM: Param<Edge> = Param::new("from", Edge, "The first position, or the earliest time of publishing.");
+const TO: Param<Edge> = Param::new("to", Edge, "The last position, or the time of publishing before which it ends.");
+const CONNECTION: Param<Text> = Param::new("connection", Text::of(1, 255), "Only of this connection, by name or id.");
+const KEYS: Defaulted<Flag> = Param::new("keys", Flag, "With the hashes of the connections' keys.").or(true);
+const AFTER: Defaulted<Integer> =
+    Param::new("after", POSITION, "To take up an export that ended early: the last position that is there already.")
+        .or(0);
+const LAST: Param<Integer> = Param::new("last", POSITION, "Likewise: the last position that was to be in it.");
+
+const PARAMS: crate::params::Params = &[&FROM, &TO, &CONNECTION, &KEYS, &AFTER, &LAST];
+
+pub(super) const OPERATION: Operation = Operation {
+    about: "JSON lines: a header, a line for each message, and an end by which the whole can be checked.",
+    query: PARAMS,
+    answers: &[Answer::of::<String>(StatusCode::OK, "The log.", NDJSON)],
+    errors: &[StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::SERVICE_UNAVAILABLE],
+    ..Operation::get("/api/export", "exportLog", "backup", "The log, or a part of it", Access::Admin)
+};
+
 /// What is asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Params {
     from: Option<Bound>,
     to: Option<Bound>,
@@ -40,20 +80,15 @@ struct Params {
 
 impl Params {
     fn parse(raw: &str) -> Result<Self, ApiError> {
-        let mut params = Self { keys: true, ..Self::default() };
-        let bound = |name: &str, value: &str| parsed(name, value, "must be a log position or a time in RFC 3339");
-        for (name, value) in pairs(raw)? {
-            match name.as_str() {
-                "from" => params.from = Some(bound("from", &value)?),
-                "to" => params.to = Some(bound("to", &value)?),
-                "connection" => params.connection = Some(value),
-                "keys" => params.keys = parsed("keys", &value, "must be true or false")?,
-                "after" => params.after = parsed("after", &value, "must be a log position")?,
-                "last" => params.last = Some(parsed("last", &value, "must be a log position")?),
-                _ => return Err(unknown(&name)),
-            }
-        }
-        Ok(params)
+        let asked = Asked::of(PARAMS, raw)?;
+        Ok(Self {
+            from: asked.get(&FROM),
+            to: asked.get(&TO),
+            connection: asked.get(&CONNECTION),
+            keys: asked.get_or(&KEYS),
+            after: asked.get_or(&AFTER),
+            last: asked.get(&LAST),
+        })
     }
 }
 
@@ -75,7 +110,7 @@ pub(crate) async fn export(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     tokio::spawn(Export::new(parts.log.clone(), header, params.after, pieces).run());
     let body = futures_util::stream::poll_fn(move |context| waiting.poll_recv(context));
     let mut response = warp::reply::stream(body).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     Ok(response)
 }
 

@@ -13,18 +13,22 @@ use bytes::{Bytes, BytesMut};
 use event_log::{AppendError, Appended, EventLog, Imported, KvError, LogInfo};
 use failpoints::{Point, hit};
 use proto_events::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::NDJSON;
 use super::export::log_info;
 use super::format::{Checker, FormatError, Header, Line, Message};
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, LOG_AWAY, LOG_FULL, wrong_method};
 use crate::http::{Call, json};
 use crate::maintenance::Maintenance;
-use crate::params::{pairs, parsed, unknown};
+use crate::operation::{self, Access, Body, Operation};
+use crate::params::kinds::Flag;
+use crate::params::{Asked, Defaulted, Param};
 
 /// Messages, and bytes of them, that may be on their way to the log unacknowledged.
 const IN_FLIGHT: usize = 512;
@@ -35,6 +39,33 @@ const REMEMBER_BYTES: usize = 8 << 20;
 const VIEWS_TIME: Duration = Duration::from_secs(5);
 /// A line may be so long, or twice as long as the largest message that the log takes.
 const LINE_BYTES: usize = 16 << 20;
+
+const MERGE: Defaulted<Flag> = Param::new("merge", Flag, "Take it in although the log holds jobs already.").or(false);
+const PART: Defaulted<Flag> = Param::new("part", Flag, "The end may be missing; more is to come.").or(false);
+const KEYS: Defaulted<Flag> = Param::new("keys", Flag, "The keys of its connections become good here.").or(true);
+
+const PARAMS: crate::params::Params = &[&MERGE, &PART, &KEYS];
+
+pub(super) const OPERATION: Operation = Operation {
+    method: "POST",
+    about: "Interrupted, it goes on where it was when the same export is sent again; it may come in parts, each with the \
+            first line before it. What is damaged is refused.",
+    query: PARAMS,
+    body: Some(Body {
+        required: true,
+        content_type: NDJSON,
+        schema: schemars::SchemaGenerator::subschema_for::<String>,
+    }),
+    answers: &[operation::Answer::json::<Answer>(StatusCode::OK, "What is taken in.")],
+    errors: &[
+        StatusCode::BAD_REQUEST,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::CONFLICT,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ],
+    ..Operation::get("/api/import", "importLog", "backup", "Takes in an export", Access::Admin)
+};
 
 /// What is asked for.
 struct Params {
@@ -48,17 +79,8 @@ struct Params {
 
 impl Params {
     fn parse(raw: &str) -> Result<Self, ApiError> {
-        let mut params = Self { merge: false, part: false, keys: true };
-        for (name, value) in pairs(raw)? {
-            let flag = match name.as_str() {
-                "merge" => &mut params.merge,
-                "part" => &mut params.part,
-                "keys" => &mut params.keys,
-                _ => return Err(unknown(&name)),
-            };
-            *flag = parsed(&name, &value, "must be true or false")?;
-        }
-        Ok(params)
+        let asked = Asked::of(PARAMS, raw)?;
+        Ok(Self { merge: asked.get_or(&MERGE), part: asked.get_or(&PART), keys: asked.get_or(&KEYS) })
     }
 }
 
@@ -101,7 +123,8 @@ fn not_kept(error: &KvError) -> ApiError {
 }
 
 /// How a connection of the export stands here.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ImportedConnection")]
 struct Known {
     id: Uuid,
     name: String,
@@ -110,13 +133,17 @@ struct Known {
     was: Option<String>,
 }
 
-#[derive(Serialize)]
+/// How far an export is taken in.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Imported")]
 struct Answer {
+    /// Of the export.
     id: Uuid,
     /// The messages of the export up to this position are in the log.
     sequence: u64,
     /// How many these are.
     messages: u64,
+    /// Whether that is all of it.
     complete: bool,
     connections: Vec<Known>,
 }

@@ -10,3 +10,9 @@ mod import;
 pub(crate) use export::export;
 pub use format::{Bound, Checker, FormatError, Header, Line, Message, Trailer, line_of};
 pub(crate) use import::import;
+
+use crate::operation::Operation;
+
+const NDJSON: &str = "application/x-ndjson";
+
+pub(crate) const OPERATIONS: &[Operation] = &[export::OPERATION, import::OPERATION];

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use projector::Frames;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use warp::http::{HeaderMap, HeaderValue, Method, header};
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::{Reply as _, Response};
 
 use self::feed::Feed;
@@ -25,6 +25,7 @@ use self::watched::Params;
 use crate::app::App;
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
+use crate::operation::{Access, Answer, Operation, READ_ERRORS};
 
 /// Streams that are open at once. They are connections like any other, and some of those are to be left.
 const STREAMS: usize = 1_000;
@@ -57,6 +58,17 @@ impl Streams {
         Arc::clone(&self.slots).try_acquire_owned().map_err(|_| TOO_MANY)
     }
 }
+
+pub(crate) const OPERATIONS: &[Operation] = &[Operation {
+    about: "Server-sent events: `job:state_change`, `worker:heartbeat`, `worker:state_change`, `queue:snapshot`, and \
+            `heartbeat` every 15 seconds; open until the client leaves. Each has an `id:`, and the last 100,000 can be gone \
+            on from; `resync` says that what followed the given id is not known any more, and `overflow`, as the last \
+            event, that the client was too slow.",
+    query: watched::PARAMS,
+    answers: &[Answer::of::<String>(StatusCode::OK, "The events.", "text/event-stream")],
+    errors: READ_ERRORS,
+    ..Operation::get("/api/events/stream", "streamEvents", "events", "What happens, as it happens", Access::Reader)
+}];
 
 pub(crate) async fn stream(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     if call.method != Method::GET {

@@ -1,11 +1,38 @@
 //! What a client wants to be told of.
 
 use projector::Happening;
+use proto_events::limits;
 use uuid::Uuid;
 
 use crate::errors::ApiError;
 use crate::jobs::job_ids;
-use crate::params::{pairs, parsed, unknown};
+use crate::params::jobs::{CONNECTION_ID, NAME, QUEUE};
+use crate::params::kinds::{Choice, Choices, Text};
+use crate::params::{self, Asked, Param};
+
+/// What frames are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Job,
+    Worker,
+    Queue,
+}
+
+const TYPES: Param<Choices<Type>> = Param::new(
+    "types",
+    Choices(Choice(&[("job", Type::Job), ("worker", Type::Worker), ("queue", Type::Queue)])),
+    "Only frames about these; without it, about all.",
+);
+const JOB_ID: Param<Text> =
+    Param::new("jobId", Text::of(1, limits::EXTERNAL_ID), "Only of this job, by Forebay's id or its framework's.");
+const LAST_EVENT_ID: Param<Text> = Param::new(
+    "lastEventId",
+    Text::of(0, 1_000),
+    "Goes on after the frame of this id, as the header `Last-Event-ID` does, which wins where both are given.",
+);
+
+/// Of `GET /api/events/stream`.
+pub(super) const PARAMS: params::Params = &[&CONNECTION_ID, &TYPES, &NAME, &QUEUE, &JOB_ID, &LAST_EVENT_ID];
 
 /// The query of a stream.
 #[derive(Debug)]
@@ -36,21 +63,16 @@ struct Kinds {
 impl Params {
     /// `connections` are those whose jobs an external id may mean.
     pub(super) fn parse(raw: &str, connections: &[Uuid]) -> Result<Self, ApiError> {
-        let mut params = Self { watched: Watched::default(), last_event_id: None };
-        let mut job = None;
-        for (name, value) in pairs(raw)? {
-            let watched = &mut params.watched;
-            match name.as_str() {
-                "connectionId" => watched.connection = Some(parsed("connectionId", &value, "must be a UUID")?),
-                "types" => watched.kinds = Some(Kinds::parse(&value)?),
-                "name" => watched.name = Some(value),
-                "queue" => watched.queue = Some(value),
-                "jobId" => job = Some(value),
-                "lastEventId" => params.last_event_id = Some(value).filter(|id| !id.is_empty()),
-                _ => return Err(unknown(&name)),
-            }
-        }
-        if let Some(job) = job {
+        let asked = Asked::of(PARAMS, raw)?;
+        let watched = Watched {
+            connection: asked.get(&CONNECTION_ID),
+            kinds: asked.get(&TYPES).map(|kinds| Kinds::of(&kinds)),
+            name: asked.get(&NAME),
+            queue: asked.get(&QUEUE),
+            jobs: None,
+        };
+        let mut params = Self { watched, last_event_id: asked.get(&LAST_EVENT_ID).filter(|id| !id.is_empty()) };
+        if let Some(job) = asked.get(&JOB_ID) {
             let connections = params.watched.connection.as_ref().map_or(connections, std::slice::from_ref);
             let jobs = job_ids(&job, connections);
             if jobs.is_empty() {
@@ -63,17 +85,12 @@ impl Params {
 }
 
 impl Kinds {
-    fn parse(list: &str) -> Result<Self, ApiError> {
-        let mut kinds = Self::default();
-        for kind in list.split(',') {
-            match kind {
-                "job" => kinds.job = true,
-                "worker" => kinds.worker = true,
-                "queue" => kinds.queue = true,
-                _ => return Err(ApiError::field("types", "must be a comma list of job, worker and queue")),
-            }
+    fn of(kinds: &[Type]) -> Self {
+        Self {
+            job: kinds.contains(&Type::Job),
+            worker: kinds.contains(&Type::Worker),
+            queue: kinds.contains(&Type::Queue),
         }
-        Ok(kinds)
     }
 }
 
@@ -126,6 +143,7 @@ mod tests {
             ("types=job,", "types"),
             ("types=job,%20worker", "types"),
             ("jobId=", "jobId"),
+            ("name=", "name"),
             (&long, "jobId"),
             ("name=a&name=b", "name"),
             ("job=1", "job"),
@@ -138,8 +156,8 @@ mod tests {
             };
             assert!(details.get(field).is_some(), "{raw}: {details}");
         }
-        let params = Params::parse("types=queue,job&lastEventId=&name=", &[]).unwrap();
+        let params = Params::parse("types=queue,job&lastEventId=&name=a", &[]).unwrap();
         assert_eq!(params.watched.kinds, Some(Kinds { job: true, worker: false, queue: true }));
-        assert_eq!((params.last_event_id, params.watched.name.as_deref()), (None, Some("")));
+        assert_eq!((params.last_event_id, params.watched.name.as_deref()), (None, Some("a")));
     }
 }

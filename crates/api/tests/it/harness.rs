@@ -1,4 +1,4 @@
-//! A real API on a free port, over a real nats-server.
+//! A real API on a free port, over a real nats-server. Every answer is compared with the API's own document.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::{AsSendBody, SendBody};
 use uuid::Uuid;
+
+use crate::spec::{Spec, Told};
 
 pub(crate) const CONNECTION: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
 pub(crate) const KEY: &str = "a key from the environment";
@@ -200,12 +202,23 @@ impl Call<'_> {
 
     fn send_as(self, body: impl AsSendBody) -> Answer {
         let uri = format!("http://{}{}", self.client.address, self.path);
-        let mut request = Request::builder().method(self.method).uri(uri);
+        let mut request = Request::builder().method(&self.method).uri(uri);
         *request.headers_mut().unwrap() = self.headers;
         let mut response = self.client.agent.run(request.body(body).unwrap()).unwrap();
         let bytes = response.body_mut().read_to_vec().unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body, bytes }
+        let answer = Answer { status: response.status().as_u16(), headers: response.headers().clone(), body, bytes };
+        let told = Told {
+            method: self.method.as_str(),
+            path: self.path.split('?').next().unwrap_or_default(),
+            status: answer.status,
+            headers: &answer.headers,
+            body: &answer.bytes,
+        };
+        if let Some(complaint) = Spec::of(&self.client.address).complaint(&told) {
+            panic!("{} {} is not answered as described: {complaint}", self.method, self.path);
+        }
+        answer
     }
 }
 

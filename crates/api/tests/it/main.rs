@@ -8,6 +8,7 @@
 
 mod auth;
 mod backup;
+mod conformance;
 mod connections;
 mod consistency;
 mod evidence;
@@ -17,4 +18,5 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod spec;
 mod stream;

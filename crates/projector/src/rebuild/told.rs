@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 /// What a rebuild does, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RebuildState {
     /// The log is read and folded.
@@ -40,6 +41,7 @@ pub enum From {
 
 /// A rebuild, as it is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RebuildStatus {
     /// Its id.

@@ -17,6 +17,7 @@ pub struct Places {
 
 /// The disk that the views are on, in bytes, as it was a moment ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DiskStatus {
     /// Its size.

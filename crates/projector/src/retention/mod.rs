@@ -37,6 +37,7 @@ const COUNT: Duration = Duration::from_secs(60);
 
 /// What retention does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RetentionState {
     /// It is not at work: no server runs, or it only just starts.
@@ -54,6 +55,7 @@ pub enum RetentionState {
 
 /// Retention, as it is told.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RetentionStatus {
     /// What it does.
@@ -74,6 +76,7 @@ pub struct RetentionStatus {
 
 /// What was forgotten last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LastTrim {
     /// When.
@@ -92,6 +95,7 @@ pub struct LastTrim {
 
 /// Why something goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "TrimCause"))]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It is older than asked for.
