@@ -16,6 +16,9 @@ pub(crate) const RETRY_AFTER_SECONDS: u64 = 2;
 /// What is to be stored cannot be.
 pub(crate) const LOG_AWAY: ApiError = ApiError::Unavailable("The log is not reachable.");
 
+/// Nothing can be answered yet.
+pub(crate) const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
+
 /// What is to be stored has no room.
 pub(crate) const LOG_FULL: ApiError =
     ApiError::Unavailable("The log is full: see GET /api/health for what can be done.");
@@ -38,6 +41,9 @@ pub enum ApiError {
     /// A read without a session.
     #[error("Authentication required.")]
     Unauthenticated,
+    /// A key that may only read, for something else.
+    #[error("This API key may only read.")]
+    ReadOnly,
     /// A log-in with the wrong password.
     #[error("Wrong password.")]
     WrongPassword,
@@ -137,7 +143,7 @@ impl ApiError {
             Self::Validation { .. } => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR", "api-errors"),
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "api-key"),
             Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "auth"),
-            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "FORBIDDEN", "auth"),
+            Self::ForeignOrigin | Self::ReadOnly => (StatusCode::FORBIDDEN, "FORBIDDEN", "auth"),
             Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
                 (StatusCode::NOT_FOUND, "NOT_FOUND", "api-errors")
             }

@@ -203,7 +203,7 @@ fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    app.auth.require(&call.headers)?;
+    app.auth.require(call)?;
     app.readable()
 }
 

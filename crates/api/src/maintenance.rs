@@ -145,7 +145,7 @@ fn sentence(error: &RebuildError) -> String {
 
 /// `GET` and `POST /api/rebuilds`.
 pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     match call.method {
         Method::GET => Ok(answer(StatusCode::OK, &json!({ "data": app.parts()?.maintenance.rebuilds.all() }))),
         Method::POST => {
@@ -177,7 +177,7 @@ const BODY_BYTES: usize = 1_024;
 
 /// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`, `DELETE /api/rebuilds/previous`.
 pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     // A body that is still on its way when the answer is there would cost the connection.
     call.drain().await;
     let rebuilds = &app.parts()?.maintenance.rebuilds;
@@ -205,7 +205,7 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Resu
 
 /// `POST /api/verifications`.
 pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     call.drain().await;
     if call.method != Method::POST {
         return Err(wrong_method(&call.method, "POST"));
@@ -216,7 +216,7 @@ pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Respo
 
 /// `GET` and `DELETE /api/verifications/{id}`.
 pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     let not_found = ApiError::NotFound("Verification not found.");
     let verifications = &app.parts()?.maintenance.verifications;
     let id = parsed(&id).ok_or(not_found.clone())?;
@@ -233,7 +233,7 @@ pub(crate) async fn verification(id: String, app: Arc<App>, call: Call) -> Resul
 
 /// `GET /api/quarantine`: the events of the log that could not be used.
 pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }

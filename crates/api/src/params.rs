@@ -73,6 +73,11 @@ pub(crate) fn read_params(raw: &str) -> Result<Wanted, ApiError> {
     Ok(asked)
 }
 
+/// Where nothing can be asked for.
+pub(crate) fn no_params(raw: &str) -> Result<(), ApiError> {
+    pairs(raw)?.first().map_or(Ok(()), |(name, _)| Err(unknown(name)))
+}
+
 pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
     let mut params = ListParams { query: Query { limit: 50, ..Query::default() }, wanted: Wanted::default() };
     for (name, value) in pairs(raw)? {

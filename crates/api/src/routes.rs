@@ -24,6 +24,9 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     let session = at("session").and(end()).and(request.clone()).then(session::session).map(answer);
     let connections = at("connections").and(end()).and(request.clone()).then(manage::connections).map(answer);
     let connection = at("connections").and(rest()).and(request.clone()).then(manage::connection).map(answer);
+    let keys = at("keys").and(end()).and(request.clone()).then(manage::keys).map(answer);
+    let key = at("keys").and(rest()).and(request.clone()).then(manage::key).map(answer);
+    let manage = connections.or(connection).unify().or(keys).unify().or(key).unify();
     let export = at("export").and(end()).and(request.clone()).then(backup::export).map(answer);
     let import = at("import").and(end()).and(request.clone()).then(backup::import).map(answer);
     let rebuilds = at("rebuilds").and(end()).and(request.clone()).then(maintenance::rebuilds).map(answer);
@@ -44,9 +47,7 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
         .unify()
         .or(session)
         .unify()
-        .or(connections)
-        .unify()
-        .or(connection)
+        .or(manage)
         .unify()
         .or(export)
         .unify()
