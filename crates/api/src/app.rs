@@ -12,7 +12,8 @@ use views::Reader;
 
 use crate::auth::Auth;
 use crate::connections::Connections;
-use crate::errors::ApiError;
+use crate::errors::{ApiError, STARTING};
+use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
 use crate::stream::Streams;
 
@@ -27,8 +28,10 @@ pub struct Parts {
     pub reader: Reader,
     /// For readiness.
     pub projector: Handle,
-    /// For keys.
+    /// For keys of those who send.
     pub connections: Arc<Connections>,
+    /// For keys of those who read.
+    pub keys: Arc<ReadKeys>,
     /// For health.
     pub sources: Sources,
     /// For rebuilding and verifying the views.
@@ -66,8 +69,6 @@ pub(crate) const BODY_UNIT: usize = 64 * 1_024;
 /// Each may hold many megabytes.
 const EVIDENCE_AT_ONCE: usize = 4;
 
-const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
-
 /// How far the views are on their way to the end of the log.
 fn progress(parts: &Parts) -> Value {
     if let Some(rebuild) = parts.maintenance.upgrade().and_then(|filling| filling.rebuild) {
@@ -99,6 +100,7 @@ impl App {
 
     /// Gives the API its parts; a second call changes nothing.
     pub fn attach(&self, parts: Parts) {
+        self.auth.know(Arc::clone(&parts.keys));
         let _ = self.parts.set(parts);
     }
 

@@ -1,29 +1,36 @@
 //! Connections: each is one sender with its own jobs and at most one API key. They live in the log's key-value bucket,
 //! so that every node knows them; each node keeps a copy in memory and follows the changes.
 //!
-//! Of a key only a keyed hash is stored. Keys that we make are long and random; one from the environment may be weaker,
-//! and there the bucket's own secret keeps tables of hashes made elsewhere from being of use. A connection that came
-//! from another bucket keeps that one's secret beside its hash, so that its key stays good.
+//! A connection is one entry of the bucket for all its life, and whatever changes it (its name, its key) is one write of
+//! that entry, which fails if it is not as it was read. So no crash can lose a connection or its key, or double it, and
+//! of two changes at once none is lost. That no two have the same name takes a second entry, the name's claim: it is
+//! taken before the name is, and confirmed after. A claim whose holder does not have the name is anybody's after a
+//! while: who was too slow finds at the confirmation that it lost, and takes back what it did.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use event_log::{Kv, KvChange, KvError};
+use event_log::{Kv, KvError};
 use proto_events::Timestamp;
-use rand::Rng as _;
-use rand::distr::Alphanumeric;
 use serde::{Deserialize, Serialize};
-use tokio::task::AbortHandle;
 use uuid::Uuid;
+
+use crate::hashed::{HashedKey, Secret, made_up};
+use crate::kept::{Kept, KeptError, Stored, key_of_name};
 
 /// The name of the connection that the configuration defines.
 pub const DEFAULT: &str = "default";
 
 const PREFIX: &str = "connections.";
-const SECRET: &str = "settings.key-secret";
+const NAMES: &str = "names.";
+const KEY_PREFIX: &str = "sk_live_";
 const NAME_CHARACTERS: usize = 255;
-const KEY_CHARACTERS: usize = 40;
+
+/// How long somebody else's claim of a name that nobody has is respected: who is alive has the name by then.
+const CLAIM_TIME: Duration = Duration::from_secs(1);
+const CLAIM_LOOK: Duration = Duration::from_millis(50);
 
 /// A connection, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,27 +42,38 @@ pub struct Connection {
     pub name: String,
     /// When it was made.
     pub created_at: Timestamp,
-    /// The keyed hash of its API key, in hex; none where nothing is sent over HTTP.
-    key_hash: Option<String>,
-    /// The secret that the hash was made with, in hex; none where it is the bucket's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key_secret: Option<String>,
+    /// Its API key; none where nothing is sent over HTTP.
+    #[serde(flatten)]
+    key: HashedKey,
+    /// Whether a server's configuration gives that key, and so would give it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    key_is_configured: bool,
 }
 
 impl Connection {
+    fn new(name: String, key: HashedKey) -> Self {
+        Self { id: Uuid::new_v4(), name, created_at: now(), key, key_is_configured: false }
+    }
+
     /// Whether it has an API key.
     pub fn has_key(&self) -> bool {
-        self.key_hash.is_some()
+        self.key.is_some()
     }
 
     /// The same without its key.
     #[must_use]
     pub fn without_key(self) -> Self {
-        Self { key_hash: None, key_secret: None, ..self }
+        Self { key: HashedKey::default(), key_is_configured: false, ..self }
+    }
+
+    /// Where it is stored. The default one has a place of its own, whichever its id; those that were made by earlier
+    /// versions stay where they are, by the hash of the name that they had first.
+    fn place(&self) -> String {
+        if self.name == DEFAULT { key_of_name(PREFIX, DEFAULT) } else { format!("{PREFIX}{}", self.id.simple()) }
     }
 }
 
-/// Why a connection cannot be made, found or deleted.
+/// Why a connection cannot be made, found or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -69,17 +87,22 @@ pub enum ConnectionError {
     #[error("There is no such connection.")]
     Unknown,
     /// The configuration would make it again.
-    #[error("The default connection belongs to the server's configuration and cannot be deleted.")]
+    #[error("The default connection and its name belong to the server's configuration: it is not renamed nor deleted.")]
     IsDefault,
-    /// The bucket holds something else than a connection or a secret where one should be.
-    #[error("the stored settings are damaged at {key}")]
-    Damaged {
-        /// Where.
-        key: String,
-    },
-    /// The bucket did not answer; try again.
+    /// The configuration would set it back.
+    #[error(
+        "The key of the default connection is given by the server's configuration (FOREBAY_API_KEY): change it there and restart the server."
+    )]
+    KeyIsConfigured,
+    /// The bucket holds something else than should be there, or did not answer.
     #[error(transparent)]
-    Store(#[from] KvError),
+    Kept(#[from] KeptError),
+}
+
+impl From<KvError> for ConnectionError {
+    fn from(error: KvError) -> Self {
+        Self::Kept(error.into())
+    }
 }
 
 /// The default connection, as the configuration gives it.
@@ -89,144 +112,166 @@ pub struct DefaultConnection {
     pub id: Option<Uuid>,
     /// Its API key.
     pub key: Option<String>,
+    /// Its API key where it has none yet and none is configured.
+    pub first_key: Option<String>,
 }
 
 /// All connections.
 pub struct Connections {
     kv: Kv,
-    secret: [u8; 32],
-    /// By their keys in the bucket. Never locked across an await.
-    known: RwLock<HashMap<String, Connection>>,
-    watcher: RwLock<Option<AbortHandle>>,
+    kept: Arc<Kept<Connection>>,
+    secret: Secret,
+    /// Whether this process's configuration gives the key of the default one.
+    key_is_configured: AtomicBool,
 }
 
-impl Drop for Connections {
-    fn drop(&mut self) {
-        if let Some(watcher) = self.watcher.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            watcher.abort();
-        }
-    }
+/// The right to take a name, until somebody else has it.
+struct Claim {
+    key: String,
+    holder: Uuid,
+    revision: u64,
 }
 
 impl Connections {
     /// Reads all connections and follows their changes from then on.
     pub async fn open(kv: Kv) -> Result<Arc<Self>, ConnectionError> {
-        let secret = secret(&kv).await?;
-        let mut known = HashMap::new();
-        for (key, value) in kv.entries().await? {
-            if let Some(connection) = decode(&key, &value) {
-                known.insert(key, connection);
-            }
-        }
-        let connections =
-            Arc::new(Self { kv: kv.clone(), secret, known: RwLock::new(known), watcher: RwLock::default() });
-        let watcher = tokio::spawn(follow(kv, Arc::downgrade(&connections))).abort_handle();
-        *connections.watcher.write().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
-        Ok(connections)
+        let secret = Secret::open(&kv).await?;
+        let kept = Kept::open(kv.clone(), PREFIX).await?;
+        Ok(Arc::new(Self { kv, kept, secret, key_is_configured: AtomicBool::new(false) }))
     }
 
     /// All of them, in the order of their making.
     pub fn list(&self) -> Vec<Connection> {
-        let mut all = self.read(|known| known.values().cloned().collect::<Vec<_>>());
+        let mut all: Vec<_> = self.kept.read(|known| known.map(|(_, connection)| connection.clone()).collect());
         all.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
         all
     }
 
     /// The ids of all of them.
     pub fn ids(&self) -> Vec<Uuid> {
-        self.read(|known| known.values().map(|connection| connection.id).collect())
+        self.kept.read(|known| known.map(|(_, connection)| connection.id).collect())
     }
 
     /// The connection that this API key belongs to. Where several have the same key, every node says the same one: that
     /// of the configuration, else the oldest.
     pub fn by_key(&self, key: &str) -> Option<Uuid> {
-        let ours = self.hash(key);
-        // Every hash is compared, and BLAKE3's comparison takes the same time wherever two differ.
-        let matches = |connection: &&Connection| {
-            let stored = connection.key_hash.as_deref().and_then(|stored| blake3::Hash::from_hex(stored).ok());
-            let hash = match &connection.key_secret {
-                None => Some(ours),
-                Some(secret) => secret_of(secret).map(|secret| blake3::keyed_hash(&secret, key.as_bytes())),
-            };
-            stored.is_some() && stored == hash
-        };
+        // Every one is compared.
+        let is_of = self.secret.is_of(key);
         let rank = |connection: &&Connection| (connection.name != DEFAULT, connection.created_at, connection.id);
-        self.read(|known| known.values().filter(matches).min_by_key(rank).map(|connection| connection.id))
+        self.kept.read(|known| {
+            let matching = known.map(|(_, connection)| connection).filter(|connection| is_of(&connection.key));
+            matching.min_by_key(rank).map(|connection| connection.id)
+        })
     }
 
     /// The connection of this name or id.
     pub fn find(&self, name_or_id: &str) -> Option<Connection> {
-        let id = Uuid::try_parse(name_or_id).ok();
-        let wanted = |connection: &&Connection| connection.name == name_or_id || Some(connection.id) == id;
-        self.read(|known| known.values().find(wanted).cloned())
+        self.placed(name_or_id).ok().map(|(_, connection)| connection)
     }
 
     /// Makes a connection; the text is its API key, which nobody can be told again.
     pub async fn create(&self, name: &str) -> Result<(Connection, String), ConnectionError> {
-        let name = checked_name(name)?;
         let key = new_key();
-        let connection = Connection {
-            id: Uuid::new_v4(),
-            name: name.to_owned(),
-            created_at: now(),
-            key_hash: Some(self.hash(&key).to_string()),
-            key_secret: None,
-        };
-        self.store_new(&connection).await?;
+        let connection = Connection::new(checked_name(name)?, self.secret.hashed(&key));
+        self.add(&connection).await?;
         Ok((connection, key))
     }
 
     /// The connection of this name, made without an API key if there is none.
     pub async fn ensure(&self, name: &str) -> Result<Connection, ConnectionError> {
         let name = checked_name(name)?;
-        if let Some(connection) = self.find(name) {
+        if let Some(connection) = self.find(&name) {
             return Ok(connection);
         }
-        let name = name.to_owned();
-        let connection = Connection { id: Uuid::new_v4(), name, created_at: now(), key_hash: None, key_secret: None };
-        match self.store_new(&connection).await {
+        let connection = Connection::new(name, HashedKey::default());
+        match self.add(&connection).await {
             Ok(()) => Ok(connection),
             // Another node made it in this moment.
-            Err(ConnectionError::Taken(name)) => self.stored(&name).await?.ok_or(ConnectionError::Unknown),
+            Err(ConnectionError::Taken(name)) => {
+                let all = self.kept.refresh().await?;
+                all.into_iter().find(|connection| connection.name == name).ok_or(ConnectionError::Taken(name))
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Makes the default connection what the configuration says; what that leaves open stays as it is.
     pub async fn ensure_default(&self, wanted: &DefaultConnection) -> Result<Connection, ConnectionError> {
-        let stored = self.stored(DEFAULT).await?;
-        let (key_hash, key_secret) = match &wanted.key {
-            Some(key) => (Some(self.hash(key).to_string()), None),
-            None => stored.clone().map(|stored| (stored.key_hash, stored.key_secret)).unwrap_or_default(),
-        };
-        let connection = Connection {
-            id: wanted.id.or(stored.as_ref().map(|stored| stored.id)).unwrap_or_else(Uuid::new_v4),
-            name: DEFAULT.to_owned(),
-            created_at: stored.as_ref().map_or_else(now, |stored| stored.created_at),
-            key_hash,
-            key_secret,
-        };
-        match stored {
-            Some(stored) if stored == connection => {}
-            Some(stored) => {
-                self.keep_former_default(&stored, &connection).await?;
-                self.store(&connection).await?;
+        self.key_is_configured.store(wanted.key.is_some(), Ordering::Release);
+        let place = key_of_name(PREFIX, DEFAULT);
+        loop {
+            let stored = self.kept.get(&place).await?;
+            let connection = self.configured(wanted, stored.as_ref().map(|stored| &stored.value));
+            let done = match stored {
+                Some(Stored { value, .. }) if value == connection => return Ok(connection),
+                Some(Stored { value, revision }) => {
+                    self.keep_former_default(&value, &connection).await?;
+                    self.kept.update(&place, &connection, revision).await
+                }
+                None => self.kept.create(&place, &connection).await,
+            };
+            match done {
+                Ok(()) => return Ok(connection),
+                // Another node was quicker.
+                Err(KvError::Exists { .. } | KvError::Changed { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            None => self.store_new(&connection).await?,
         }
-        Ok(connection)
+    }
+
+    /// Gives the connection of this name or id another name; its id, its key and its jobs stay.
+    pub async fn rename(&self, name_or_id: &str, name: &str) -> Result<Connection, ConnectionError> {
+        let name = checked_name(name)?;
+        let (place, known) = self.placed(name_or_id)?;
+        if known.name == DEFAULT || name == DEFAULT {
+            return Err(ConnectionError::IsDefault);
+        }
+        let Stored { value: former, .. } = self.kept.get(&place).await?.ok_or(ConnectionError::Unknown)?;
+        if former.name == name {
+            return Ok(former);
+        }
+        let claim = self.claim(&name, former.id).await?;
+        let renamed = self
+            .kept
+            .change(&place, |connection| Ok::<_, ConnectionError>(Connection { name: name.clone(), ..connection }));
+        let renamed = renamed.await?.ok_or(ConnectionError::Unknown)?;
+        if !self.confirm(&claim).await? {
+            let back = self.kept.change(&place, |connection| {
+                let name = if connection.name == name { former.name.clone() } else { connection.name };
+                Ok::<_, ConnectionError>(Connection { name, ..connection })
+            });
+            back.await?;
+            return Err(ConnectionError::Taken(name));
+        }
+        self.release(&former).await;
+        Ok(renamed)
+    }
+
+    /// Gives the connection of this name or id a new API key, which is the text; the old one is good for nothing from now
+    /// on.
+    pub async fn rotate(&self, name_or_id: &str) -> Result<(Connection, String), ConnectionError> {
+        let (place, known) = self.placed(name_or_id)?;
+        let given_here = known.name == DEFAULT && self.key_is_configured.load(Ordering::Acquire);
+        let key = new_key();
+        let hashed = self.secret.hashed(&key);
+        let rotated = self.kept.change(&place, |connection| {
+            if given_here || connection.key_is_configured {
+                return Err(ConnectionError::KeyIsConfigured);
+            }
+            Ok(Connection { key: hashed.clone(), ..connection })
+        });
+        Ok((rotated.await?.ok_or(ConnectionError::Unknown)?, key))
     }
 
     /// Deletes the connection of this name or id: its key is good for nothing from now on. Its jobs stay.
     pub async fn delete(&self, name_or_id: &str) -> Result<Connection, ConnectionError> {
-        let connection = self.find(name_or_id).ok_or(ConnectionError::Unknown)?;
-        if connection.name == DEFAULT {
+        let (place, known) = self.placed(name_or_id)?;
+        if known.name == DEFAULT {
             return Err(ConnectionError::IsDefault);
         }
-        let key = store_key(&connection.name);
-        self.kv.delete(&key).await?;
-        self.write(|known| known.remove(&key));
-        Ok(connection)
+        let deleted = self.kept.remove(&place).await?.ok_or(ConnectionError::Unknown)?;
+        self.release(&deleted).await;
+        Ok(deleted)
     }
 
     /// All of them, or this one alone, such that their keys are good in any bucket that takes them in.
@@ -234,9 +279,8 @@ impl Connections {
         let mut all = self.list();
         all.retain(|connection| only.is_none_or(|only| connection.id == only));
         for connection in &mut all {
-            if connection.key_hash.is_some() {
-                connection.key_secret.get_or_insert_with(|| blake3::Hash::from_bytes(self.secret).to_string());
-            }
+            connection.key = self.secret.exported(std::mem::take(&mut connection.key));
+            connection.key_is_configured = false;
         }
         all
     }
@@ -244,165 +288,167 @@ impl Connections {
     /// Takes in a connection of another bucket. One whose id is known stays as it is, but gets the key if it has none;
     /// a name that is taken gets the beginning of the id behind it. The answer is how it stands here.
     pub async fn import(&self, connection: Connection) -> Result<Connection, ConnectionError> {
-        let own_secret = connection.key_secret.as_deref().and_then(secret_of) == Some(self.secret);
-        let key_secret = connection.key_secret.clone().filter(|_| !own_secret);
-        let connection = Connection { key_secret, ..connection };
-        if let Some(known) = self.find(&connection.id.to_string()) {
+        let key = self.secret.imported(connection.key);
+        let name = checked_name(&connection.name)?;
+        let connection = Connection { key, name, key_is_configured: false, ..connection };
+        if let Ok((place, known)) = self.placed(&connection.id.to_string()) {
             if known.has_key() || !connection.has_key() {
                 return Ok(known);
             }
-            let Connection { key_hash, key_secret, .. } = connection;
-            let with_key = Connection { key_hash, key_secret, ..known };
-            self.store(&with_key).await?;
-            return Ok(with_key);
+            let with_key = self.kept.change(&place, |known| {
+                let key = if known.has_key() { known.key } else { connection.key.clone() };
+                Ok::<_, ConnectionError>(Connection { key, ..known })
+            });
+            return with_key.await?.ok_or(ConnectionError::Unknown);
         }
-        let name = checked_name(&connection.name)?.to_owned();
-        match self.store_new(&Connection { name: name.clone(), ..connection.clone() }).await {
-            Ok(()) => Ok(Connection { name, ..connection }),
-            Err(ConnectionError::Taken(_)) => {
+        match self.add(&connection).await {
+            Err(ConnectionError::Taken(name)) => {
                 let connection = Connection { name: with_id(&name, connection.id), ..connection };
-                self.store_new(&connection).await?;
+                self.add(&connection).await?;
                 Ok(connection)
             }
-            Err(error) => Err(error),
+            added => added.map(|()| connection),
+        }
+    }
+
+    /// The default connection as it should be.
+    fn configured(&self, wanted: &DefaultConnection, stored: Option<&Connection>) -> Connection {
+        let connection = stored.cloned().unwrap_or_else(|| Connection::new(DEFAULT.to_owned(), HashedKey::default()));
+        let first = wanted.first_key.as_ref().filter(|_| !connection.has_key());
+        let key = match wanted.key.as_ref().or(first) {
+            Some(key) => self.secret.hashed(key),
+            None => connection.key,
+        };
+        Connection {
+            id: wanted.id.unwrap_or(connection.id),
+            key,
+            key_is_configured: wanted.key.is_some(),
+            ..connection
         }
     }
 
     /// Where the configuration has given the default connection another id, the jobs of the former one stay readable
     /// under a name of its own, without a key.
     async fn keep_former_default(&self, former: &Connection, new: &Connection) -> Result<(), ConnectionError> {
-        if former.id == new.id {
+        let is_kept = |connection: &Connection| connection.id == former.id && connection.name != DEFAULT;
+        if former.id == new.id || self.kept.find(is_kept).is_some() {
             return Ok(());
         }
         let name = with_id(DEFAULT, former.id);
         tracing::info!(former = %former.id, new = %new.id, %name, "the default connection has a new id");
-        self.store(&Connection { name, ..former.clone().without_key() }).await
+        let kept = Connection { name, ..former.clone().without_key() };
+        match self.kept.create(&kept.place(), &kept).await {
+            Ok(()) | Err(KvError::Exists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// What the bucket holds now, which the copy may not know yet.
-    async fn stored(&self, name: &str) -> Result<Option<Connection>, ConnectionError> {
-        let key = store_key(name);
-        let Some(value) = self.kv.get(&key).await? else { return Ok(None) };
-        let connection = decode(&key, &value).ok_or(ConnectionError::Damaged { key: key.clone() })?;
-        self.write(|known| known.insert(key, connection.clone()));
-        Ok(Some(connection))
+    /// The connection of this name or id, and where it is stored.
+    fn placed(&self, name_or_id: &str) -> Result<(String, Connection), ConnectionError> {
+        let id = Uuid::try_parse(name_or_id).ok();
+        let wanted = |(_, connection): &(&str, &Connection)| connection.name == name_or_id || Some(connection.id) == id;
+        let found = self.kept.read(|known| {
+            // An id that the configuration gave to the default connection may have been another's.
+            let found = known.filter(wanted).min_by_key(|(_, connection)| connection.name != DEFAULT);
+            found.map(|(place, connection)| (place.to_owned(), connection.clone()))
+        });
+        found.ok_or(ConnectionError::Unknown)
     }
 
-    async fn store_new(&self, connection: &Connection) -> Result<(), ConnectionError> {
-        let key = store_key(&connection.name);
-        match self.kv.create(&key, encode(connection)).await {
+    /// Stores a new connection under a name that nobody else has.
+    async fn add(&self, connection: &Connection) -> Result<(), ConnectionError> {
+        let (name, place) = (&connection.name, connection.place());
+        // There is but one place for the default one, which is as good as a claim.
+        let claim = if name == DEFAULT { None } else { Some(self.claim(name, connection.id).await?) };
+        match self.kept.create(&place, connection).await {
             Ok(()) => {}
-            Err(KvError::Exists { .. }) => return Err(ConnectionError::Taken(connection.name.clone())),
+            Err(KvError::Exists { .. }) => return Err(ConnectionError::Taken(name.clone())),
             Err(error) => return Err(error.into()),
         }
-        self.write(|known| known.insert(key, connection.clone()));
+        if let Some(claim) = claim
+            && !self.confirm(&claim).await?
+        {
+            self.kept.remove(&place).await?;
+            return Err(ConnectionError::Taken(name.clone()));
+        }
         Ok(())
     }
 
-    async fn store(&self, connection: &Connection) -> Result<(), ConnectionError> {
-        let key = store_key(&connection.name);
-        self.kv.put(&key, encode(connection)).await?;
-        self.write(|known| known.insert(key, connection.clone()));
-        Ok(())
-    }
-
-    fn hash(&self, key: &str) -> blake3::Hash {
-        blake3::keyed_hash(&self.secret, key.as_bytes())
-    }
-
-    fn apply(&self, change: KvChange) {
-        match change {
-            KvChange::Put { key, value } => {
-                if let Some(connection) = decode(&key, &value) {
-                    self.write(|known| known.insert(key, connection));
-                }
+    /// Claims a name for this connection.
+    async fn claim(&self, name: &str, holder: Uuid) -> Result<Claim, ConnectionError> {
+        let (key, value) = (key_of_name(NAMES, name), Bytes::from(holder.to_string()));
+        let began = Instant::now();
+        loop {
+            // Before it is looked who has the name: whoever takes it after that look confirms a later claim than this.
+            let held = self.kv.entry(&key).await?;
+            let all = self.kept.refresh().await?;
+            if all.iter().any(|connection| connection.name == name && connection.id != holder) {
+                return Err(ConnectionError::Taken(name.to_owned()));
             }
-            KvChange::Deleted { key } => {
-                self.write(|known| known.remove(&key));
+            let claimed = match held {
+                None => self.kv.create(&key, value.clone()).await,
+                Some(held) if held.value == value || began.elapsed() > CLAIM_TIME => {
+                    self.kv.update(&key, value.clone(), held.revision).await
+                }
+                // It is about to take the name, or died before it did.
+                Some(_) => {
+                    tokio::time::sleep(CLAIM_LOOK).await;
+                    continue;
+                }
+            };
+            match claimed {
+                Ok(revision) => return Ok(Claim { key, holder, revision }),
+                Err(KvError::Exists { .. } | KvError::Changed { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
-    // A panic while the lock was held leaves a map that is whole, so it goes on being used.
-    fn read<T>(&self, of: impl FnOnce(&HashMap<String, Connection>) -> T) -> T {
-        of(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    /// Whether the claim held until now, when the name is taken: from here on everybody sees who has it.
+    async fn confirm(&self, claim: &Claim) -> Result<bool, ConnectionError> {
+        match self.kv.update(&claim.key, claim.holder.to_string().into(), claim.revision).await {
+            Ok(_) => Ok(true),
+            Err(KvError::Changed { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    fn write<T>(&self, change: impl FnOnce(&mut HashMap<String, Connection>) -> T) -> T {
-        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    /// Gives up the claim of a name that the connection has no more. Left behind it costs the next claim a second.
+    async fn release(&self, former: &Connection) {
+        let key = key_of_name(NAMES, &former.name);
+        if let Ok(Some(claim)) = self.kv.entry(&key).await
+            && claim.value == former.id.to_string()
+        {
+            let _ = self.kv.remove(&key, claim.revision).await;
+        }
     }
-}
-
-async fn follow(kv: Kv, connections: Weak<Connections>) {
-    let mut changes = kv.watch();
-    loop {
-        let change = changes.next().await;
-        let Some(connections) = connections.upgrade() else { return };
-        connections.apply(change);
-    }
-}
-
-/// The secret that keys are hashed with, made by the first node that needs it.
-async fn secret(kv: &Kv) -> Result<[u8; 32], ConnectionError> {
-    let made: [u8; 32] = rand::random();
-    match kv.create(SECRET, Bytes::copy_from_slice(&made)).await {
-        Ok(()) => return Ok(made),
-        Err(KvError::Exists { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let stored = kv.get(SECRET).await?;
-    let secret = stored.as_deref().and_then(|stored| stored.try_into().ok());
-    secret.ok_or_else(|| ConnectionError::Damaged { key: SECRET.to_owned() })
-}
-
-fn secret_of(text: &str) -> Option<[u8; 32]> {
-    blake3::Hash::from_hex(text).ok().map(|secret| *secret.as_bytes())
 }
 
 /// A name that is taken, made free with the beginning of an id.
-fn with_id(name: &str, id: Uuid) -> String {
+pub(crate) fn with_id(name: &str, id: Uuid) -> String {
     let id = id.simple().to_string();
     let name: String = name.chars().take(NAME_CHARACTERS - 9).collect();
     format!("{name}-{}", id.get(..8).unwrap_or_default())
 }
 
-/// Keys of the bucket take few characters, names take any.
-fn store_key(name: &str) -> String {
-    let hash = blake3::hash(name.as_bytes()).to_hex();
-    format!("{PREFIX}{}", &hash[..32])
+fn checked_name(name: &str) -> Result<String, ConnectionError> {
+    proper_name(name).ok_or(ConnectionError::BadName)
 }
 
-fn encode(connection: &Connection) -> Bytes {
-    serde_json::to_vec(connection).expect("a connection is plain texts").into()
-}
-
-fn decode(key: &str, value: &[u8]) -> Option<Connection> {
-    if !key.starts_with(PREFIX) {
-        return None;
-    }
-    match serde_json::from_slice(value) {
-        Ok(connection) => Some(connection),
-        Err(error) => {
-            tracing::error!(key, %error, "a stored connection cannot be read and is left out");
-            None
-        }
-    }
-}
-
-fn checked_name(name: &str) -> Result<&str, ConnectionError> {
+/// The name without blanks around it, if it is one.
+pub(crate) fn proper_name(name: &str) -> Option<String> {
     let name = name.trim();
     let length = name.chars().count();
     let good = (1..=NAME_CHARACTERS).contains(&length) && !name.contains(char::is_control);
-    if good && Uuid::try_parse(name).is_err() { Ok(name) } else { Err(ConnectionError::BadName) }
+    (good && Uuid::try_parse(name).is_err()).then(|| name.to_owned())
 }
 
-/// A new API key: random, too long to be guessed.
+/// A new API key of a connection.
 pub fn new_key() -> String {
-    let random = rand::rng().sample_iter(Alphanumeric).take(KEY_CHARACTERS).map(char::from);
-    format!("sk_live_{}", random.collect::<String>())
+    made_up(KEY_PREFIX)
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

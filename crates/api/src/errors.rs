@@ -17,6 +17,9 @@ pub(crate) const RETRY_AFTER_SECONDS: u64 = 2;
 /// What is to be stored cannot be.
 pub(crate) const LOG_AWAY: ApiError = ApiError::Unavailable("The log is not reachable.");
 
+/// Nothing can be answered yet.
+pub(crate) const STARTING: ApiError = ApiError::Unavailable("The server is starting.");
+
 /// What is to be stored has no room.
 pub(crate) const LOG_FULL: ApiError =
     ApiError::Unavailable("The log is full: see GET /api/health for what can be done.");
@@ -39,6 +42,9 @@ pub enum ApiError {
     /// A read without a session.
     #[error("Authentication required.")]
     Unauthenticated,
+    /// A key that may only read, for something else.
+    #[error("This API key may only read.")]
+    ReadOnly,
     /// A log-in with the wrong password.
     #[error("Wrong password.")]
     WrongPassword,
@@ -165,7 +171,7 @@ impl ApiError {
             Self::Validation { .. } => (StatusCode::BAD_REQUEST, Code::ValidationError, "api-errors"),
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "api-key"),
             Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "auth"),
-            Self::ForeignOrigin => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
+            Self::ForeignOrigin | Self::ReadOnly => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
             Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
                 (StatusCode::NOT_FOUND, Code::NotFound, "api-errors")
             }

@@ -271,7 +271,7 @@ pub(crate) fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiEr
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    app.auth.require(&call.headers)?;
+    app.auth.require(call)?;
     app.readable()
 }
 

@@ -11,8 +11,9 @@
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
-//! - [`Auth`], `session`: who may read
-//! - [`Connections`], `manage`: senders and their API keys
+//! - [`Auth`], `session`: who may do what
+//! - [`Connections`], [`ReadKeys`], `manage`: senders and their API keys, and API keys for those who read
+//! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
 //! - `health`: how everything is
@@ -21,6 +22,7 @@
 //! # Invariants
 //! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record
 //!   and those of the stream apart), and only after all that the log held at the start is applied.
+//! - A read key never changes anything: by the method of a request, in one place, and not by its handler.
 //! - The key of a request decides its connection, never its body.
 
 mod app;
@@ -32,10 +34,13 @@ mod errors;
 mod evidence;
 mod failures;
 mod figures;
+mod hashed;
 mod health;
 mod http;
 mod ingest;
 mod jobs;
+mod kept;
+pub mod keys;
 mod maintenance;
 mod manage;
 mod openapi;
@@ -54,5 +59,7 @@ pub use app::{App, Parts, Sources};
 pub use auth::{Auth, PasswordError};
 pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
 pub use errors::ApiError;
+pub use kept::KeptError;
+pub use keys::{KeyError, ReadKey, ReadKeys};
 pub use maintenance::Maintenance;
 pub use server::serve;

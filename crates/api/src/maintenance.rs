@@ -277,7 +277,7 @@ fn sentence(error: &RebuildError) -> String {
 
 /// `GET` and `POST /api/rebuilds`.
 pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     params::none(&call.query)?;
     match call.method {
         Method::GET => Ok(answer(StatusCode::OK, &RebuildList { data: app.parts()?.maintenance.rebuilds.all() })),
@@ -311,7 +311,7 @@ const BODY_BYTES: usize = 1_024;
 
 /// `GET` and `DELETE /api/rebuilds/{id}`, `POST /api/rebuilds/{id}/promote`, `DELETE /api/rebuilds/previous`.
 pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     // A body that is still on its way when the answer is there would cost the connection.
     call.drain().await;
     params::none(&call.query)?;
@@ -340,7 +340,7 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Resu
 
 /// `POST /api/verifications`.
 pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     call.drain().await;
     params::none(&call.query)?;
     if call.method != Method::POST {
@@ -352,7 +352,7 @@ pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Respo
 
 /// `GET` and `DELETE /api/verifications/{id}`.
 pub(crate) fn verification(id: &str, app: &App, call: &Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(call)?;
     params::none(&call.query)?;
     let not_found = ApiError::NotFound("Verification not found.");
     let verifications = &app.parts()?.maintenance.verifications;

@@ -1,9 +1,9 @@
-//! `/api/connections`: what the operator does with connections.
+//! `/api/connections` and `/api/keys`: what the operator does with connections and with read keys.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use proto_events::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,47 +16,66 @@ use crate::auth::refuse_foreign;
 use crate::connections::{Connection, ConnectionError};
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json as answer};
+use crate::kept::KeptError;
+use crate::keys::{KeyError, ReadKey};
 use crate::operation::{Access, Answer, Body, Operation};
 use crate::params::kinds::Text;
 use crate::params::{self, Param};
 
 const BODY_BYTES: usize = 16 * 1_024;
 
+const KEY_NOT_FOUND: ApiError = ApiError::NotFound("API key not found.");
+
 const NAME_OR_ID: Param<Text> = Param::new("name", Text::of(1, 255), "The name of the connection, or its id.");
+const KEY_NAME_OR_ID: Param<Text> = Param::new("name", Text::of(1, 255), "The name of the key, or its id.");
+
+/// What may go wrong with a change that has a body.
+const CHANGE_ERRORS: &[StatusCode] = &[
+    StatusCode::BAD_REQUEST,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::CONFLICT,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
+const LIST_ERRORS: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         answers: &[Answer::json::<Listed<'static>>(StatusCode::OK, "The connections, the oldest first.")],
-        errors: &[StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE],
+        errors: LIST_ERRORS,
         ..Operation::get("/api/connections", "listConnections", "connections", "All connections", Access::Reader)
     },
     Operation {
         method: "POST",
         about: "The answer is the only place where its API key is ever shown.",
-        body: Some(Body::json::<New>(true)),
+        body: Some(Body::json::<Named>(true)),
         answers: &[Answer::json::<Shown<'static>>(StatusCode::CREATED, "The connection and its key.")],
-        errors: &[
-            StatusCode::BAD_REQUEST,
-            StatusCode::FORBIDDEN,
-            StatusCode::REQUEST_TIMEOUT,
-            StatusCode::CONFLICT,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StatusCode::SERVICE_UNAVAILABLE,
-        ],
+        errors: CHANGE_ERRORS,
         ..Operation::get("/api/connections", "createConnection", "connections", "Makes a connection", Access::Operator)
+    },
+    Operation {
+        method: "PATCH",
+        about: "Its id, its key and its jobs stay what they are.",
+        in_path: &[&NAME_OR_ID],
+        body: Some(Body::json::<Named>(true)),
+        answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get(
+            "/api/connections/{name}",
+            "renameConnection",
+            "connections",
+            "Gives a connection another name",
+            Access::Operator,
+        )
     },
     Operation {
         method: "DELETE",
         about: "Its key is good for nothing from then on. Its jobs stay.",
         in_path: &[&NAME_OR_ID],
         answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection that is gone.")],
-        errors: &[
-            StatusCode::BAD_REQUEST,
-            StatusCode::FORBIDDEN,
-            StatusCode::NOT_FOUND,
-            StatusCode::CONFLICT,
-            StatusCode::SERVICE_UNAVAILABLE,
-        ],
+        errors: CHANGE_ERRORS,
         ..Operation::get(
             "/api/connections/{name}",
             "deleteConnection",
@@ -65,6 +84,43 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             Access::Operator,
         )
     },
+    Operation {
+        method: "POST",
+        about: "The former key is good for nothing from then on. The answer is the only place where the new one is ever \
+                shown.",
+        in_path: &[&NAME_OR_ID],
+        body: Some(Body::json::<Nothing>(false)),
+        answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection and its new key.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get(
+            "/api/connections/{name}/rotate",
+            "rotateConnection",
+            "connections",
+            "Gives a connection another key",
+            Access::Operator,
+        )
+    },
+    Operation {
+        answers: &[Answer::json::<ListedKeys<'static>>(StatusCode::OK, "The keys, the oldest first.")],
+        errors: LIST_ERRORS,
+        ..Operation::get("/api/keys", "listKeys", "keys", "All read keys", Access::Reader)
+    },
+    Operation {
+        method: "POST",
+        about: "Who has it may read all and change nothing. The answer is the only place where it is ever shown.",
+        body: Some(Body::json::<Named>(true)),
+        answers: &[Answer::json::<ShownKey<'static>>(StatusCode::CREATED, "The key.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get("/api/keys", "createKey", "keys", "Makes a read key", Access::Operator)
+    },
+    Operation {
+        method: "DELETE",
+        about: "It is good for nothing from then on.",
+        in_path: &[&KEY_NAME_OR_ID],
+        answers: &[Answer::json::<ShownKey<'static>>(StatusCode::OK, "The key that is gone.")],
+        errors: CHANGE_ERRORS,
+        ..Operation::get("/api/keys/{name}", "deleteKey", "keys", "Deletes a read key", Access::Operator)
+    },
 ];
 
 /// Connections.
@@ -72,6 +128,13 @@ pub(crate) const OPERATIONS: &[Operation] = &[
 #[schemars(rename = "ConnectionList")]
 struct Listed<'a> {
     data: Vec<Shown<'a>>,
+}
+
+/// Read keys.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "KeyList")]
+struct ListedKeys<'a> {
+    data: Vec<ShownKey<'a>>,
 }
 
 /// A connection, as it is shown.
@@ -94,15 +157,39 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(connection: &'a Connection, api_key: Option<&'a str>) -> Self {
-        let created_at = Timestamp::to_millis_text(connection.created_at);
-        let has_key = connection.has_key();
-        Self { id: connection.id, name: &connection.name, created_at, has_key, api_key }
+        let Connection { id, name, created_at, .. } = connection;
+        let created_at = created_at.to_millis_text();
+        Self { id: *id, name, created_at, has_key: connection.has_key(), api_key }
     }
 }
 
+/// A read key, as it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ReadKey")]
+struct ShownKey<'a> {
+    id: Uuid,
+    /// For people; unique.
+    name: &'a str,
+    /// When it was made.
+    #[schemars(extend("format" = "date-time"))]
+    created_at: String,
+    /// Only in the answer that makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+}
+
+impl<'a> ShownKey<'a> {
+    fn new(key: &'a ReadKey, api_key: Option<&'a str>) -> Self {
+        let ReadKey { id, name, created_at, .. } = key;
+        Self { id: *id, name, created_at: created_at.to_millis_text(), api_key }
+    }
+}
+
+/// A name.
 #[derive(Deserialize, JsonSchema)]
-#[schemars(rename = "NewConnection")]
-struct New {
+#[serde(deny_unknown_fields)]
+struct Named {
     /// 1 to 255 printable characters, and no UUID.
     #[schemars(length(min = 1, max = 255))]
     name: String,
@@ -111,35 +198,57 @@ struct New {
 impl From<ConnectionError> for ApiError {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::Taken(_) | ConnectionError::IsDefault => Self::Conflict(error.to_string()),
-            ConnectionError::BadName => {
-                Self::Validation { message: error.to_string(), details: Some(json!({ "name": error.to_string() })) }
+            ConnectionError::Taken(_) | ConnectionError::IsDefault | ConnectionError::KeyIsConfigured => {
+                Self::Conflict(error.to_string())
             }
+            ConnectionError::BadName => bad_name(&error),
             ConnectionError::Unknown => Self::ConnectionNotFound,
-            ConnectionError::Damaged { .. } => Self::internal(error),
-            ConnectionError::Store(error) => {
-                tracing::warn!(%error, "the connections could not be changed");
+            ConnectionError::Kept(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Taken(_) => Self::Conflict(error.to_string()),
+            KeyError::BadName => bad_name(&error),
+            KeyError::Unknown => KEY_NOT_FOUND,
+            KeyError::Kept(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeptError> for ApiError {
+    fn from(error: KeptError) -> Self {
+        match error {
+            KeptError::Damaged { .. } => Self::internal(error),
+            KeptError::Store(error) => {
+                tracing::warn!(%error, "connections and keys could not be read or changed");
                 LOG_AWAY
             }
         }
     }
 }
 
+fn bad_name(error: &dyn std::fmt::Display) -> ApiError {
+    let message = error.to_string();
+    ApiError::Validation { details: Some(json!({ "name": message })), message }
+}
+
+/// `GET` and `POST /api/connections`.
 pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     match call.method {
         Method::GET => {
-            app.auth.require(&call.headers)?;
+            app.auth.require(&call)?;
             params::none(&call.query)?;
             let all = app.parts()?.connections.list();
             let data = all.iter().map(|connection| Shown::new(connection, None)).collect();
             Ok(answer(StatusCode::OK, &Listed { data }))
         }
         Method::POST => {
-            app.auth.require(&call.headers)?;
-            refuse_foreign(&call.headers)?;
-            params::none(&call.query)?;
-            let new: New = call.json(BODY_BYTES, "an object with the text \"name\"").await?;
-            let (connection, key) = writable(&app)?.connections.create(&new.name).await?;
+            let parts = changeable(&app, &call)?;
+            let (connection, key) = parts.connections.create(&named(&mut call).await?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection made");
             Ok(answer(StatusCode::CREATED, &Shown::new(&connection, Some(&key))))
         }
@@ -147,20 +256,96 @@ pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Respons
     }
 }
 
-/// `name_or_id` is as it stands in the path: encoded.
-pub(crate) async fn connection(name_or_id: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+/// `PATCH` and `DELETE /api/connections/{id or name}`, `POST /api/connections/{id or name}/rotate`. The path is as it
+/// stands in the request: encoded. Only a name that ends in `/rotate` has to have its slash encoded.
+pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
+    let rotated = path.strip_suffix("/rotate");
+    let not_found = ApiError::ConnectionNotFound;
+    match (&call.method, rotated) {
+        (&Method::PATCH, _) => {
+            let parts = changeable(&app, &call)?;
+            let (which, name) = (decoded(&path).ok_or(not_found)?, named(&mut call).await?);
+            let connection = parts.connections.rename(&which, &name).await?;
+            tracing::info!(id = %connection.id, name = connection.name, former = %which, "connection renamed");
+            Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
+        }
+        (&Method::DELETE, _) => {
+            let parts = changeable(&app, &call)?;
+            let connection = parts.connections.delete(&decoded(&path).ok_or(not_found)?).await?;
+            tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
+            Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
+        }
+        (&Method::POST, Some(which)) => {
+            let parts = changeable(&app, &call)?;
+            nothing(&mut call).await?;
+            let (connection, key) = parts.connections.rotate(&decoded(which).ok_or(not_found)?).await?;
+            tracing::info!(id = %connection.id, name = connection.name, "connection has a new key");
+            Ok(answer(StatusCode::OK, &Shown::new(&connection, Some(&key))))
+        }
+        (method, Some(_)) => Err(wrong_method(method, "POST")),
+        (method, None) => Err(wrong_method(method, "PATCH, DELETE")),
+    }
+}
+
+/// `GET` and `POST /api/keys`.
+pub(crate) async fn keys(app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
+    match call.method {
+        Method::GET => {
+            app.auth.require(&call)?;
+            params::none(&call.query)?;
+            let all = app.parts()?.keys.list();
+            let data = all.iter().map(|key| ShownKey::new(key, None)).collect();
+            Ok(answer(StatusCode::OK, &ListedKeys { data }))
+        }
+        Method::POST => {
+            let parts = changeable(&app, &call)?;
+            let (made, key) = parts.keys.create(&named(&mut call).await?).await?;
+            tracing::info!(id = %made.id, name = made.name, "read key made");
+            Ok(answer(StatusCode::CREATED, &ShownKey::new(&made, Some(&key))))
+        }
+        _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
+    }
+}
+
+/// `DELETE /api/keys/{id or name}`.
+pub(crate) async fn key(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     if call.method != Method::DELETE {
         return Err(wrong_method(&call.method, "DELETE"));
     }
-    app.auth.require(&call.headers)?;
-    refuse_foreign(&call.headers)?;
-    params::none(&call.query)?;
-    let name_or_id = percent_decode_str(&name_or_id).decode_utf8().map_err(|_| ApiError::ConnectionNotFound)?;
-    let connection = writable(&app)?.connections.delete(&name_or_id).await?;
-    tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
-    Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
+    let parts = changeable(&app, &call)?;
+    let deleted = parts.keys.delete(&decoded(&path).ok_or(KEY_NOT_FOUND)?).await?;
+    tracing::info!(id = %deleted.id, name = deleted.name, "read key deleted");
+    Ok(answer(StatusCode::OK, &ShownKey::new(&deleted, None)))
 }
 
-fn writable(app: &App) -> Result<&Parts, ApiError> {
+/// The parts, if whoever asks may change something, and it can be stored.
+fn changeable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
+    app.auth.require(call)?;
+    refuse_foreign(&call.headers)?;
+    params::none(&call.query)?;
     app.parts().and_then(|parts| if parts.log.connected() { Ok(parts) } else { Err(LOG_AWAY) })
+}
+
+async fn named(call: &mut Call) -> Result<String, ApiError> {
+    let Named { name } = call.json(BODY_BYTES, "an object with the text \"name\" and nothing else").await?;
+    Ok(name)
+}
+
+/// An empty object.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What is asked for has no parameters.
+async fn nothing(call: &mut Call) -> Result<(), ApiError> {
+    let body = call.body(BODY_BYTES).await?;
+    if body.is_empty() || serde_json::from_slice::<Nothing>(&body).is_ok() {
+        return Ok(());
+    }
+    Err(ApiError::Validation { message: "The body must be empty or an empty object.".to_owned(), details: None })
+}
+
+/// What stands in a path; nothing has a name that is not UTF-8.
+fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(segment).decode_utf8().ok()
 }

@@ -52,7 +52,7 @@ struct Quarantined<'a> {
 
 /// `GET /api/quarantine`: the events of the log that could not be used.
 pub(crate) async fn quarantine(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }

@@ -49,6 +49,8 @@ const ROUTES: &[Route] = &[
     at("session", |app, call| Box::pin(session::session(app, call))),
     at("connections", |app, call| Box::pin(manage::connections(app, call))),
     below("connections", |path, app, call| Box::pin(manage::connection(path, app, call))),
+    at("keys", |app, call| Box::pin(manage::keys(app, call))),
+    below("keys", |path, app, call| Box::pin(manage::key(path, app, call))),
     at("export", |app, call| Box::pin(backup::export(app, call))),
     at("import", |app, call| Box::pin(backup::import(app, call))),
     at("rebuilds", |app, call| Box::pin(maintenance::rebuilds(app, call))),

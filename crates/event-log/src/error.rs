@@ -239,6 +239,12 @@ pub enum KvError {
         /// The key.
         key: String,
     },
+    /// Somebody has changed the key since it was read; read it again.
+    #[error("the key {key} was changed meanwhile")]
+    Changed {
+        /// The key.
+        key: String,
+    },
     /// The bucket takes letters, digits and `-/_=.` only.
     #[error("{key:?} is not a key that the bucket can hold")]
     InvalidKey {

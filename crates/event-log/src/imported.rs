@@ -55,7 +55,7 @@ impl Seal {
         }
         let made: [u8; 32] = rand::random();
         match kv.create(SECRET, Bytes::copy_from_slice(&made)).await {
-            Ok(()) => Ok(Self::of(&made)),
+            Ok(_) => Ok(Self::of(&made)),
             Err(KvError::Exists { .. }) => Ok(Self::of(&kv.get(SECRET).await.map_err(failed)?.unwrap_or_default())),
             Err(error) => Err(failed(error)),
         }

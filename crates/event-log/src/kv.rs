@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::kv::{
-    self, CreateErrorKind, EntryErrorKind, Operation, PutErrorKind, Store, UpdateErrorKind, Watch,
+    self, CreateErrorKind, EntryErrorKind, Operation, PutErrorKind, Store, UpdateError, UpdateErrorKind, Watch,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -19,20 +19,28 @@ pub struct Kv {
     link: Link,
 }
 
+/// A key as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvEntry {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+    /// The revision of the bucket that set it; each change of any key has a higher one.
+    pub revision: u64,
+}
+
 /// One change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvChange {
     /// It has this value now.
-    Put {
-        /// The key.
-        key: String,
-        /// Its value.
-        value: Bytes,
-    },
+    Put(KvEntry),
     /// It is gone.
     Deleted {
         /// The key.
         key: String,
+        /// The revision that removed it.
+        revision: u64,
     },
 }
 
@@ -43,11 +51,17 @@ impl Kv {
 
     /// The value of a key.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, KvError> {
+        Ok(self.entry(key).await?.map(|entry| entry.value))
+    }
+
+    /// The value of a key, and which revision set it.
+    pub async fn entry(&self, key: &str) -> Result<Option<KvEntry>, KvError> {
         let entry = within(self.store.entry(key)).await?.map_err(|error| match error.kind() {
             EntryErrorKind::InvalidKey => invalid(key),
             _ => unavailable(&error),
         })?;
-        Ok(entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.value))
+        let put = entry.filter(|entry| entry.operation == Operation::Put);
+        Ok(put.map(|kv::Entry { key, value, revision, .. }| KvEntry { key, value, revision }))
     }
 
     /// Sets a key.
@@ -59,35 +73,42 @@ impl Kv {
         })
     }
 
-    /// Sets a key that does not exist yet; of two nodes at once, one gets [`KvError::Exists`].
-    pub async fn create(&self, key: &str, value: Bytes) -> Result<(), KvError> {
+    /// Sets a key that does not exist yet; of two nodes at once, one gets [`KvError::Exists`]. The answer is the revision.
+    pub async fn create(&self, key: &str, value: Bytes) -> Result<u64, KvError> {
         let create = within(self.store.create(key, value)).await?;
-        create.map(|_| ()).map_err(|error| match error.kind() {
+        create.map_err(|error| match error.kind() {
             CreateErrorKind::AlreadyExists => KvError::Exists { key: key.to_owned() },
             CreateErrorKind::InvalidKey => invalid(key),
             _ => unavailable(&error),
         })
     }
 
+    /// Sets a key that stands as this revision left it, else gives [`KvError::Changed`]. The answer is the new revision.
+    pub async fn update(&self, key: &str, value: Bytes, revision: u64) -> Result<u64, KvError> {
+        let update = within(self.store.update(key, value, revision)).await?;
+        update.map_err(|error| not_updated(key, &error))
+    }
+
+    /// Removes a key that stands as this revision left it, else gives [`KvError::Changed`].
+    pub async fn remove(&self, key: &str, revision: u64) -> Result<(), KvError> {
+        let remove = within(self.store.delete_expect_revision(key, Some(revision))).await?;
+        remove.map_err(|error| not_updated(key, &error))
+    }
+
     /// Removes a key; one that does not exist is no error.
     pub async fn delete(&self, key: &str) -> Result<(), KvError> {
-        within(self.store.delete(key)).await?.map_err(|error| match error.kind() {
-            UpdateErrorKind::InvalidKey => invalid(key),
-            _ => unavailable(&error),
-        })
+        within(self.store.delete(key)).await?.map_err(|error| not_updated(key, &error))
     }
 
     /// All keys with their values, in the order of their last change.
-    pub async fn entries(&self) -> Result<Vec<(String, Bytes)>, KvError> {
+    pub async fn entries(&self) -> Result<Vec<KvEntry>, KvError> {
         let collect = async {
             let keys = self.store.keys().await.map_err(|error| unavailable(&error))?;
             let keys: Vec<String> = keys.try_collect().await.map_err(|error| unavailable(&error))?;
             let mut entries = Vec::with_capacity(keys.len());
             for key in keys {
                 // A key that went in between is simply not there.
-                if let Some(value) = self.get(&key).await? {
-                    entries.push((key, value));
-                }
+                entries.extend(self.entry(&key).await?);
             }
             Ok(entries)
         };
@@ -114,9 +135,10 @@ impl KvWatch {
     pub async fn next(&mut self) -> KvChange {
         loop {
             if let Some(entry) = self.entry().await {
-                return match entry.operation {
-                    Operation::Put => KvChange::Put { key: entry.key, value: entry.value },
-                    Operation::Delete | Operation::Purge => KvChange::Deleted { key: entry.key },
+                let kv::Entry { key, value, revision, operation, .. } = entry;
+                return match operation {
+                    Operation::Put => KvChange::Put(KvEntry { key, value, revision }),
+                    Operation::Delete | Operation::Purge => KvChange::Deleted { key, revision },
                 };
             }
         }
@@ -164,6 +186,14 @@ impl KvWatch {
 async fn within<T>(work: impl Future<Output = T>) -> Result<T, KvError> {
     let done = tokio::time::timeout(TIMEOUT, Box::pin(work)).await;
     done.map_err(|_| KvError::Unavailable { reason: format!("no answer within {} s", TIMEOUT.as_secs()) })
+}
+
+fn not_updated(key: &str, error: &UpdateError) -> KvError {
+    match error.kind() {
+        UpdateErrorKind::InvalidKey => invalid(key),
+        UpdateErrorKind::WrongLastRevision => KvError::Changed { key: key.to_owned() },
+        _ => unavailable(error),
+    }
 }
 
 fn invalid(key: &str) -> KvError {

@@ -38,7 +38,7 @@ pub use embedded::run_nats_helper;
 pub use error::{Anomaly, AppendError, KvError, LogError, OpenError, ReadError};
 pub use fence::{Fence, Known};
 pub use imported::Imported;
-pub use kv::{Kv, KvChange, KvWatch};
+pub use kv::{Kv, KvChange, KvEntry, KvWatch};
 pub use log::{Appended, EventLog, LogInfo};
 pub use message::LogMessage;
 pub use reader::{ReadBatch, Reader};

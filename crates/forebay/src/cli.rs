@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Manage connections: each is one sender with its own API key and its own jobs
     #[command(after_help = CONNECTION_HELP)]
     Connection(ConnectionArgs),
+    /// Manage read keys: API keys for scripts, which may read all and change nothing
+    #[command(after_help = KEY_HELP)]
+    Key(KeyArgs),
     /// Fold recorded events into job records, one JSON line each; needs no server
     #[command(after_help = FOLD_HELP)]
     Fold(FoldArgs),
@@ -117,8 +120,9 @@ const EXPORT_HELP: &str = "\
 The file is JSON lines: a header, the log's messages in order with their publish times, and a last line with a count and a
 checksum. It grows as FILE.part and gets its own name when it is whole; after an interruption the same command goes on
 where it stopped. Works beside a running server and without one, and covers what the log held when it began.
-The connections are in it with hashes of their API keys, so that after an import the keys are good as before. An export
-holds all that the jobs' events hold: arguments, results and errors.
+The connections and the read keys are in it with hashes of the keys, so that after an import the keys are good as before
+(an export of one connection alone has no read keys). An export holds all that the jobs' events hold: arguments, results
+and errors.
 
 Examples:
   forebay export backup.jsonl.zst
@@ -138,9 +142,24 @@ Examples:
 
 const CONNECTION_HELP: &str = "\
 Examples:
-  forebay connection create billing    # prints the new connection's id and its API key, once
+  forebay connection create billing            # prints the new connection's id and its API key, once
   forebay connection list --json
-  forebay connection delete billing    # its key stops working; its jobs stay";
+  forebay connection rename billing invoices   # its id, its key and its jobs stay
+  forebay connection rotate invoices           # prints a new API key, once; the old one stops working at once
+  forebay connection delete invoices           # its key stops working; its jobs stay
+
+The default connection keeps its name; its key can be rotated unless FOREBAY_API_KEY gives it. After renaming what
+--celery NAME=URL has made, change NAME there as well: at the next start it would make another connection.";
+
+const KEY_HELP: &str = "\
+A read key reads all that the dashboard's session reads, jobs of every connection, and is refused for everything else. Give
+each script its own, so that each can be deleted alone.
+
+Examples:
+  forebay key create grafana    # prints the key, once
+  curl -H 'Authorization: Bearer rk_live_…' 'http://127.0.0.1:8080/api/jobs?state=failed'
+  forebay key list --json
+  forebay key delete grafana    # it stops working at once";
 
 const FOLD_HELP: &str = "\
 Each line is an ingest batch {\"events\":[…]}, one ingest event, one of Celery's raw events, or a recorded message of its
@@ -213,7 +232,7 @@ pub(crate) struct ExportArgs {
     /// Only the events of this connection
     #[arg(long, value_name = "ID|NAME")]
     pub(crate) connection: Option<String>,
-    /// Leave out the hashes of the connections' API keys
+    /// Leave out the hashes of the connections' API keys, and the read keys
     #[arg(long)]
     pub(crate) no_keys: bool,
     #[command(flatten)]
@@ -227,7 +246,7 @@ pub(crate) struct ImportArgs {
     /// Import into a log that holds jobs already, beside them
     #[arg(long)]
     pub(crate) merge: bool,
-    /// Do not make the API keys of the export's connections good here
+    /// Do not make the API keys of the export's connections good here, nor its read keys
     #[arg(long)]
     pub(crate) no_keys: bool,
     #[command(flatten)]
@@ -247,24 +266,70 @@ pub(crate) enum ConnectionAction {
         /// A name for people, unique
         name: String,
         #[command(flatten)]
-        output: ConnectionOutput,
+        output: Output,
     },
     /// List the connections
     List {
         #[command(flatten)]
-        output: ConnectionOutput,
+        output: Output,
+    },
+    /// Give a connection another name: its id, its key and its jobs stay
+    Rename {
+        /// Its name or its id
+        connection: String,
+        /// The new name, unique
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a connection a new API key and print it, which is shown this once; the old one stops working
+    Rotate {
+        /// Its name or its id
+        connection: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Delete a connection: its key stops working, its jobs stay
     Delete {
         /// Its name or its id
         connection: String,
         #[command(flatten)]
-        output: ConnectionOutput,
+        output: Output,
     },
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct ConnectionOutput {
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) action: KeyAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum KeyAction {
+    /// Make a read key and print it, which is shown this once
+    Create {
+        /// A name for people, unique: what the key is for
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the read keys
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a read key: it stops working at once
+    Delete {
+        /// Its name or its id
+        key: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// How a command that manages something prints, and where.
+#[derive(Args, Debug)]
+pub(crate) struct Output {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -69,6 +69,10 @@ impl Client {
         self.send(Method::POST, path, body)
     }
 
+    pub(crate) fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(Method::PATCH, path, body)
+    }
+
     pub(crate) fn delete(&self, path: &str) -> anyhow::Result<Answer> {
         self.send(Method::DELETE, path, &Value::Null)
     }

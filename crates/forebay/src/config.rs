@@ -344,7 +344,7 @@ impl ServeConfig {
                     Most::Unlimited => "off".to_owned(),
                 },
             ),
-            ("api-key", from(self.api_key.is_some()).to_owned()),
+            ("api-key", if self.api_key.is_some() { "given" } else { "made up, or rotated since" }.to_owned()),
             ("admin-password", from(self.admin_password.is_some()).to_owned()),
         ];
         rows.iter().fold(String::new(), |mut text, (name, value)| {

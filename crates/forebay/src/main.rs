@@ -25,10 +25,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, RebuildArgs};
+use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs};
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, maintain, prepare};
+use crate::commands::{connection, events, export, fold, import, job, key, maintain, prepare};
 use crate::config::StackArgs;
 use crate::offline::{Missing, with_log, with_server};
 use crate::text::Paint;
@@ -97,6 +97,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print(&with_server(&config, Missing::Create, move |client| import::run(client, &args))?)
         }
         Command::Connection(args) => manage_connections(args),
+        Command::Key(args) => manage_keys(args),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;
             Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -151,12 +152,33 @@ fn maintain(
 fn manage_connections(args: ConnectionArgs) -> anyhow::Result<ExitCode> {
     let (output, missing) = match &args.action {
         ConnectionAction::Create { output, .. } => (output, Missing::Create),
-        ConnectionAction::List { output } | ConnectionAction::Delete { output, .. } => (output, Missing::Refuse),
+        ConnectionAction::List { output }
+        | ConnectionAction::Rename { output, .. }
+        | ConnectionAction::Rotate { output, .. }
+        | ConnectionAction::Delete { output, .. } => (output, Missing::Refuse),
     };
-    let config = output.stack.clone().resolve()?;
+    let stack = output.stack.clone();
+    manage(stack, missing, move |client, paint| connection::run(client, &args.action, paint))
+}
+
+fn manage_keys(args: KeyArgs) -> anyhow::Result<ExitCode> {
+    let (output, missing) = match &args.action {
+        KeyAction::Create { output, .. } => (output, Missing::Create),
+        KeyAction::List { output } | KeyAction::Delete { output, .. } => (output, Missing::Refuse),
+    };
+    let stack = output.stack.clone();
+    manage(stack, missing, move |client, paint| key::run(client, &args.action, paint))
+}
+
+fn manage(
+    stack: StackArgs,
+    missing: Missing,
+    work: impl FnOnce(&Client, Paint) -> anyhow::Result<String> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    let config = stack.resolve()?;
     logging::for_command(config.json_logs);
     let paint = Paint::for_stdout();
-    print(&with_server(&config, missing, move |client| connection::run(client, &args.action, paint))?)
+    print(&with_server(&config, missing, move |client| work(client, paint))?)
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {

@@ -153,6 +153,7 @@ async fn ensure_default(
 ) -> anyhow::Result<api::Connection> {
     let known = stack.connections.find(DEFAULT);
     let ours = known.as_ref().is_none_or(|known| Some(known.id) == credentials.connection_id);
+    forget_former_key(known.as_ref().filter(|_| ours), dir, credentials, stack)?;
     if config.api_key.is_none() && credentials.api_key.is_none() {
         if known.is_none() {
             let key = new_key();
@@ -162,13 +163,16 @@ async fn ensure_default(
             credentials.save(dir).context("cannot keep the credentials")?;
         } else {
             tracing::info!(
-                "the default connection keeps the API key that it was made with; FOREBAY_API_KEY sets another"
+                "the default connection keeps the API key that it has; FOREBAY_API_KEY or `forebay connection rotate default` sets another"
             );
         }
     }
     let kept_id = credentials.connection_id.filter(|_| known.is_none());
-    let kept_key = credentials.api_key.clone().filter(|_| ours);
-    let wanted = DefaultConnection { id: config.connection_id.or(kept_id), key: config.api_key.clone().or(kept_key) };
+    let wanted = DefaultConnection {
+        id: config.connection_id.or(kept_id),
+        key: config.api_key.clone(),
+        first_key: credentials.api_key.clone().filter(|_| ours),
+    };
     let default = stack.connections.ensure_default(&wanted).await?;
     if config.connection_id.is_none() && credentials.connection_id != Some(default.id) {
         announce("connection id", Some(&default.id.to_string()));
@@ -176,6 +180,22 @@ async fn ensure_default(
         credentials.save(dir).context("cannot keep the credentials")?;
     }
     Ok(default)
+}
+
+/// What was made up here and replaced since (`forebay connection rotate`) must not be good again, were the log lost and
+/// the connection made anew.
+fn forget_former_key(
+    ours: Option<&api::Connection>,
+    dir: &DataDir,
+    credentials: &mut Credentials,
+    stack: &Stack,
+) -> anyhow::Result<()> {
+    let Some(default) = ours.filter(|default| default.has_key()) else { return Ok(()) };
+    let is_good = |key: &String| stack.connections.by_key(key) == Some(default.id);
+    if credentials.api_key.take_if(|key| !is_good(key)).is_some() {
+        credentials.save(dir).context("cannot keep the credentials")?;
+    }
+    Ok(())
 }
 
 /// Writes now and then into the log that time passed: a replay has no clock, and what it says of jobs that were never

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use api::{App, Connections, Maintenance, Parts};
+use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
 use sources::redis::SourceHandle;
@@ -40,6 +40,7 @@ pub(crate) struct Care {
 pub(crate) struct Stack {
     pub(crate) log: EventLog,
     pub(crate) connections: Arc<Connections>,
+    keys: Arc<ReadKeys>,
     pub(crate) projector: projector::Handle,
     reader: views::Reader,
     generations: views::Generations,
@@ -57,6 +58,7 @@ impl Stack {
         let log = EventLog::open(server(config, dir.path())?).await?;
         dir.write(LOG_PLACE, &place).context("cannot write to the data directory")?;
         let connections = Connections::open(log.kv()).await?;
+        let keys = ReadKeys::open(log.kv()).await?;
         let views_dir = dir.path().join("views");
         let places = Places { log: config.nats.is_none().then(|| dir.path().join("nats")), views: views_dir.clone() };
         let (options, near) = (views_options(), nearness(&log));
@@ -82,7 +84,8 @@ impl Stack {
             }
         };
         let empty = Mutex::new(empty);
-        Ok(Self { log, connections, projector, reader, generations, places, empty, sources: Arc::default() })
+        let sources = Arc::default();
+        Ok(Self { log, connections, keys, projector, reader, generations, places, empty, sources })
     }
 
     /// Lets the API answer from these parts.
@@ -109,6 +112,7 @@ impl Stack {
             reader: self.reader.clone(),
             projector: self.projector.clone(),
             connections: Arc::clone(&self.connections),
+            keys: Arc::clone(&self.keys),
             sources: Arc::new(move || locked(sources.read()).iter().map(SourceHandle::status).collect()),
             maintenance,
             redact_args,

@@ -7,6 +7,7 @@
 )]
 
 mod lost;
+mod managed;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -354,29 +355,33 @@ fn what_was_not_configured_is_made_up_once_and_shown_once() {
     }
     let second = Server::start(dir.path(), &["--json-logs"], &[]);
     second.ingest(key);
+    let rotate = || -> Value {
+        serde_json::from_str(&printed(&run(dir.path(), &["connection", "rotate", "default", "--json"]))).unwrap()
+    };
+    let status = |server: &Server, key: &str| server.request("POST", "/api/ingest", key, &batch().to_string()).0;
+    let beside = rotate();
+    let beside = beside["apiKey"].as_str().unwrap();
+    assert_eq!((status(&second, key), status(&second, beside)), (401, 202), "at once");
     let said = second.greeting.clone() + &second.stop();
-    assert!(!said.contains(key) && !said.contains(password), "{said}");
-}
-
-#[test]
-fn connections_are_managed_beside_a_server_and_without_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let made = printed(&run(dir.path(), &["connection", "create", "billing", "--json"]));
-    let made: Value = serde_json::from_str(&made).unwrap();
-    let key = made["apiKey"].as_str().unwrap();
-    let server = Server::with_key(dir.path());
-    server.ingest(key);
-    let taken = complaint(&run(dir.path(), &["connection", "create", "billing"]));
-    assert_eq!(taken, "A connection named \"billing\" exists already");
-    let list = printed(&run(dir.path(), &["connection", "list"]));
-    assert!(list.contains("billing") && list.contains("default") && !list.contains(key), "{list}");
-    printed(&run(dir.path(), &["connection", "delete", "billing"]));
-    assert_eq!(server.request("POST", "/api/ingest", key, "{}").0, 401);
-    server.stop();
-    let list = printed(&run(dir.path(), &["connection", "list", "--json"]));
-    let names: Vec<Value> =
-        serde_json::from_str::<Vec<Value>>(&list).unwrap().iter().map(|it| it["name"].clone()).collect();
-    assert_eq!(names, ["default"]);
+    for secret in [key, password, beside] {
+        assert!(!said.contains(secret), "{said}");
+    }
+    let rotated = rotate();
+    let rotated = rotated["apiKey"].as_str().unwrap();
+    for _ in 0..2 {
+        let server = Server::start(dir.path(), &[], &[]);
+        let statuses = [key, beside, rotated].map(|key| status(&server, key));
+        assert_eq!(statuses, [401, 401, 202], "a restart puts no old key back");
+        server.stop();
+    }
+    let kept = std::fs::read_to_string(dir.path().join("credentials.json")).unwrap();
+    assert!(!kept.contains(key) && kept.contains(password), "{kept}");
+    let configured = Server::with_key(dir.path());
+    let refused = complaint(&run(dir.path(), &["connection", "rotate", "default"]));
+    assert!(refused.contains("FOREBAY_API_KEY"), "{refused}");
+    assert_eq!(status(&configured, KEY), 202);
+    configured.stop();
+    assert!(complaint(&run(dir.path(), &["connection", "rotate", "default"])).contains("FOREBAY_API_KEY"));
 }
 
 #[test]
@@ -470,6 +475,7 @@ fn every_command_teaches_and_a_wrong_one_is_usage() {
         vec!["export", "--help"],
         vec!["import", "--help"],
         vec!["connection", "--help"],
+        vec!["key", "--help"],
         vec!["fold", "--help"],
     ] {
         let help = printed(&forebay(&arguments).output().unwrap());

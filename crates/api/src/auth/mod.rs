@@ -1,33 +1,49 @@
-//! Who may read: the holder of the session cookie, or of the admin token that `serve` makes at each start.
+//! Who may do what. The operator may do everything: by the session cookie, or by the admin token that `serve` makes at
+//! each start. The holder of a read key may read.
 
 mod cookie;
 mod origin;
 mod throttle;
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-use warp::http::{HeaderMap, header};
+use warp::http::{HeaderMap, Method, header};
 
 use self::cookie::Signer;
 pub(crate) use self::origin::{over_tls, refuse_foreign};
 use self::throttle::Throttle;
-use crate::errors::ApiError;
+use crate::errors::{ApiError, STARTING};
+use crate::http::Call;
+use crate::keys::ReadKeys;
 
 /// Passwords beyond this many bytes are wrong without being hashed.
 const PASSWORD_BYTES: usize = 1_024;
 
-/// What is needed to tell the operator from everybody else.
+/// What is needed to tell who is who.
 pub struct Auth {
     salt: [u8; 16],
     password: [u8; 32],
     signer: Signer,
     admin_token: blake3::Hash,
+    /// Once they are read.
+    read_keys: OnceLock<Arc<ReadKeys>>,
     /// Held while a password is checked, so that no burst of parallel guesses slips past the count, and so that the
     /// memory argon2 takes is taken once.
     throttle: Mutex<Throttle>,
+}
+
+/// Whom a request comes from.
+enum Caller {
+    /// Who can read `admin.json`.
+    Admin,
+    /// Who has logged in.
+    Session,
+    /// Who holds a read key.
+    Reader,
 }
 
 /// The password cannot be hashed.
@@ -45,22 +61,49 @@ impl Auth {
             password: argon2id(password.as_bytes(), &salt)?,
             signer: Signer::new(secret, password),
             admin_token: blake3::hash(admin_token.as_bytes()),
+            read_keys: OnceLock::new(),
             throttle: Mutex::default(),
         })
     }
 
-    /// Lets the operator through, by bearer token or by cookie.
-    pub(crate) fn require(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.has_token(headers) || self.has_session(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+    /// Lets read keys through from now on; a second call changes nothing.
+    pub(crate) fn know(&self, keys: Arc<ReadKeys>) {
+        let _ = self.read_keys.set(keys);
     }
 
-    /// Lets the holder of the admin token through, and no session.
-    pub(crate) fn require_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.has_token(headers) { Ok(()) } else { Err(ApiError::Unauthenticated) }
+    /// Lets the operator through, and the holder of a read key where the request only reads. That is told by its method:
+    /// no handler says for itself who may do what it does.
+    pub(crate) fn require(&self, call: &Call) -> Result<(), ApiError> {
+        match self.caller(&call.headers)? {
+            Caller::Admin | Caller::Session => Ok(()),
+            Caller::Reader if call.method == Method::GET => Ok(()),
+            Caller::Reader => Err(ApiError::ReadOnly),
+        }
     }
 
-    fn has_token(&self, headers: &HeaderMap) -> bool {
-        bearer(headers).is_some_and(|token| blake3::hash(token.as_bytes()) == self.admin_token)
+    /// Lets the holder of the admin token through, and nobody else.
+    pub(crate) fn require_token(&self, call: &Call) -> Result<(), ApiError> {
+        match self.caller(&call.headers)? {
+            Caller::Admin => Ok(()),
+            Caller::Session => Err(ApiError::Unauthenticated),
+            Caller::Reader => Err(ApiError::ReadOnly),
+        }
+    }
+
+    /// Of several credentials the one that may do most counts.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let bearer = bearer(headers);
+        if bearer.is_some_and(|token| blake3::hash(token.as_bytes()) == self.admin_token) {
+            return Ok(Caller::Admin);
+        }
+        if self.has_session(headers) {
+            return Ok(Caller::Session);
+        }
+        match (bearer.filter(|key| ReadKeys::may_be(key)), self.read_keys.get()) {
+            (Some(key), Some(keys)) if keys.knows(key) => Ok(Caller::Reader),
+            (Some(_), None) => Err(STARTING),
+            _ => Err(ApiError::Unauthenticated),
+        }
     }
 
     fn has_session(&self, headers: &HeaderMap) -> bool {

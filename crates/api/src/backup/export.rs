@@ -96,7 +96,7 @@ pub(crate) async fn export(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    app.auth.require_token(&call.headers)?;
+    app.auth.require_token(&call)?;
     let params = Params::parse(&call.query)?;
     let parts = app.parts()?;
     // What is forgotten may still be there for a moment: an import of it must not know more than the views. Asked for
@@ -139,6 +139,9 @@ fn header_of(parts: &Parts, info: &LogInfo, params: &Params) -> Result<Header, A
     if !params.keys {
         connections = connections.into_iter().map(crate::Connection::without_key).collect();
     }
+    // Who may read all jobs is nothing that one connection brings with it.
+    let with_all = params.keys && connection.is_none();
+    let read_keys = if with_all { parts.keys.export() } else { Vec::new() };
     Ok(Header {
         first: info.first_sequence,
         last,
@@ -147,6 +150,7 @@ fn header_of(parts: &Parts, info: &LogInfo, params: &Params) -> Result<Header, A
         connection,
         keys: params.keys,
         connections,
+        read_keys,
         ..Header::new(info.created, now())
     })
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::connections::Connection;
+use crate::keys::ReadKey;
 
 /// What a header says it is.
 const FORMAT: &str = "forebay-export";
@@ -70,10 +71,13 @@ pub struct Header {
     pub to: Option<Bound>,
     /// The only connection in it, likewise.
     pub connection: Option<Uuid>,
-    /// Whether the connections' keys are good after an import.
+    /// Whether the keys are good after an import.
     pub keys: bool,
     /// The connections: their names, and hashes of their keys.
     pub connections: Vec<Connection>,
+    /// The read keys, as hashes; none in an export of one connection alone. Exports of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_keys: Vec<ReadKey>,
 }
 
 impl Header {
@@ -92,6 +96,7 @@ impl Header {
             connection: None,
             keys: true,
             connections: Vec::new(),
+            read_keys: Vec::new(),
         }
     }
 

@@ -73,7 +73,7 @@ struct Params {
     merge: bool,
     /// The end may be missing; more is to come.
     part: bool,
-    /// The keys of the connections become good here.
+    /// The keys of the connections and the read keys become good here.
     keys: bool,
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn import(app: Arc<App>, mut call: Call) -> Result<Response, Ap
 }
 
 async fn import_body(app: &App, call: &mut Call) -> Result<Answer, ApiError> {
-    app.auth.require_token(&call.headers)?;
+    app.auth.require_token(call)?;
     let params = Params::parse(&call.query)?;
     let parts = app.parts()?;
     let Ok(_only_one) = app.import.try_acquire() else {
@@ -172,7 +172,7 @@ async fn import_body(app: &App, call: &mut Call) -> Result<Answer, ApiError> {
     let first = lines.next().await?.unwrap_or_default();
     let Line::Header(header) = checker.line(&first)? else { return Err(FormatError::NoExport.into()) };
     let progress = begin(parts, &header, &params).await?;
-    let connections = take_connections(parts, &header, params.keys).await?;
+    let connections = take_connections_and_keys(parts, &header, params.keys).await?;
     let mut import = Import {
         log: &parts.log,
         maintenance: &parts.maintenance,
@@ -223,7 +223,7 @@ async fn holds_jobs(parts: &Parts, info: &LogInfo) -> Result<bool, ApiError> {
     Ok(parts.reader.counts(None).total() > 0 || parts.projector.status().quarantined > 0)
 }
 
-async fn take_connections(parts: &Parts, header: &Header, keys: bool) -> Result<Vec<Known>, ApiError> {
+async fn take_connections_and_keys(parts: &Parts, header: &Header, keys: bool) -> Result<Vec<Known>, ApiError> {
     let mut known = Vec::with_capacity(header.connections.len());
     for connection in header.connections.iter().cloned() {
         let name = connection.name.clone();
@@ -231,6 +231,9 @@ async fn take_connections(parts: &Parts, header: &Header, keys: bool) -> Result<
         let here = parts.connections.import(connection).await?;
         let was = (here.name != name).then_some(name);
         known.push(Known { id: here.id, name: here.name, was });
+    }
+    for key in header.read_keys.iter().filter(|_| keys).cloned() {
+        parts.keys.import(key).await?;
     }
     Ok(known)
 }

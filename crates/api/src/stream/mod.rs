@@ -74,7 +74,7 @@ pub(crate) async fn stream(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
-    app.auth.require(&call.headers)?;
+    app.auth.require(&call)?;
     let parts = app.readable()?;
     let params = Params::parse(&call.query, &parts.connections.ids())?;
     let slot = app.streams.slot()?;

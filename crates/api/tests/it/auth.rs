@@ -1,16 +1,23 @@
 //! Who may read, and who may not.
 
+use std::time::Instant;
+
 use serde_json::json;
 use ureq::http::Method;
 
-use crate::harness::{Answer, Bare, KEY, PASSWORD, Server, TOKEN};
+use crate::harness::{Answer, Bare, Client, DEADLINE, KEY, PASSWORD, Server, TOKEN, event};
 
-const PROTECTED: [(Method, &str); 5] = [
+const PROTECTED: [(Method, &str); 10] = [
     (Method::GET, "/api/jobs"),
     (Method::GET, "/api/jobs/fbe08da7-0069-502f-90f8-dff3d29e3dc6"),
     (Method::GET, "/api/connections"),
     (Method::POST, "/api/connections"),
     (Method::DELETE, "/api/connections/default"),
+    (Method::PATCH, "/api/connections/default"),
+    (Method::POST, "/api/connections/default/rotate"),
+    (Method::GET, "/api/keys"),
+    (Method::POST, "/api/keys"),
+    (Method::DELETE, "/api/keys/script"),
 ];
 
 /// `name=value` of the cookie that the answer sets.
@@ -49,6 +56,126 @@ async fn nothing_is_read_without_a_session_or_the_admin_token() {
             assert_ne!(answer.status, 401, "{method} {path} with {name}");
         }
     }
+}
+
+/// Reads whose answers are the same from one moment to the next.
+const READS: [&str; 9] = [
+    "/api/jobs?state=failed&limit=1",
+    "/api/jobs/a",
+    "/api/jobs/a?asOf=1",
+    "/api/jobs/a/events",
+    "/api/jobs/nobody",
+    "/api/quarantine",
+    "/api/rebuilds",
+    "/api/connections",
+    "/api/keys",
+];
+
+/// Everything that is more than a read, or that only the admin token may.
+const CHANGES: [(Method, &str, &str); 15] = [
+    (Method::POST, "/api/connections", r#"{"name":"new"}"#),
+    (Method::PATCH, "/api/connections/billing", r#"{"name":"new"}"#),
+    (Method::POST, "/api/connections/billing/rotate", ""),
+    (Method::DELETE, "/api/connections/billing", ""),
+    (Method::POST, "/api/keys", r#"{"name":"new"}"#),
+    (Method::DELETE, "/api/keys/script", ""),
+    (Method::DELETE, "/api/keys/nobody", ""),
+    (Method::POST, "/api/rebuilds", ""),
+    (Method::DELETE, "/api/rebuilds/previous", ""),
+    (Method::DELETE, "/api/rebuilds/0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11", ""),
+    (Method::POST, "/api/rebuilds/0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11/promote", ""),
+    (Method::POST, "/api/verifications", ""),
+    (Method::DELETE, "/api/verifications/0b9c7a52-6d0e-4d7b-a2b7-6f0b6f6d3a11", ""),
+    (Method::GET, "/api/export", ""),
+    (Method::POST, "/api/import?merge=true", ""),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_key_reads_what_the_session_reads_and_changes_nothing() {
+    let server = Server::start().await;
+    let client = &server.client;
+    server.given(&json!([event("a", "failed", "2026-02-27T10:29:55Z"), event("b", "failed", "2026-02-27T10:29:56Z")]));
+    let session = cookie(&client.log_in(PASSWORD));
+    let billing = client.post("/api/connections", &json!({ "name": "billing" })).header("cookie", &session).send();
+    let made = client.post("/api/keys", &json!({ "name": "script" })).header("cookie", &session).send();
+    let key = made.body["apiKey"].as_str().unwrap();
+    assert_eq!((made.status, key.len(), key.starts_with("rk_live_")), (201, 48, true), "{key}");
+    let own = || client.get("/api/keys").admin().send().body;
+    let (keys, connections) = (own(), client.get("/api/connections").admin().send().body);
+    let expected = json!({ "data": [
+        { "id": made.body["id"], "name": "script", "createdAt": made.body["createdAt"] },
+    ] });
+    assert_eq!(keys, expected, "the key itself is not shown again");
+
+    let verification = client.post("/api/verifications", &json!({})).admin().send();
+    let verification = format!("/api/verifications/{}", verification.body["id"].as_str().unwrap());
+    assert_eq!(client.get(&verification).bearer(key).send().status, 200);
+    for path in READS {
+        let (with_session, with_key) =
+            (client.get(path).header("cookie", &session).send(), client.get(path).bearer(key).send());
+        assert_eq!((with_key.status, &with_key.body), (with_session.status, &with_session.body), "{path}");
+        assert_eq!(client.request(Method::HEAD, path).bearer(key).send().status, with_key.status, "{path}");
+        assert!([200, 404].contains(&with_key.status), "{path}: {}", with_key.body);
+    }
+    for (method, path, body) in CHANGES {
+        let answer = client.request(method.clone(), path).body(body).bearer(key).send();
+        let error = answer.error(403, "FORBIDDEN");
+        assert_eq!(error["message"], "This API key may only read.", "{method} {path}");
+    }
+    client.post("/api/ingest", &json!({ "events": [] })).bearer(key).send().error(401, "UNAUTHORIZED");
+    assert_eq!(own(), keys);
+    assert_eq!(client.get("/api/connections").admin().send().body, connections);
+    assert_eq!(client.get("/api/rebuilds").admin().send().body, json!({ "data": [] }));
+    let sender = billing.body["apiKey"].as_str().unwrap();
+    let last = if key.ends_with('A') { "B" } else { "A" };
+    let forged = key[..key.len() - 1].to_owned() + last;
+    for stranger in [&forged, "rk_live_", &key[8..], &key.to_uppercase(), sender] {
+        client.get("/api/jobs").bearer(stranger).send().error(401, "UNAUTHORIZED");
+    }
+    let both = client.delete("/api/keys/nobody").bearer(key).header("cookie", &session).send();
+    both.error(404, "NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_key_is_good_on_every_node_until_it_is_deleted() {
+    let server = Server::start().await;
+    let other = server.another().await;
+    let create = |name: &str| server.client.post("/api/keys", &json!({ "name": name })).admin().send();
+    let (made, stays) = (create("a script/2"), create("other"));
+    for (name, status, code) in [("other", 409, "CONFLICT"), (" ", 400, "VALIDATION_ERROR")] {
+        create(name).error(status, code);
+    }
+    let reads = |client: &Client, key: &str| client.get("/api/jobs").bearer(key).send().status == 200;
+    let key = |made: &Answer| made.body["apiKey"].as_str().unwrap().to_owned();
+    let (gone, stays) = (key(&made), key(&stays));
+    let list = || other.client.get("/api/keys").admin().send().body["data"].as_array().unwrap().len();
+    while list() < 2 {
+        std::thread::yield_now();
+    }
+    assert!([&server.client, &other.client].iter().all(|client| reads(client, &gone) && reads(client, &stays)));
+
+    let deleted = other.client.delete("/api/keys/a%20script%2F2").admin().send();
+    assert_eq!((deleted.status, &deleted.body["id"]), (200, &made.body["id"]));
+    assert!(!reads(&other.client, &gone) && reads(&other.client, &stays), "at once");
+    let deadline = Instant::now() + DEADLINE;
+    while reads(&server.client, &gone) {
+        assert!(Instant::now() < deadline, "the first node does not learn of it");
+    }
+    assert!(reads(&server.client, &stays));
+    let again = create("a script/2");
+    assert_ne!((again.status, &again.body["id"]), (409, &made.body["id"]), "the name is free");
+    let by_id = format!("/api/keys/{}", again.body["id"].as_str().unwrap());
+    assert_eq!(server.client.delete(&by_id).admin().send().status, 200);
+    server.client.delete(&by_id).admin().send().error(404, "NOT_FOUND");
+    assert!(!reads(&server.client, &key(&again)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_starts_a_read_key_is_told_to_come_back() {
+    let bare = Bare::start(PASSWORD).await;
+    let unknown = bare.client.get("/api/jobs").bearer("rk_live_of_nobody_knows_whom_yet").send();
+    unknown.error(503, "UNAVAILABLE");
+    assert_eq!(unknown.header("retry-after"), Some("2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +249,11 @@ async fn pages_of_other_sites_change_nothing() {
             client.post("/api/session", &login),
             client.delete("/api/session"),
             client.post("/api/connections", &json!({ "name": "new" })).admin(),
-            client.delete("/api/connections/new").admin(),
+            client.patch("/api/connections/new", &json!({ "name": "newer" })).admin(),
+            client.post("/api/connections/newer/rotate", &json!({})).admin(),
+            client.delete("/api/connections/newer").admin(),
+            client.post("/api/keys", &json!({ "name": "new" })).admin(),
+            client.delete("/api/keys/new").admin(),
         ]
     };
     for foreign in ["https://evil.example", "null", "http://127.0.0.1:1"] {

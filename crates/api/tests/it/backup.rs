@@ -132,6 +132,37 @@ async fn connections_never_take_names_or_keys_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn read_keys_are_good_after_an_import_and_never_take_a_name_from_others() {
+    let (old, _) = filled().await;
+    let create = |server: &Server| server.client.post("/api/keys", &json!({ "name": "script" })).admin().send();
+    let made = create(&old);
+    let key = made.body["apiKey"].as_str().unwrap();
+    let reads = |server: &Server, key: &str| server.client.get("/api/jobs").bearer(key).send().status == 200;
+    let export = old.export("").0;
+    assert!(export.contains("readKeys") && !export.contains(key), "{export}");
+
+    let new = Server::start().await;
+    let own = create(&new);
+    for (query, without) in [("", export.as_str()), ("keys=false", ""), ("connection=billing", "")] {
+        let merged = if without.is_empty() { old.export(&format!("?{query}")).0 } else { without.to_owned() };
+        let flags = if without.is_empty() { "?merge=true" } else { "?merge=true&keys=false" };
+        assert_eq!(new.import(flags, &merged).status, 200);
+        assert!(!reads(&new, key), "{query}");
+    }
+    assert_eq!(new.import("?merge=true", &export).status, 200);
+    assert!(reads(&new, key) && reads(&new, own.body["apiKey"].as_str().unwrap()));
+    let list = new.client.get("/api/keys").admin().send();
+    let name = format!("script-{}", &made.body["id"].as_str().unwrap().replace('-', "")[..8]);
+    let mut names: Vec<_> = list.body["data"].as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
+    names.sort_by_key(ToString::to_string);
+    assert_eq!(names, [json!("script"), json!(name)]);
+
+    let third = Server::start().await;
+    assert_eq!(third.import("", &new.export("").0).status, 200);
+    assert!(reads(&third, key), "an export of an import is as good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_is_chosen_by_position_time_and_connection() {
     let (server, _) = filled().await;
     let times: Vec<String> = server.messages().await.iter().map(|message| message.published.to_string()).collect();

@@ -1,9 +1,10 @@
 //! A real API on a free port, over a real nats-server. Every answer is compared with the API's own document.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts};
+use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts, ReadKeys};
 use event_log::EventLog;
 use event_log::testing::TestServer;
 use projection::FOLD_VERSION;
@@ -47,15 +48,18 @@ impl Bare {
     }
 }
 
-/// An API with all its parts.
+/// An API with all its parts, and a nats-server of its own.
 pub(crate) struct Server {
-    pub(crate) client: Client,
+    node: Node,
     pub(crate) nats: TestServer,
-    pub(crate) log: EventLog,
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) projector: projector::Handle,
-    bare: Bare,
-    _dir: TempDir,
+}
+
+impl Deref for Server {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
 }
 
 impl Server {
@@ -67,11 +71,41 @@ impl Server {
 
     /// Does not wait until it has read its log.
     pub(crate) async fn begin(nats: TestServer) -> Self {
+        Self { node: Node::begin(&nats).await, nats }
+    }
+
+    /// Stops the API and waits until it has.
+    pub(crate) async fn stop(self) {
+        let Self { node, nats } = self;
+        node.stop().await;
+        drop(nats);
+    }
+
+    /// Another node over the same log.
+    pub(crate) async fn another(&self) -> Node {
+        let node = Node::begin(&self.nats).await;
+        node.client.until("/api/health", |answer| answer.status == 200);
+        node
+    }
+}
+
+/// An API with all its parts.
+pub(crate) struct Node {
+    pub(crate) client: Client,
+    pub(crate) log: EventLog,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) projector: projector::Handle,
+    bare: Bare,
+    _dir: TempDir,
+}
+
+impl Node {
+    async fn begin(nats: &TestServer) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bare = Bare::start(PASSWORD).await;
         let log = EventLog::open(nats.config()).await.unwrap();
         let connections = Connections::open(log.kv()).await.unwrap();
-        let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()) };
+        let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()), first_key: None };
         connections.ensure_default(&default).await.unwrap();
         let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20 };
         let views::Opened { writer, reader, generations, .. } = views::open(dir.path(), &options).unwrap();
@@ -82,10 +116,11 @@ impl Server {
             reader,
             projector: projector.clone(),
             connections: Arc::clone(&connections),
+            keys: ReadKeys::open(log.kv()).await.unwrap(),
             sources: Arc::new(Vec::new),
             redact_args: false,
         });
-        Self { client: bare.client.clone(), nats, log, connections, projector, bare, _dir: dir }
+        Self { client: bare.client.clone(), log, connections, projector, bare, _dir: dir }
     }
 
     /// Stops the API and waits until it has.
@@ -138,6 +173,10 @@ impl Client {
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Call<'_> {
         self.request(Method::POST, path).body(serde_json::to_vec(body).unwrap())
+    }
+
+    pub(crate) fn patch(&self, path: &str, body: &Value) -> Call<'_> {
+        self.request(Method::PATCH, path).body(serde_json::to_vec(body).unwrap())
     }
 
     pub(crate) fn delete(&self, path: &str) -> Call<'_> {

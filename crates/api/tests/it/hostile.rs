@@ -130,7 +130,9 @@ async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
         (Method::POST, "/api/jobs/x", "GET, HEAD"),
         (Method::PUT, "/api/session", "POST, DELETE"),
         (Method::PATCH, "/api/connections", "GET, HEAD, POST"),
-        (Method::GET, "/api/connections/x", "DELETE"),
+        (Method::GET, "/api/connections/x", "PATCH, DELETE"),
+        (Method::PATCH, "/api/keys", "GET, HEAD, POST"),
+        (Method::GET, "/api/keys/x", "DELETE"),
         (Method::POST, "/api/health", "GET, HEAD"),
         (Method::OPTIONS, "/api/health/live", "GET, HEAD"),
     ];

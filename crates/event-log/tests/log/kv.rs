@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use event_log::testing::TestServer;
-use event_log::{EventLog, Kv, KvChange, KvError};
+use event_log::{EventLog, Kv, KvChange, KvEntry, KvError};
 
 use crate::support::{open, until, within};
 
@@ -12,10 +12,11 @@ fn value(text: &'static str) -> Bytes {
 
 /// All but what the log itself keeps there.
 async fn entries(kv: &Kv) -> Vec<(String, Bytes)> {
-    let mut entries = kv.entries().await.unwrap();
-    entries.retain(|(key, _)| key != "settings.import-secret");
-    entries.sort();
-    entries
+    let entries = kv.entries().await.unwrap().into_iter();
+    let ours = entries.filter(|entry| entry.key != "settings.import-secret");
+    let mut ours: Vec<_> = ours.map(|entry| (entry.key, entry.value)).collect();
+    ours.sort();
+    ours
 }
 
 #[tokio::test]
@@ -42,14 +43,33 @@ async fn keys_are_kept_listed_and_never_created_twice() {
     }
 }
 
+#[tokio::test]
+async fn of_two_who_change_a_key_that_both_have_read_one_is_told() {
+    let server = TestServer::start();
+    let kv = open(&server).await.kv();
+    let changed = KvError::Changed { key: "a".to_owned() };
+    let first = kv.create("a", value("1")).await.unwrap();
+    assert_eq!(kv.entry("a").await, Ok(Some(KvEntry { key: "a".to_owned(), value: value("1"), revision: first })));
+    let second = kv.update("a", value("2"), first).await.unwrap();
+    assert_eq!(kv.update("a", value("3"), first).await, Err(changed.clone()));
+    assert_eq!(kv.remove("a", first).await, Err(changed.clone()));
+    assert_eq!(kv.get("a").await, Ok(Some(value("2"))));
+    kv.remove("a", second).await.unwrap();
+    assert_eq!(kv.entry("a").await, Ok(None));
+    assert_eq!(kv.update("a", value("3"), second).await, Err(changed), "nothing comes back");
+    let third = kv.create("a", value("4")).await.unwrap();
+    assert!(third > second);
+}
+
 /// Follows the bucket into a copy until the copy is as expected.
 async fn follow(kv: &Kv, watch: &mut event_log::KvWatch, copy: &mut BTreeMap<String, Bytes>) {
-    let expected: BTreeMap<String, Bytes> = kv.entries().await.unwrap().into_iter().collect();
+    let expected: BTreeMap<String, Bytes> =
+        kv.entries().await.unwrap().into_iter().map(|entry| (entry.key, entry.value)).collect();
     within("the copy to follow", async {
         while *copy != expected {
             match watch.next().await {
-                KvChange::Put { key, value } => drop(copy.insert(key, value)),
-                KvChange::Deleted { key } => drop(copy.remove(&key)),
+                KvChange::Put(KvEntry { key, value, .. }) => drop(copy.insert(key, value)),
+                KvChange::Deleted { key, .. } => drop(copy.remove(&key)),
             }
         }
     })
