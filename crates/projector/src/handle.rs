@@ -1,5 +1,6 @@
 //! Starting, watching and stopping the projector.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,18 +8,23 @@ use std::time::{Duration, Instant};
 use event_log::EventLog;
 use failpoints::{Point, hit};
 use parking_lot::Mutex;
+use proto_events::Timestamp;
 use tokio::runtime;
 use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
 use tokio::task::JoinError;
+use uuid::Uuid;
 use views::{Checkpoint, Reader, Writer};
 
 use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
+use crate::live::Live;
 use crate::poison::{guarded, message};
 use crate::status::{FatalReason, Phase, Progress, Status};
 
 /// Batches that may wait for the thread that applies them; while it writes, the next one is read.
 const WAITING: usize = 2;
+/// What is applied so late still counts as known.
+const UP_TO_DATE_SECONDS: f64 = 2.0;
 
 /// The running projector. Cheap to clone.
 #[derive(Clone)]
@@ -78,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) named: AtomicU64,
     /// Whether nothing is applied, because other views are to be put in place of these.
     idle: AtomicBool,
+    /// Workers and queues as they are now.
+    pub(crate) live: Arc<Live>,
 }
 
 /// Starts the projector on the current tokio runtime. It goes on from the checkpoint of the views.
@@ -157,6 +165,7 @@ impl Shared {
             trimming: RwLock::new(()),
             named: AtomicU64::new(0),
             idle: AtomicBool::new(false),
+            live: Live::new(),
         };
         (Arc::new(shared), wanted)
     }
@@ -179,6 +188,23 @@ impl Handle {
     /// Where the projector is now.
     pub fn status(&self) -> Status {
         self.shared.progress.borrow().status()
+    }
+
+    /// Workers and queues as they are now.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.shared.live
+    }
+
+    /// The workers whose process is certainly or probably gone, by connection and the framework's name, and since when:
+    /// what such a worker ran before that time was never finished by it.
+    ///
+    /// A worker is here from when another process took its place, and while it is silent for far too long without having
+    /// taken its leave; the latter not while a source of its connection is away, or could not yet have said that it is.
+    pub fn gone(&self) -> HashMap<(Uuid, String), Timestamp> {
+        let status = self.status();
+        // What is not applied yet may tell that a source is away.
+        let is_up_to_date = status.phase == Phase::Following && status.lag_seconds < UP_TO_DATE_SECONDS;
+        self.shared.live.gone(is_up_to_date)
     }
 
     /// Whether other views are to be put in place of these, and nothing is applied until then.

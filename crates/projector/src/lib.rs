@@ -12,6 +12,7 @@
 //! - [`Handle::trim`]: log and views forget their beginning ([`trim`]); what the log says of that ([`cut`]);
 //!   what it says of a part of it, read again ([`part`])
 //! - [`Retention`]: when it is made to, by age and by room ([`retention`])
+//! - [`Live`]: workers and queues as they are now, which is no fold of the log ([`live`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
 //!
@@ -24,6 +25,7 @@ mod cut;
 mod findings;
 mod follow;
 mod handle;
+mod live;
 mod part;
 mod pass;
 mod poison;
@@ -39,6 +41,7 @@ mod upgrade;
 mod verify;
 
 pub use handle::{Handle, start, start_frozen, start_idle};
+pub use live::{Listed, Live, LiveChange, LiveQueue, LiveSettings, LiveState, LiveWorker, OnChange};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};

@@ -3,6 +3,7 @@
 mod crash;
 mod fence;
 mod follow;
+mod live;
 mod rebuild;
 mod scrub;
 mod support;
