@@ -85,7 +85,7 @@ struct Pagination {
 
 /// A time as the API writes it, with milliseconds.
 #[derive(Clone, Copy)]
-struct Millis(Timestamp);
+pub(crate) struct Millis(pub(crate) Timestamp);
 
 impl Serialize for Millis {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -195,11 +195,11 @@ async fn row(id: &str, parts: &Parts) -> Result<Arc<Row>, ApiError> {
     }
 }
 
-fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(body).map_err(ApiError::internal)
 }
 
-fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
+pub(crate) fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }

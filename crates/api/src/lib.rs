@@ -5,6 +5,7 @@
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`, `params`: `GET /api/jobs`, `GET /api/jobs/{id}`
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
+//! - `workers`, `queues`: `GET /api/workers`, `GET /api/queues`, from the live view; `pages`: what they are asked
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may read
@@ -15,8 +16,8 @@
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
 //! # Invariants
-//! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record
-//!   apart), and only after all that the log held at the start is applied.
+//! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record,
+//!   and workers and queues as they are now, apart), and only after all that the log held at the start is applied.
 //! - The key of a request decides its connection, never its body.
 
 mod app;
@@ -32,10 +33,13 @@ mod ingest;
 mod jobs;
 mod maintenance;
 mod manage;
+mod pages;
 mod params;
+mod queues;
 mod routes;
 mod server;
 mod session;
+mod workers;
 
 pub use app::{App, Parts, Sources};
 pub use auth::{Auth, PasswordError};

@@ -95,7 +95,7 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
 }
 
 /// The parameters that all reads have.
-fn wanted(wanted: &mut Wanted, name: &str, value: &str) -> Result<(), ApiError> {
+pub(crate) fn wanted(wanted: &mut Wanted, name: &str, value: &str) -> Result<(), ApiError> {
     match name {
         "atLeast" => {
             let rule = "must be a log position, SEQUENCE or SEQUENCE.INDEX, as ingest answers it in sequence";
@@ -136,7 +136,7 @@ pub(crate) fn pairs(raw: &str) -> Result<Vec<(String, String)>, ApiError> {
     Ok(pairs)
 }
 
-fn limit(value: &str) -> Result<usize, ApiError> {
+pub(crate) fn limit(value: &str) -> Result<usize, ApiError> {
     let limit = value.parse().ok().filter(|limit| (1..=100).contains(limit));
     limit.ok_or_else(|| ApiError::field("limit", "must be a whole number from 1 to 100"))
 }

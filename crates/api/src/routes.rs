@@ -9,7 +9,7 @@ use warp::reply::Response;
 
 use crate::app::App;
 use crate::http::{answer, call};
-use crate::{backup, errors, health, ingest, jobs, maintenance, manage, session};
+use crate::{backup, errors, health, ingest, jobs, maintenance, manage, queues, session, workers};
 
 /// The whole API.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
@@ -21,6 +21,8 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     let ingest = at("ingest").and(end()).and(request.clone()).then(ingest::ingest).map(answer);
     let jobs = at("jobs").and(end()).and(request.clone()).then(jobs::list).map(answer);
     let job = at("jobs").and(rest()).and(request.clone()).then(jobs::get).map(answer);
+    let workers = at("workers").and(end()).and(request.clone()).then(workers::list).map(answer);
+    let queues = at("queues").and(end()).and(request.clone()).then(queues::list).map(answer);
     let session = at("session").and(end()).and(request.clone()).then(session::session).map(answer);
     let connections = at("connections").and(end()).and(request.clone()).then(manage::connections).map(answer);
     let connection = at("connections").and(rest()).and(request.clone()).then(manage::connection).map(answer);
@@ -41,6 +43,10 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
         .or(jobs)
         .unify()
         .or(job)
+        .unify()
+        .or(workers)
+        .unify()
+        .or(queues)
         .unify()
         .or(session)
         .unify()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
-use projector::{Places, Policy};
+use projector::{LiveSettings, Places, Policy};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -32,6 +32,8 @@ pub(crate) struct Care {
     pub(crate) scrub: Option<Duration>,
     /// How much of the log is kept.
     pub(crate) policy: Policy,
+    /// For how long a worker that is gone is remembered.
+    pub(crate) forget_workers: Duration,
     /// On whose subject the log is told what it forgets.
     pub(crate) connection: Uuid,
 }
@@ -94,7 +96,9 @@ impl Stack {
         if let Some(writer) = empty {
             maintenance.fill(writer);
         }
-        if let Some(Care { scrub, policy, connection }) = care {
+        if let Some(Care { scrub, policy, forget_workers, connection }) = care {
+            let live = LiveSettings { forget_after: Some(*forget_workers), on_change: None };
+            self.projector.live().start(&self.log, live);
             if is_filled {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();

@@ -17,3 +17,5 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod queues;
+mod workers;

@@ -14,6 +14,7 @@ const FRESH: i64 = 5 * 60 * 1_000_000;
 /// What is known of one queue.
 #[derive(Debug)]
 pub(super) struct Known {
+    id: Uuid,
     framework: Framework,
     first_seen: Timestamp,
     /// When the last description was stored.
@@ -24,8 +25,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(queue: &Queue, framework: Framework, stored: Timestamp) -> Self {
+    pub(super) fn new(connection: Uuid, queue: &Queue, framework: Framework, stored: Timestamp) -> Self {
         let mut known = Self {
+            id: queue_id(connection, &queue.name),
             framework,
             first_seen: stored,
             described: stored,
@@ -62,7 +64,7 @@ impl Known {
     pub(super) fn row(&self, connection: Uuid, name: &str, now: Timestamp) -> LiveQueue {
         let is_fresh = now.micros() - self.described.micros() <= FRESH;
         LiveQueue {
-            id: queue_id(connection, name),
+            id: self.id,
             connection,
             name: name.to_owned(),
             framework: self.framework,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use event_log::Status;
-use proto_events::{Event, EventType, Framework, Queue, SourceState, Timestamp, WorkerState, limits, worker_id};
+use proto_events::{Event, EventType, Framework, Queue, SourceState, Timestamp, WorkerState, limits};
 use uuid::Uuid;
 
 use super::worker::{Deaf, Sign};
@@ -21,7 +21,7 @@ const SECOND: i64 = 1_000_000;
 const NOTICE: i64 = 12 * SECOND;
 /// The clocks of two machines may differ so much before one of them has asked the other.
 const SKEW: i64 = 60 * SECOND;
-/// A queue that was described longer ago is no news.
+/// What is older is no news, and what comes so soon after something belongs to it.
 const NEWS: i64 = 6 * SECOND;
 /// Where all places are taken by who is there, the next look is after this.
 const LOOK: i64 = SECOND;
@@ -126,7 +126,10 @@ impl Registry {
     /// The statuses are not followed any more.
     pub(super) fn interrupted(&mut self, now: Timestamp) {
         if self.hearing.take().is_some() {
-            self.deaf = Some(Deaf { from: now, to: None });
+            // Interruptions in quick succession are one: in between nobody had the time to be heard.
+            let is_same = |deaf: &Deaf| deaf.to.is_some_and(|to| now.micros() - to.micros() <= NEWS);
+            let from = self.deaf.filter(is_same).map_or(now, |deaf| deaf.from);
+            self.deaf = Some(Deaf { from, to: None });
         }
     }
 
@@ -190,14 +193,14 @@ impl Registry {
             if !self.worker_room.make(&mut self.workers, WORKERS, now, stored, is_offline, last) {
                 return Vec::new();
             }
-            self.workers.entry(name.clone()).or_insert_with(|| worker::Known::new(&sign))
+            self.workers.entry(name.clone()).or_insert_with(|| worker::Known::new(connection, &sign))
         };
         let is_heartbeat = known.take(&sign);
         let mut changes = Vec::new();
         changes.extend(flipped(&name, known, now, deaf));
         if is_heartbeat && !is_offline(known) && known.may_tell(now) {
             let (hostname, active_jobs) = (known.hostname().to_owned(), known.active_jobs());
-            let (id, state) = (worker_id(connection, &name.1), known.state(now, deaf));
+            let (id, state) = (known.id(), known.state(now, deaf));
             changes.push(LiveChange::WorkerHeartbeat { connection, id, hostname, state, active_jobs });
         }
         changes
@@ -221,7 +224,7 @@ impl Registry {
             if !self.queue_room.make(&mut self.queues, QUEUES, now, stored, |_| true, last) {
                 return None;
             }
-            self.queues.insert(name, queue::Known::new(queue, framework, stored));
+            self.queues.insert(name, queue::Known::new(connection, queue, framework, stored));
         }
         let Queue { name, depth, consumers, .. } = queue;
         let change = LiveChange::Queue { connection, name: name.clone(), depth: *depth, consumers: *consumers };
@@ -304,6 +307,6 @@ fn flipped(name: &Name, known: &mut worker::Known, now: Timestamp, deaf: Option<
     }
     known.told_online = is_online;
     let (hostname, active_jobs) = (known.hostname().to_owned(), known.active_jobs());
-    let (connection, id) = (name.0, worker_id(name.0, &name.1));
+    let (connection, id) = (name.0, known.id());
     Some(LiveChange::WorkerState { connection, id, hostname, state, active_jobs })
 }

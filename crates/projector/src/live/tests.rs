@@ -316,6 +316,14 @@ fn while_the_log_is_away_nobody_falls_silent() {
     assert_eq!(live.state(500.0), LiveState::Online);
     live.0.begun(at(500.0));
     assert_eq!((live.state(503.9), live.state(504.1)), (LiveState::Online, LiveState::Offline));
+    // Away again before anybody could be heard.
+    live.0.interrupted(at(503.0));
+    live.0.begun(at(600.0));
+    assert_eq!((live.state(603.9), live.state(604.1)), (LiveState::Online, LiveState::Offline));
+    // Later, what was in between counts.
+    live.0.interrupted(at(700.0));
+    live.0.begun(at(701.0));
+    assert_eq!(live.state(701.0), LiveState::Offline);
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(super) struct Deaf {
 /// What is known of one worker.
 #[derive(Debug)]
 pub(super) struct Known {
+    id: Uuid,
     framework: Framework,
     hostname: String,
     pid: Option<i64>,
@@ -71,8 +72,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(sign: &Sign<'_>) -> Self {
+    pub(super) fn new(connection: Uuid, sign: &Sign<'_>) -> Self {
         Self {
+            id: worker_id(connection, &sign.worker.external_id),
             framework: sign.framework,
             hostname: sign.worker.hostname.clone(),
             pid: None,
@@ -210,6 +212,10 @@ impl Known {
         is_due
     }
 
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
     pub(super) fn active_jobs(&self) -> Option<u64> {
         self.active_jobs
     }
@@ -220,7 +226,7 @@ impl Known {
 
     pub(super) fn row(&self, connection: Uuid, external_id: &str, now: Timestamp, deaf: Option<Deaf>) -> LiveWorker {
         LiveWorker {
-            id: worker_id(connection, external_id),
+            id: self.id,
             connection,
             external_id: external_id.to_owned(),
             framework: self.framework,
