@@ -1,4 +1,4 @@
-//! Identities as pure functions: of a job, of an event, of a place in the log.
+//! Identities as pure functions: of a job, a worker, a queue, of an event, of a place in the log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +18,36 @@ use crate::event::Event;
 /// ```
 pub fn job_id(connection: Uuid, external_id: &str) -> Uuid {
     Uuid::new_v5(&connection, external_id.as_bytes())
+}
+
+/// What the ids of workers, and of queues, are made from beside the connection, so that none is ever a job's.
+const WORKERS: Uuid = Uuid::from_u128(0x6f0b_5a52_3c1d_4e0c_9a57_0d2f_41e8_b6c3);
+const QUEUES: Uuid = Uuid::from_u128(0xb84e_91d7_7a26_4f3b_8c60_5e19_f2a3_0d74);
+
+/// The id of a worker: UUIDv5 of the framework's name for it, in a namespace that its connection has for workers alone.
+///
+/// ```
+/// let connection = uuid::Uuid::parse_str("550e8400-e29b-41d4-a716-446655440000").unwrap();
+/// let id = proto_events::worker_id(connection, "celery@worker-1");
+/// assert_eq!(id.to_string(), "329cfe1e-d9ba-5104-a551-52e271342456");
+/// ```
+pub fn worker_id(connection: Uuid, external_id: &str) -> Uuid {
+    of_its_kind(WORKERS, connection, external_id)
+}
+
+/// The id of a queue: UUIDv5 of its name, in a namespace that its connection has for queues alone.
+///
+/// ```
+/// let connection = uuid::Uuid::parse_str("550e8400-e29b-41d4-a716-446655440000").unwrap();
+/// let id = proto_events::queue_id(connection, "default");
+/// assert_eq!(id.to_string(), "c1995176-86fa-5706-9c8b-4b9f3b38cbc4");
+/// ```
+pub fn queue_id(connection: Uuid, name: &str) -> Uuid {
+    of_its_kind(QUEUES, connection, name)
+}
+
+fn of_its_kind(kind: Uuid, connection: Uuid, name: &str) -> Uuid {
+    Uuid::new_v5(&Uuid::new_v5(&kind, connection.as_bytes()), name.as_bytes())
 }
 
 /// The identity of an event: the first 128 bits of the BLAKE3 hash of its canonical content.

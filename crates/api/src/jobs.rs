@@ -95,7 +95,7 @@ struct Recent<'a> {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ListedJob")]
-struct Item<'a> {
+pub(crate) struct Item<'a> {
     id: Uuid,
     external_id: &'a str,
     framework: Framework,
@@ -176,9 +176,10 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     let ListParams { query, wanted } = list_params(&call.query)?;
     let limit = query.limit;
     let list = async {
+        let gone = parts.projector.gone();
         let asks_for_signs = query.filter.lost.is_some() || query.filter.stuck.is_some();
         let page = read(&parts.reader, move |reader| {
-            let signs = if asks_for_signs { signs(reader, now(), HashMap::new()) } else { Signs::default() };
+            let signs = if asks_for_signs { signs(reader, now(), gone) } else { Signs::default() };
             reader.list(&query, &signs)
         });
         let page = page.await?;

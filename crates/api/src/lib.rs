@@ -5,10 +5,11 @@
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`: `GET /api/jobs`, `GET /api/jobs/{id}`; `tree`: `GET /api/jobs/{id}/tree`
 //! - `stream`: `GET /api/events/stream`
-//! - `tasks`, `failures`: `GET /api/tasks`, `/api/failures`; `figures`: what they have in common
+//! - `tasks`, `failures`: `GET /api/tasks`, `/api/failures`; `overview`: `GET /api/overview`; `figures`: what they have in common
 //! - `params`: query parameters, each declared once
 //! - `openapi`, `operation`: `GET /api/openapi.json`, put together from what each module declares
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
+//! - `workers`, `queues`: `GET /api/workers`, `GET /api/queues`, from the live view and the statistics
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may do what
@@ -20,8 +21,9 @@
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
 //! # Invariants
-//! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record
-//!   and those of the stream apart), and only after all that the log held at the start is applied.
+//! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record,
+//!   those of the stream, and workers and queues as they are now, apart), and only after all that the log held at the
+//!   start is applied.
 //! - A read key never changes anything: by the method of a request, in one place, and not by its handler.
 //! - The key of a request decides its connection, never its body.
 
@@ -45,8 +47,10 @@ mod maintenance;
 mod manage;
 mod openapi;
 mod operation;
+mod overview;
 mod params;
 mod quarantine;
+mod queues;
 mod routes;
 mod server;
 mod session;
@@ -54,6 +58,7 @@ mod stream;
 mod tasks;
 mod times;
 mod tree;
+mod workers;
 
 pub use app::{App, Parts, Sources};
 pub use auth::{Auth, PasswordError};

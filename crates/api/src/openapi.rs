@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    auth, backup, consistency, evidence, failures, health, ingest, jobs, maintenance, manage, quarantine, session,
-    stream, tasks, tree,
+    auth, backup, consistency, evidence, failures, health, ingest, jobs, maintenance, manage, overview, quarantine,
+    queues, session, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -36,6 +36,9 @@ const OPERATIONS: &[&[Operation]] = &[
     tree::OPERATIONS,
     tasks::OPERATIONS,
     failures::OPERATIONS,
+    workers::OPERATIONS,
+    queues::OPERATIONS,
+    overview::OPERATIONS,
     stream::OPERATIONS,
     manage::OPERATIONS,
     maintenance::OPERATIONS,

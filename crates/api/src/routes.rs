@@ -12,7 +12,10 @@ use warp::reply::Response;
 use crate::app::App;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
-use crate::{backup, failures, health, ingest, jobs, maintenance, manage, openapi, quarantine, session, stream, tasks};
+use crate::{
+    backup, failures, health, ingest, jobs, maintenance, manage, openapi, overview, quarantine, queues, session,
+    stream, tasks, workers,
+};
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
 
@@ -44,6 +47,9 @@ const ROUTES: &[Route] = &[
     at("events/stream", |app, call| Box::pin(stream::stream(app, call))),
     at("tasks", |app, call| Box::pin(tasks::list(app, call))),
     below("tasks", |name, app, call| Box::pin(tasks::get(name, app, call))),
+    at("overview", |app, call| Box::pin(overview::get(app, call))),
+    at("workers", |app, call| Box::pin(workers::list(app, call))),
+    at("queues", |app, call| Box::pin(queues::list(app, call))),
     at("failures", |app, call| Box::pin(failures::list(app, call))),
     below("jobs", |path, app, call| Box::pin(jobs::get(path, app, call))),
     at("session", |app, call| Box::pin(session::session(app, call))),

@@ -5,6 +5,7 @@
 //! - [`Batcher`]: many events of a broker into few messages, never dropped while the log is away ([`batcher`])
 //! - [`Reader`]: the messages in order from a position, for ever ([`reader`])
 //! - [`Known`], [`Fence`]: whether the log is still the one that was read before ([`fence`])
+//! - [`Statuses`]: the present state of workers and queues, followed for ever ([`status`])
 //! - [`Kv`]: the bucket of connections and settings ([`kv`])
 //! - [`Imported`]: messages of another log, which keep the time at which they were published there ([`imported`])
 //! - [`run_nats_helper`] and [`ServerConfig::Embedded`]: the nats-server that lives and dies with us ([`embedded`])
@@ -26,6 +27,7 @@ pub mod kv;
 pub mod log;
 pub mod message;
 pub mod reader;
+pub mod status;
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -42,3 +44,4 @@ pub use kv::{Kv, KvChange, KvEntry, KvWatch};
 pub use log::{Appended, EventLog, LogInfo};
 pub use message::LogMessage;
 pub use reader::{ReadBatch, Reader};
+pub use status::{Status, StatusChange, Statuses};

@@ -340,6 +340,11 @@ impl EventLog {
         &self.inner.stores.jobs
     }
 
+    /// The shared connection.
+    pub(crate) fn link(&self) -> &Link {
+        &self.inner.link
+    }
+
     pub(crate) fn target(&self) -> &Target {
         &self.inner.target
     }

@@ -87,7 +87,7 @@ pub(crate) fn message_id(connection: Uuid, payload: &[u8]) -> String {
     hex(&short_hash(&[connection.as_bytes(), payload]))
 }
 
-fn connection_of(subject: &str) -> Uuid {
+pub(crate) fn connection_of(subject: &str) -> Uuid {
     subject.split('.').nth(3).and_then(|token| Uuid::try_parse(token).ok()).unwrap_or_default()
 }
 

@@ -117,6 +117,11 @@ pub(crate) struct ServeArgs {
     /// health says so.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_MAX_LOG_SIZE", help_heading = "Retention")]
     max_log_size: Option<String>,
+
+    /// For how long a worker that is gone stays in the list of workers, and a queue that nobody describes in that of
+    /// queues: a time such as `10m` or `12h`, `24h` at most [default: 24h]
+    #[arg(long, value_name = "TIME", env = "FOREBAY_FORGET_WORKERS", help_heading = "Retention")]
+    forget_workers: Option<String>,
 }
 
 /// When the embedded log is forced to disk.
@@ -154,6 +159,7 @@ struct TomlFile {
     scrub: Option<String>,
     retention: Option<String>,
     max_log_size: Option<String>,
+    forget_workers: Option<String>,
     api_key: Option<String>,
     connection_id: Option<Uuid>,
     admin_password: Option<String>,
@@ -196,6 +202,7 @@ pub(crate) struct ServeConfig {
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
     pub(crate) policy: Policy,
+    pub(crate) forget_workers: Duration,
     pub(crate) api_key: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
     pub(crate) admin_password: Option<String>,
@@ -258,6 +265,7 @@ impl ServeArgs {
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
             scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
             policy,
+            forget_workers: units::forget_workers(given(self.forget_workers).or(file.forget_workers).as_deref())?,
             api_key: api_key(variable("FOREBAY_API_KEY")?.or(file.api_key))?,
             connection_id,
             admin_password: variable("FOREBAY_ADMIN_PASSWORD")?.or(file.admin_password),
@@ -344,6 +352,7 @@ impl ServeConfig {
                     Most::Unlimited => "off".to_owned(),
                 },
             ),
+            ("forget-workers", units::in_words(self.forget_workers)),
             ("api-key", if self.api_key.is_some() { "given" } else { "made up, or rotated since" }.to_owned()),
             ("admin-password", from(self.admin_password.is_some()).to_owned()),
         ];
@@ -425,6 +434,10 @@ mod tests {
             assert!(resolved(&["--max-log-size", wrong], "").is_err(), "{wrong}");
         }
         assert!(resolved(&["--max-log-size", "50%"], "nats-url = 'nats://a'").is_err());
+        let forget = |flags: &[&str], file| resolved(flags, file).map(|config| config.forget_workers.as_secs()).ok();
+        assert_eq!(forget(&[], ""), Some(86_400));
+        assert_eq!(forget(&["--forget-workers", "10m"], "forget-workers = '1h'"), Some(600));
+        assert_eq!((forget(&[], "forget-workers = '25h'"), forget(&["--forget-workers", "off"], "")), (None, None));
     }
 
     #[test]

@@ -137,7 +137,12 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
         add_source(config, spec, &default, &stack).await?;
     }
     tokio::spawn(tick(stack.log.clone(), default.id));
-    let care = Care { scrub: config.scrub, policy: config.policy, connection: default.id };
+    let care = Care {
+        scrub: config.scrub,
+        policy: config.policy,
+        forget_workers: config.forget_workers,
+        connection: default.id,
+    };
     stack.attach(app, config.redact_args, Some(&care));
     Ok(stack)
 }
@@ -225,6 +230,7 @@ async fn add_source(
     };
     let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
     redis.redact_args = config.redact_args;
+    stack.projector.live().expect_source(redis.connection, &redis.name);
     stack.add_source(RedisSource::spawn(redis, &stack.log)?);
     Ok(())
 }

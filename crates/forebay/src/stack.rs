@@ -32,6 +32,8 @@ pub(crate) struct Care {
     pub(crate) scrub: Option<Duration>,
     /// How much of the log is kept.
     pub(crate) policy: Policy,
+    /// For how long a worker that is gone is remembered.
+    pub(crate) forget_workers: Duration,
     /// On whose subject the log is told what it forgets.
     pub(crate) connection: Uuid,
 }
@@ -97,7 +99,8 @@ impl Stack {
         if let Some(writer) = empty {
             maintenance.fill(writer);
         }
-        if let Some(Care { scrub, policy, connection }) = care {
+        if let Some(Care { scrub, policy, forget_workers, connection }) = care {
+            self.projector.follow_live(&self.log, *forget_workers);
             if is_filled {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();

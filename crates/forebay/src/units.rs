@@ -10,6 +10,9 @@ const SCRUB: Duration = Duration::from_secs(24 * 60 * 60);
 /// A week, in half of the disk.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const HALF: Most = Most::Percent(50);
+/// The log's server keeps what workers say for a day.
+const FORGET_WORKERS: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How often the views are compared with the log; `None` is never.
 pub(crate) fn scrub(text: Option<&str>) -> anyhow::Result<Option<Duration>> {
     match text {
@@ -26,6 +29,13 @@ pub(crate) fn retention(text: Option<&str>) -> anyhow::Result<Option<Duration>> 
         Some("off") => Ok(None),
         Some(text) => time(text).map(Some).context("retention must be `off` or a time such as 12h, 7d or 90d"),
     }
+}
+
+/// For how long a worker that is gone is remembered.
+pub(crate) fn forget_workers(text: Option<&str>) -> anyhow::Result<Duration> {
+    let Some(text) = text else { return Ok(FORGET_WORKERS) };
+    let kept = time(text).filter(|time| *time <= FORGET_WORKERS);
+    kept.context("forget-workers must be a time such as 10m or 12h, and 24h at most: no more is kept")
 }
 
 /// How large the log may become, which is or is not on a disk of this machine.

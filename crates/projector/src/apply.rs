@@ -18,6 +18,7 @@ use crate::cut::Cut;
 use crate::follow::Batch;
 use crate::frames::Changes;
 use crate::handle::Shared;
+use crate::live::Heard;
 use crate::poison::{Folded, NOBODY, guarded, poisonous, unusable};
 use crate::status::FatalReason;
 
@@ -106,6 +107,8 @@ pub(crate) struct Decoded {
     events: Vec<JobEvent>,
     quarantined: Vec<Quarantined>,
     pub(crate) cuts: Vec<Cut>,
+    /// About workers and sources.
+    heard: Vec<Heard>,
 }
 
 impl Applier {
@@ -297,7 +300,7 @@ impl Applier {
         decoded: Decoded,
     ) -> Result<(), FatalReason> {
         let Some(end) = messages.last() else { return Ok(()) };
-        let Decoded { mut events, mut quarantined, .. } = decoded;
+        let Decoded { mut events, mut quarantined, heard, .. } = decoded;
         let rows = self.rows(&mut events, &mut quarantined)?;
         let landmarks = self.landmarks(messages);
         for event in &quarantined {
@@ -311,6 +314,7 @@ impl Applier {
             Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined },
         )?;
         hit(Point::StageAfter);
+        self.shared.live.heard(heard);
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
@@ -379,10 +383,11 @@ impl Decoded {
     fn extend(&mut self, other: Self) {
         self.events.extend(other.events);
         self.quarantined.extend(other.quarantined);
+        self.heard.extend(other.heard);
     }
 }
 
-/// Takes the job events out of a message, what it tells of trims, and what cannot be read.
+/// Takes the job events out of a message, what it tells of trims, of workers and sources, and what cannot be read.
 fn decode(message: &LogMessage) -> Decoded {
     let mut decoded = Decoded::default();
     let connection = message.connection;
@@ -404,7 +409,10 @@ fn decode(message: &LogMessage) -> Decoded {
             Ok(event) if event.kind == EventType::JobStateChange => {
                 decoded.events.push(JobEvent { connection, position, event });
             }
-            Ok(event) => decoded.cuts.extend(Cut::of(message, &event)),
+            Ok(event) => {
+                decoded.cuts.extend(Cut::of(message, &event));
+                decoded.heard.extend(Heard::of(message, event));
+            }
             Err(cause) => decoded.quarantined.push(unusable(message, position.index, &cause)),
         }
     }

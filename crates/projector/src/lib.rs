@@ -13,6 +13,7 @@
 //!   what it says of a part of it, read again ([`part`])
 //! - [`Retention`]: when it is made to, by age and by room ([`retention`])
 //! - [`Frames`]: what happened just now, for those who watch ([`frames`])
+//! - [`Live`]: workers and queues as they are now, which is no fold of the log ([`live`])
 //! - [`follow`]: the asynchronous half, which reads the log and guards its identity
 //! - [`apply`]: the blocking half on a thread of its own, which folds and writes
 //!
@@ -26,6 +27,7 @@ mod findings;
 mod follow;
 mod frames;
 mod handle;
+mod live;
 mod part;
 mod pass;
 mod poison;
@@ -42,6 +44,7 @@ mod verify;
 
 pub use frames::{FRAMES_KEPT, Frames, Happening, JobChange, Overtaken, Piece, QueueCount, WorkerSeen};
 pub use handle::{Handle, start, start_frozen, start_idle};
+pub use live::{Listed, Live, LiveChange, LiveQueue, LiveSettings, LiveState, LiveWorker, OnChange};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};

@@ -49,6 +49,8 @@ pub struct BrokerUrl {
     tls: TlsFiles,
     masked: String,
     channels: String,
+    database: u32,
+    key_prefix: String,
 }
 
 #[derive(Clone, Default)]
@@ -94,6 +96,16 @@ impl BrokerUrl {
     /// The pattern of the channels that carry Celery's events.
     pub fn channels(&self) -> &str {
         &self.channels
+    }
+
+    /// The database in which Celery keeps its queues.
+    pub(crate) fn database(&self) -> u32 {
+        self.database
+    }
+
+    /// What stands before each of Celery's keys.
+    pub(crate) fn key_prefix(&self) -> &str {
+        &self.key_prefix
     }
 
     /// The user whom Redis must allow to listen.
@@ -207,7 +219,7 @@ fn build(
     database: u32,
 ) -> Result<BrokerUrl, SpecError> {
     let broken = |error: ::redis::RedisError| SpecError::Broken(error.to_string());
-    // SELECT is not sent: pub/sub knows no databases. No name of the client either: an access list need not allow it.
+    // SELECT is left to who needs it: pub/sub knows no databases. No name of the client either: an access list need not allow it.
     let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
     let user = decoded(url.username())?;
     if !user.is_empty() {
@@ -226,21 +238,29 @@ fn build(
         tls,
         masked: format!("{}://{credentials}{place}", url.scheme()),
         channels: channels(url, database),
+        database,
+        key_prefix: option(url, "global_keyprefix").unwrap_or_default(),
     })
 }
 
 /// Celery publishes on `PREFIX/DB.celeryev/ROUTING.KEY`. `?global_keyprefix=` gives the prefix; `?channels=` a whole
 /// pattern, for a changed exchange or fanout prefix.
 fn channels(url: &Url, database: u32) -> String {
-    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
-    option("channels").unwrap_or_else(|| {
-        let prefix = option("global_keyprefix").unwrap_or_default();
-        let prefix: String = prefix.chars().flat_map(escaped).collect();
+    option(url, "channels").unwrap_or_else(|| {
+        let prefix = escape(&option(url, "global_keyprefix").unwrap_or_default());
         format!("{prefix}/{database}.celeryev/*")
     })
 }
 
+fn option(url: &Url, name: &str) -> Option<String> {
+    url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
 /// A prefix is a text, and what we send is a pattern.
+pub(crate) fn escape(prefix: &str) -> String {
+    prefix.chars().flat_map(escaped).collect()
+}
+
 fn escaped(c: char) -> impl Iterator<Item = char> {
     matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c])
 }

@@ -43,7 +43,7 @@ pub struct SourceStatus {
     pub missed: f64,
     /// Bytes waiting to be decoded.
     pub queue_bytes: u64,
-    /// What to do when workers are heard, but no events of tasks.
+    /// What to do when workers are heard, but no events of tasks, or when the depth of queues may not be read.
     pub hint: Option<String>,
     /// Why it is not connected.
     pub reason: Option<String>,
@@ -75,6 +75,7 @@ pub(crate) struct Figures {
     decode_errors: AtomicU64,
     last_decode_error: Mutex<Option<String>>,
     pub(crate) hint: Mutex<Option<String>>,
+    pub(crate) depth_hint: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -106,6 +107,7 @@ impl Figures {
             decode_errors: AtomicU64::new(0),
             last_decode_error: Mutex::new(None),
             hint: Mutex::new(None),
+            depth_hint: Mutex::new(None),
         }
     }
 
@@ -148,6 +150,11 @@ impl Figures {
         *self.last_decode_error.lock() = Some(reason);
     }
 
+    fn hint(&self) -> Option<String> {
+        let hints: Vec<String> = [&self.hint, &self.depth_hint].iter().filter_map(|hint| hint.lock().clone()).collect();
+        (!hints.is_empty()).then(|| hints.join("; "))
+    }
+
     pub(crate) fn status(&self, identity: &Identity<'_>) -> SourceStatus {
         let link = self.link.lock();
         let last_event_at = self.last_event_at.load(Ordering::Relaxed);
@@ -167,7 +174,7 @@ impl Figures {
             reconnects: link.connects.saturating_sub(1),
             missed: link.missed + link.deaf.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             queue_bytes: identity.queue_bytes,
-            hint: self.hint.lock().clone(),
+            hint: self.hint(),
             reason: link.reason.clone(),
         }
     }

@@ -112,10 +112,10 @@ impl Reader {
         }
     }
 
-    /// What the workers have to do, and which queues they served since `lately`.
-    pub fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
+    /// What waits and what runs, in every connection or in these.
+    pub fn load(&self, connections: Option<&[Uuid]>) -> Load {
         let snapshot = self.shared().state.read().table.snapshot();
-        snapshot.load(connections, lately)
+        snapshot.load(connections)
     }
 
     /// Every task of which anything is known, by name; of these connections.

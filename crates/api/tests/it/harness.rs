@@ -8,6 +8,7 @@ use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts, ReadKey
 use event_log::EventLog;
 use event_log::testing::TestServer;
 use projection::FOLD_VERSION;
+use projector::LiveSettings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -110,6 +111,7 @@ impl Node {
         let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20 };
         let views::Opened { writer, reader, generations, .. } = views::open(dir.path(), &options).unwrap();
         let projector = projector::start(log.clone(), writer, &reader);
+        projector.live().start(&log, LiveSettings::default());
         bare.app.attach(Parts {
             log: log.clone(),
             maintenance: Maintenance::new(&log, &projector, &reader, &generations),

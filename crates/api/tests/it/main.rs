@@ -18,5 +18,7 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod queues;
 mod spec;
 mod stream;
+mod workers;

@@ -10,5 +10,6 @@ mod fence;
 mod full;
 mod kv;
 mod reader;
+mod status;
 mod support;
 mod trimming;

@@ -4,6 +4,7 @@ mod crash;
 mod fence;
 mod follow;
 mod frames;
+mod live;
 mod rebuild;
 mod scrub;
 mod support;

@@ -6,12 +6,14 @@
 //! - `queue`: what it empties it into, bounded by bytes
 //! - `decode`: the task that makes events of it and appends them to the log
 //! - `heartbeats`: the latest of each worker, beside the log
+//! - `depths`: how full the queues are, beside the log too
 //!
 //! # Invariants
 //! - The drainer never waits for the log: Redis cuts off who reads too slowly, and keeps nothing for them.
 //! - Whatever is lost is counted: messages dropped, seconds not connected, events not readable.
 
 mod decode;
+mod depths;
 mod drain;
 mod heartbeats;
 mod queue;
@@ -30,6 +32,7 @@ use crate::celery::Normaliser;
 use crate::spec::BrokerUrl;
 use crate::status::{Figures, Identity, SourceState, SourceStatus, now};
 use decode::{Advice, Decode};
+use depths::{Asker, Depths};
 use drain::Drain;
 use heartbeats::Heartbeats;
 use queue::Queue;
@@ -56,6 +59,8 @@ pub struct RedisConfig {
     pub hint_after: Duration,
     /// How long the broker may be silent before it is asked whether it is there, and how long it may take to answer.
     pub patience: Duration,
+    /// How often the depth of the queues is asked for.
+    pub depths_every: Duration,
 }
 
 impl RedisConfig {
@@ -71,6 +76,7 @@ impl RedisConfig {
             // With the two seconds between heartbeats, within half a minute of the start.
             hint_after: Duration::from_secs(25),
             patience: Duration::from_secs(5),
+            depths_every: Duration::from_secs(5),
         }
     }
 }
@@ -107,6 +113,14 @@ impl RedisSource {
             advice: Advice::new(config.hint_after),
             warned: None,
         };
+        let depths = Depths {
+            name: config.name.clone(),
+            connection: config.connection,
+            every: config.depths_every,
+            figures: Arc::clone(&figures),
+            log: log.clone(),
+            asker: Asker::new(config.url.clone(), config.patience),
+        };
         Ok(SourceHandle {
             name: config.name,
             url: config.url,
@@ -116,6 +130,7 @@ impl RedisSource {
             drain,
             decode: tokio::spawn(decode.run()),
             heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
+            depths: tokio::spawn(depths.run()),
         })
     }
 }
@@ -130,6 +145,7 @@ pub struct SourceHandle {
     drain: std::thread::JoinHandle<()>,
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
+    depths: JoinHandle<()>,
 }
 
 impl SourceHandle {
@@ -175,6 +191,7 @@ impl Drop for SourceHandle {
         self.hang_up();
         self.decode.abort();
         self.heartbeats.abort();
+        self.depths.abort();
     }
 }
 

@@ -126,6 +126,7 @@ impl Drop for Redis {
 pub(crate) fn spawn(url: &str, log: &EventLog, change: impl FnOnce(&mut RedisConfig)) -> SourceHandle {
     let mut config = RedisConfig::new("main", parse_source(url).unwrap().url, CONNECTION);
     config.patience = Duration::from_secs(1);
+    config.depths_every = Duration::from_millis(50);
     change(&mut config);
     RedisSource::spawn(config, log).unwrap()
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
+mod depths;
 mod harness;
 
 use std::collections::HashSet;

@@ -116,6 +116,8 @@ pub struct WorkerRate {
     pub worker: Option<Arc<str>>,
     /// Runs that ended, per minute, over the last 60 minutes.
     pub per_minute: f64,
+    /// The queues that these were of.
+    pub queues: Vec<Arc<str>>,
 }
 
 /// Failures of one kind.
@@ -282,8 +284,12 @@ impl Stats {
         let wanted = self.workers.iter().filter(|(connection, _, _)| is_wanted(connections, *connection));
         wanted
             .map(|(connection, worker, series)| {
-                let runs: u64 = series.0.range(minute - 59..=minute).map(|(_, count)| u64::from(*count)).sum();
-                WorkerRate { connection, worker: worker.cloned(), per_minute: runs as f64 / 60.0 }
+                let lately = minute - 59..=minute;
+                let runs: u64 = series.all.range(lately.clone()).map(|(_, count)| u64::from(*count)).sum();
+                let served = series.queues.iter().filter(|(_, minutes)| minutes.range(lately.clone()).next().is_some());
+                let mut queues: Vec<Arc<str>> = served.map(|(queue, _)| Arc::clone(queue)).collect();
+                queues.sort_unstable();
+                WorkerRate { connection, worker: worker.cloned(), per_minute: runs as f64 / 60.0, queues }
             })
             .collect()
     }

@@ -18,7 +18,8 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use projection::{FailureKind, Outcome};
@@ -92,13 +93,47 @@ impl Series for Cells<Work> {
     }
 }
 
-/// Runs that ended, by the minute.
+/// Runs that ended, by the minute: of all jobs, and of those of each queue.
 #[derive(Clone, Debug, Default)]
-struct WorkerSeries(BTreeMap<i64, u32>);
+struct WorkerSeries {
+    all: BTreeMap<i64, u32>,
+    queues: HashMap<Arc<str>, BTreeMap<i64, u32>, RandomState>,
+}
 
 impl Series for WorkerSeries {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+}
+
+impl WorkerSeries {
+    fn change(&mut self, minute: i64, queue: Option<&str>, step: Step) {
+        change_minute(&mut self.all, minute, step);
+        let Some(queue) = queue else { return };
+        if let Some(minutes) = self.queues.get_mut(queue) {
+            change_minute(minutes, minute, step);
+            if minutes.is_empty() {
+                self.queues.remove(queue);
+            }
+        } else {
+            change_minute(self.queues.entry(queue.into()).or_default(), minute, step);
+        }
+    }
+
+    fn advance(&mut self, horizon: i64) {
+        self.all = self.all.split_off(&horizon);
+        self.queues.retain(|_, minutes| {
+            *minutes = minutes.split_off(&horizon);
+            !minutes.is_empty()
+        });
+    }
+}
+
+fn change_minute(minutes: &mut BTreeMap<i64, u32>, minute: i64, step: Step) {
+    let count = minutes.entry(minute).or_default();
+    step.count(count);
+    if *count == 0 {
+        minutes.remove(&minute);
     }
 }
 
@@ -172,7 +207,7 @@ impl Stats {
         self.horizon = horizon;
         self.tasks.iter_mut().for_each(|series| series.work.advance(horizon));
         self.queues.iter_mut().for_each(|cells| cells.advance(horizon));
-        self.workers.iter_mut().for_each(|series| series.0 = series.0.split_off(&horizon));
+        self.workers.iter_mut().for_each(|series| series.advance(horizon));
         self.failures.iter_mut().for_each(|series| series.cells.advance(horizon));
         self.all.values_mut().for_each(|cells| cells.advance(horizon));
     }
@@ -245,12 +280,7 @@ impl Stats {
         self.work(head, at, |work| work.end(&run, step));
         let (minute, horizon) = (at.millis().div_euclid(MINUTE), self.horizon);
         if let Some(worker) = run.worker.filter(|_| minute >= horizon) {
-            let WorkerSeries(minutes) = self.workers.get_mut(head.connection, worker);
-            let count = minutes.entry(minute).or_default();
-            step.count(count);
-            if *count == 0 {
-                minutes.remove(&minute);
-            }
+            self.workers.get_mut(head.connection, worker).change(minute, head.queue, step);
         }
         if failed(&run) {
             self.failure(head, run.error, at, step, |failed| &mut failed.attempts, |series| &mut series.attempts);

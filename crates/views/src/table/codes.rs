@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, OnceLock};
 
+use proto_events::Framework;
+
 /// Values and their codes.
 #[derive(Clone, Debug)]
 pub(crate) struct Codes<T> {
@@ -85,6 +87,8 @@ pub(crate) struct Texts {
     pub(crate) connections: Arc<Codes<Id>>,
     /// What names a kind of failure of a task.
     pub(crate) failures: Arc<Codes<Arc<str>>>,
+    /// The framework of each queue, by connection and queue: that of the job that named it first.
+    pub(crate) frameworks: Arc<HashMap<(u32, u32), Framework>>,
 }
 
 /// A connection's id.

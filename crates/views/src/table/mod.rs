@@ -17,10 +17,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
-use proto_events::{JobState, Position, Timestamp};
+use proto_events::{Framework, JobState, Position, Timestamp};
 use uuid::Uuid;
 
-use self::codes::{Id, Texts};
+use self::codes::{Codes, Id, Texts};
 use self::segment::{SEGMENT, Segment};
 use crate::codec::Head;
 use crate::query::Counts;
@@ -57,14 +57,19 @@ pub struct Waiting {
     pub oldest_queued_at: Option<Timestamp>,
 }
 
-/// What the workers have to do: of the jobs as they are, not of what workers and brokers say.
+/// What waits and what runs: of the jobs as they are, not of what workers and brokers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// By connection and queue.
-    pub queues: HashMap<(Uuid, Arc<str>), Waiting>,
-    /// Queues that a worker ran jobs of lately, by connection and worker.
-    pub queues_of: HashMap<(Uuid, Arc<str>), Vec<Arc<str>>>,
+    /// What waits, by connection and queue.
+    pub waiting: HashMap<(Uuid, Arc<str>), Waiting>,
+    /// How many jobs run, by connection and worker.
+    pub active: HashMap<(Uuid, Arc<str>), u64>,
+    /// The framework of each queue.
+    pub frameworks: HashMap<(Uuid, Arc<str>), Framework>,
 }
+
+/// The states of jobs that wait or run, a bit for each.
+const UNFINISHED: u8 = 1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8 | 1 << JobState::Active as u8;
 
 impl Table {
     /// Puts a job in, or what is now known of it. The row of one that is new gets a number that no row had before.
@@ -306,47 +311,35 @@ impl Snapshot {
         found
     }
 
-    /// What the workers have to do, and which queues they served since `lately`.
-    pub(crate) fn load(&self, connections: Option<&[Uuid]>, lately: Timestamp) -> Load {
-        let wanted = self.texts.connections.map(|id| connections.is_none_or(|wanted| wanted.contains(&id.0)));
-        let mut waiting: HashMap<(u32, u32), Waiting> = HashMap::new();
-        let mut served: HashMap<(u32, u32), Vec<u32>> = HashMap::new();
-        let waits = 1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8;
-        for segment in &self.segments {
-            let is_old = segment.created_between.is_none_or(|(_, latest)| latest < lately.millis());
-            for place in 0..segment.len() {
-                let (connection, queue) = (segment.connections[place], segment.queues[place]);
-                if queue == u32::MAX || !wanted[connection as usize] {
+    /// What waits and what runs, in every connection or in these.
+    pub(crate) fn load(&self, connections: Option<&[Uuid]>) -> Load {
+        let Texts { queues, workers, connections: ids, .. } = &self.texts;
+        let wanted = ids.map(|id| connections.is_none_or(|wanted| wanted.contains(&id.0)));
+        let (mut waiting, mut active) = (HashMap::<_, Waiting>::new(), HashMap::<_, u64>::new());
+        for segment in self.segments.iter().filter(|segment| segment.unfinished > 0) {
+            for place in (0..segment.len()).filter(|place| segment::of_state(segment.kinds()[*place], UNFINISHED)) {
+                let connection = segment.connections[place];
+                if !wanted[connection as usize] {
                     continue;
                 }
-                if segment::of_state(segment.kinds()[place], waits) {
-                    waiting.entry((connection, queue)).or_default().add(segment, place);
-                } else if !is_old && segment.created_ms(place) >= lately.millis() && segment.workers[place] != u32::MAX
-                {
-                    let queues = served.entry((connection, segment.workers[place])).or_default();
-                    if !queues.contains(&queue) {
-                        queues.push(queue);
-                    }
+                if segment.state(place) == JobState::Active {
+                    *active.entry((connection, segment.workers[place])).or_default() += 1;
+                } else {
+                    waiting.entry((connection, segment.queues[place])).or_default().add(segment, place);
                 }
             }
         }
-        self.named(waiting, served)
-    }
-
-    fn named(&self, waiting: HashMap<(u32, u32), Waiting>, served: HashMap<(u32, u32), Vec<u32>>) -> Load {
-        let Texts { queues, workers, connections, .. } = &self.texts;
-        let queue = |code: u32| Arc::clone(queues.value(code));
-        let named = |queues: Vec<u32>| {
-            let mut names: Vec<_> = queues.into_iter().map(queue).collect();
-            names.sort_unstable();
-            names
+        let named = |codes: &Codes<Arc<str>>, (connection, code): (u32, u32)| {
+            (code != u32::MAX).then(|| (ids.value(connection).0, Arc::clone(codes.value(code))))
         };
-        let connection = |code: u32| connections.value(code).0;
         Load {
-            queues: waiting.into_iter().map(|((c, q), waiting)| ((connection(c), queue(q)), waiting)).collect(),
-            queues_of: served
-                .into_iter()
-                .map(|((c, worker), queues)| ((connection(c), Arc::clone(workers.value(worker))), named(queues)))
+            waiting: waiting.into_iter().filter_map(|(key, waiting)| Some((named(queues, key)?, waiting))).collect(),
+            active: active.into_iter().filter_map(|(key, count)| Some((named(workers, key)?, count))).collect(),
+            frameworks: self
+                .texts
+                .frameworks
+                .iter()
+                .filter_map(|(key, it)| Some((named(queues, *key)?, *it)))
                 .collect(),
         }
     }

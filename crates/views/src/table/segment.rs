@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proto_events::{Framework, JobState, Position, Timestamp};
 use uuid::Uuid;
 
+use super::UNFINISHED;
 use super::codes::{Id, Texts, code};
 use crate::codec::{Head, Rare};
 use crate::stats::failure_shown;
@@ -67,6 +68,8 @@ pub(super) struct Segment {
     rare: HashMap<u16, Arc<Rare>>,
     /// The kinds of failure of jobs that failed, or that show an error.
     failures: HashMap<u16, u32>,
+    /// How many jobs wait or run.
+    pub(super) unfinished: u16,
     /// Milliseconds between which all jobs were created, and maybe some more.
     pub(super) created_between: Option<(i64, i64)>,
 }
@@ -78,7 +81,8 @@ impl Segment {
 
     /// Puts a job at a place that is taken, or at the next one.
     pub(super) fn put(&mut self, place: usize, id: Uuid, number: u64, head: &Head<'_>, texts: &mut Texts) {
-        if place == self.len() {
+        let is_new = place == self.len();
+        if is_new {
             self.push(id);
         }
         self.numbers[place] = number;
@@ -92,6 +96,14 @@ impl Segment {
         self.put_numbers(place, head);
         let framework = FRAMEWORKS.iter().position(|it| *it == head.framework).unwrap_or_default() as u8;
         let rare = if head.rare.is_some() { RARE } else { 0 };
+        if head.queue.is_some() {
+            let queue = (self.connections[place], self.queues[place]);
+            if !texts.frameworks.contains_key(&queue) {
+                Arc::make_mut(&mut texts.frameworks).insert(queue, head.framework);
+            }
+        }
+        self.unfinished -= u16::from(!is_new && of_state(self.kinds[place], UNFINISHED));
+        self.unfinished += u16::from(of_state(head.state as u8, UNFINISHED));
         self.kinds[place] = head.state as u8 | framework << FRAMEWORK_SHIFT | rare;
         match &head.rare {
             Some(rare) => drop(self.rare.insert(place as u16, Arc::clone(rare))),
