@@ -367,7 +367,9 @@ impl Live {
             change(registry, now)
         };
         if let Some(tell) = &*tell {
-            changes.into_iter().for_each(|change| tell(change));
+            for change in changes {
+                tell(change);
+            }
         }
     }
 }

@@ -63,17 +63,13 @@ impl Room {
             return false;
         }
         let oldest = map.iter().filter(|(_, known)| may_go(known)).min_by_key(|(_, known)| last(known));
-        match oldest.filter(|(_, known)| last(known) < stored) {
-            Some((name, _)) => {
-                let name = name.clone();
-                map.remove(&name);
-                true
-            }
-            None => {
-                self.full_until = Some(Timestamp(now.micros() + LOOK));
-                false
-            }
-        }
+        let Some((name, _)) = oldest.filter(|(_, known)| last(known) < stored) else {
+            self.full_until = Some(Timestamp(now.micros() + LOOK));
+            return false;
+        };
+        let name = name.clone();
+        map.remove(&name);
+        true
     }
 
     fn is_crowded(&self, now: Timestamp, within: i64) -> bool {

@@ -329,13 +329,13 @@ fn while_the_log_is_away_nobody_falls_silent() {
 #[test]
 fn a_change_is_told_once_and_heartbeats_once_a_second() {
     let id = worker_id(CONNECTION, NAME);
-    let named = |change: LiveChange| match change {
+    let in_words = |change: LiveChange| match change {
         LiveChange::WorkerHeartbeat { id: of, state, .. } if of == id => format!("beat {}", state.as_str()),
         LiveChange::WorkerState { id: of, state, .. } if of == id => format!("is {}", state.as_str()),
         LiveChange::Queue { name, depth, .. } => format!("{name} {}", depth.unwrap()),
         other => panic!("{other:?}"),
     };
-    let names = |changes: Vec<LiveChange>| changes.into_iter().map(named).collect::<Vec<_>>();
+    let names = |changes: Vec<LiveChange>| changes.into_iter().map(in_words).collect::<Vec<_>>();
     let mut live = Watched::new();
     // What was said before our time is no news.
     assert_eq!(live.0.event(CONNECTION, at(-20.0), worker(NAME, WorkerState::Heartbeat, -20.0), at(0.0)), []);
