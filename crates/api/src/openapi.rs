@@ -154,7 +154,16 @@ impl Describer {
             responses.insert(answer.status.as_str().to_owned(), described);
         }
         let unauthorized = (operation.access != Access::Anybody).then_some(StatusCode::UNAUTHORIZED);
-        let errors = operation.errors.iter().copied().chain(unauthorized).chain([StatusCode::INTERNAL_SERVER_ERROR]);
+        // What a read key may not do.
+        let is_beyond_reading = matches!(operation.access, Access::Operator | Access::Admin);
+        let forbidden = is_beyond_reading.then_some(StatusCode::FORBIDDEN);
+        let errors = operation
+            .errors
+            .iter()
+            .copied()
+            .chain(unauthorized)
+            .chain(forbidden)
+            .chain([StatusCode::INTERNAL_SERVER_ERROR]);
         for status in errors {
             self.errors.insert(status);
             let reference = json!({ "$ref": format!("#/components/responses/{}", error_name(status)) });

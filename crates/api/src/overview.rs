@@ -45,7 +45,7 @@ struct Everything<'a> {
     time_range: &'static str,
     /// How many jobs there are now, in all and in each state.
     jobs: States,
-    #[serde(flatten)]
+    /// What ran in the range.
     work: Work,
     /// The range in parts, the oldest first.
     buckets: Vec<WorkBucket>,

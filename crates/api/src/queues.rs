@@ -70,14 +70,15 @@ pub(crate) const OPERATIONS: &[Operation] = &[Operation {
 struct QueueList {
     data: Vec<Item>,
     pagination: Paging,
-    /// Whether there were more than are remembered, so that some are missing here.
+    /// There were more than are remembered, so that some are missing here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
 
 /// A queue.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "Queue")]
+#[schemars(rename = "ListedQueue")]
 struct Item {
     id: Uuid,
     name: String,
@@ -244,7 +245,7 @@ fn page(live: Listed<LiveQueue>, mut known: Known, asking: &Asking) -> QueueList
     });
     rows.sort_by(|a, b| {
         let by = match asking.by {
-            By::Name => std::cmp::Ordering::Equal,
+            By::Name => ordered(Some(&a.name), Some(&b.name), asking.order),
             By::Depth => ordered(Some(a.depth()), Some(b.depth()), asking.order),
             By::Consumers => ordered(Some(a.consumers()), Some(b.consumers()), asking.order),
             By::Throughput => {
@@ -252,7 +253,7 @@ fn page(live: Listed<LiveQueue>, mut known: Known, asking: &Asking) -> QueueList
             }
             By::FailureRate => ordered(Some(a.failure_rate()), Some(b.failure_rate()), asking.order),
         };
-        by.then_with(|| ordered(Some(&a.name), Some(&b.name), asking.order)).then(a.id.cmp(&b.id))
+        by.then_with(|| a.name.cmp(&b.name)).then(a.id.cmp(&b.id))
     });
     let (rows, pagination) = page_of(rows, asking.page, asking.limit);
     let data = rows.into_iter().map(|row| row.item(asking.range)).collect();

@@ -74,14 +74,15 @@ pub(crate) const OPERATIONS: &[Operation] = &[Operation {
 struct WorkerList {
     data: Vec<Item>,
     pagination: Paging,
-    /// Whether there were more than are remembered, so that some are missing here.
+    /// There were more than are remembered, so that some are missing here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
 
 /// A worker.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "Worker")]
+#[schemars(rename = "ListedWorker")]
 struct Item {
     id: Uuid,
     /// The framework's name of it.
@@ -189,13 +190,13 @@ fn page(live: Listed<LiveWorker>, mut known: Known, asking: &Asking) -> WorkerLi
     rows.sort_by(|a, b| {
         let (one, other) = (&a.worker, &b.worker);
         let by = match asking.by {
-            By::Hostname => std::cmp::Ordering::Equal,
+            By::Hostname => ordered(Some(&one.hostname), Some(&other.hostname), asking.order),
             By::State => ordered(Some(one.state.as_str()), Some(other.state.as_str()), asking.order),
             By::ActiveJobs => ordered(Some(a.active_jobs()), Some(b.active_jobs()), asking.order),
             By::LastHeartbeat => ordered(one.last_heartbeat, other.last_heartbeat, asking.order),
             By::TaskRate => ordered(a.figures.task_rate, b.figures.task_rate, asking.order),
         };
-        by.then_with(|| ordered(Some(&one.hostname), Some(&other.hostname), asking.order)).then(one.id.cmp(&other.id))
+        by.then_with(|| one.hostname.cmp(&other.hostname)).then(one.id.cmp(&other.id))
     });
     let (rows, pagination) = page_of(rows, asking.page, asking.limit);
     WorkerList { data: rows.into_iter().map(item).collect(), pagination, truncated: live.truncated }
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!((&first["activeJobs"], &last["activeJobs"]), (&json!(1), &json!(0)));
         assert_eq!((&last["queues"], &last["taskRate"]), (&json!([]), &Value::Null));
         assert_eq!(names(&page(By::TaskRate, SortOrder::Descending)), ["c", "b", "a"]);
-        assert_eq!(names(&page(By::ActiveJobs, SortOrder::Descending)), ["b", "c", "a"]);
+        assert_eq!(names(&page(By::ActiveJobs, SortOrder::Descending)), ["b", "a", "c"]);
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(crate) enum Release {
     /// Go on.
     Resume,
     /// Go on with these views, which are at the same message.
-    Switch(Box<Writer>),
+    Switch(Box<Writer>, oneshot::Sender<()>),
     /// Hand over the views and end.
     Surrender(oneshot::Sender<Writer>),
 }
@@ -216,7 +216,7 @@ impl Applier {
         let checkpoint = self.writer.checkpoint().filter(|checkpoint| checkpoint.sequence == self.last);
         if hold.held.send((self.last, checkpoint)).is_ok() {
             match hold.release.blocking_recv() {
-                Ok(Release::Switch(writer)) => {
+                Ok(Release::Switch(writer, switched)) => {
                     self.writer = *writer;
                     self.missed = self.writer.missed();
                     let (floor, missed) = (self.writer.floor(), self.missed);
@@ -224,6 +224,8 @@ impl Applier {
                         progress.forgot(floor);
                         (progress.trimmed, progress.lost) = (missed, None);
                     });
+                    // Whoever asked may be gone; the views are switched in any case.
+                    let _ = switched.send(());
                 }
                 Ok(Release::Surrender(to)) => self.surrender = Some(to),
                 Ok(Release::Resume) | Err(_) => {}

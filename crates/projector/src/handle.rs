@@ -51,8 +51,10 @@ impl Held {
     }
 
     /// Lets it go on with other views, which are at the same message.
-    pub(crate) fn switch(self, writer: Writer) -> Result<(), Gone> {
-        self.release.send(Release::Switch(Box::new(writer))).map_err(|_| Gone)
+    pub(crate) async fn switch(self, writer: Writer) -> Result<(), Gone> {
+        let (switched, told) = oneshot::channel();
+        self.release.send(Release::Switch(Box::new(writer), switched)).map_err(|_| Gone)?;
+        told.await.map_err(|_| Gone)
     }
 
     /// Ends it and takes its views.

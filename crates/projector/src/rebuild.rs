@@ -389,7 +389,7 @@ impl Inner {
         hit(Point::Surrendered);
         self.generations.promote(candidate)?;
         hit(Point::SwitchBefore);
-        old.switch(writer).map_err(|_| PassError::Panicked("the projector ended".to_owned()))?;
+        old.switch(writer).await.map_err(|_| PassError::Panicked("the projector ended".to_owned()))?;
         hit(Point::SwitchAfter);
         tracing::info!(at, "the rebuilt views serve");
         rebuild.enter(RebuildState::Completed, rebuild.again());

@@ -222,22 +222,21 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Calls this with every run of the job's code, or with the end of a job that no run is known of.
-    pub(crate) fn each_run(&self, mut visit: impl FnMut(Counted<'_>)) {
+    /// Every run of the job's code, or the end of a job that no run is known of.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Counted<'_>> {
         let rare = self.rare.as_deref();
-        if let Some(runs) = rare.and_then(|rare| rare.runs.as_ref()) {
-            runs.iter().for_each(|run| visit(Counted::of(run)));
-        } else if self.started_at.is_some() || self.completed_at.is_some() {
-            visit(Counted {
-                worker: self.worker,
-                started_at: self.started_at,
-                ended_at: self.completed_at,
-                outcome: self.completed_at.and_then(|_| outcome(self.state)),
-                runtime_ms: self.duration_ms,
-                wait_ms: self.wait_ms,
-                error: rare.and_then(|rare| rare.error.as_deref()),
-            });
-        }
+        let runs = rare.and_then(|rare| rare.runs.as_deref());
+        let has_one = runs.is_none() && (self.started_at.is_some() || self.completed_at.is_some());
+        let only = has_one.then(|| Counted {
+            worker: self.worker,
+            started_at: self.started_at,
+            ended_at: self.completed_at,
+            outcome: self.completed_at.and_then(|_| outcome(self.state)),
+            runtime_ms: self.duration_ms,
+            wait_ms: self.wait_ms,
+            error: rare.and_then(|rare| rare.error.as_deref()),
+        });
+        runs.unwrap_or_default().iter().map(Counted::of).chain(only)
     }
 }
 

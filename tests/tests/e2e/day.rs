@@ -182,7 +182,7 @@ impl Day<'_> {
         assert_eq!(overview["jobs"]["total"], json!(self.jobs.len()), "{overview:#}");
         assert_eq!(overview["jobs"]["completed"], json!(completed), "{overview:#}");
         assert_eq!(overview["jobs"]["failed"], json!(failed), "{overview:#}");
-        assert_eq!((&overview["completed"], &overview["failed"]), (&json!(completed), &json!(failed)));
+        assert_eq!((&overview["work"]["completed"], &overview["work"]["failed"]), (&json!(completed), &json!(failed)));
         let most = &overview["mostFailingTasks"][0];
         assert_eq!((&most["name"], &most["failed"]), (&json!("shop.fail"), &json!(5)), "{overview:#}");
         assert_eq!((&overview["lost"]["count"], &overview["stuck"]["count"]), (&json!(0), &json!(0)), "{overview:#}");

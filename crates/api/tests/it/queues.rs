@@ -34,15 +34,15 @@ async fn queues_are_listed_as_documented() {
     }
     let expected = json!({
         "id": proto_events::queue_id(CONNECTION, "mail"), "name": "mail", "framework": "bullmq",
-        "connectionId": CONNECTION, "depth": 17, "consumers": 3, "throughput": null, "avgLatencyMs": null,
-        "failureRate": null, "healthBar": { "timeRange": "24h", "buckets": [] }, "extensions": { "paused": false },
+        "connectionId": CONNECTION, "depth": 17, "consumers": 3, "throughput": 0.0, "avgLatencyMs": null,
+        "failureRate": 0.0, "healthBar": { "timeRange": "24h", "buckets": [] }, "extensions": { "paused": false },
         "oldestQueuedAt": null,
     });
     assert_eq!(mail, expected);
     assert_eq!(server.ingest(&json!([snapshot("mail", &json!(2), &json!(3))])).status, 202);
     server.client.until("/api/queues", |answer| answer.body["data"][1]["depth"] == 2);
     for (query, expected) in [
-        ("sortBy=depth", ["mail", "default", "unknown"]),
+        ("sortBy=depth", ["unknown", "mail", "default"]),
         ("sortBy=depth&sortOrder=desc", ["default", "mail", "unknown"]),
         ("sortBy=consumers&sortOrder=desc", ["mail", "default", "unknown"]),
         ("sortBy=failureRate&sortOrder=desc", ["default", "mail", "unknown"]),

@@ -89,7 +89,7 @@ async fn workers_are_filtered_sorted_and_paged() {
     listed(&server, "/api/workers", &["a", "b", "c", "d"]);
     for (query, names) in [
         ("sortOrder=desc", &["d", "c", "b", "a"][..]),
-        ("sortBy=activeJobs", &["b", "a", "c", "d"]),
+        ("sortBy=activeJobs", &["b", "d", "a", "c"]),
         ("sortBy=activeJobs&sortOrder=desc", &["c", "a", "b", "d"]),
         ("sortBy=state", &["a", "c", "b", "d"]),
         ("sortBy=taskRate", &["a", "b", "c", "d"]),

@@ -18,10 +18,10 @@ mod series;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::RandomState;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use projection::{FailureKind, Outcome};
 use proto_events::{JobState, Position, Timestamp};
 use uuid::Uuid;
@@ -97,7 +97,7 @@ impl Series for Cells<Work> {
 #[derive(Clone, Debug, Default)]
 struct WorkerSeries {
     all: BTreeMap<i64, u32>,
-    queues: HashMap<Arc<str>, BTreeMap<i64, u32>, RandomState>,
+    queues: HashMap<Arc<str>, BTreeMap<i64, u32>>,
 }
 
 impl Series for WorkerSeries {
@@ -245,61 +245,50 @@ impl Stats {
         if let Some(queue) = but_not(of.queue, but.map(|but| but.queue)) {
             each(&mut (connection, &mut self.queues), queue, of.first);
         }
-        let texts = |head: Option<&Head<'_>>| head.map(|head| (workers(head), failures(head))).unwrap_or_default();
-        let ((our_workers, our_failures), (their_workers, their_failures)) = (texts(Some(of)), texts(but));
-        for worker in our_workers.iter().filter(|worker| !their_workers.contains(worker)) {
+        let theirs = but.map(workers).unwrap_or_default();
+        for worker in workers(of).into_iter().filter(|worker| !theirs.contains(worker)) {
             each(&mut (connection, &mut self.workers), worker, of.first);
         }
-        for failure in our_failures.iter().filter(|failure| !their_failures.contains(failure)) {
+        let theirs = but.map(failures).unwrap_or_default();
+        for failure in failures(of).iter().filter(|failure| !theirs.contains(failure)) {
             each(&mut (connection, &mut self.failures), failure, of.first);
         }
     }
 
     fn count(&mut self, head: &Head<'_>, step: Step) {
-        let ended = head.completed_at.filter(|_| head.state.is_final());
-        if let Some(at) = ended {
-            self.work(head, at, |work| work.job(head.state, step));
+        let (connection, horizon) = (head.connection, self.horizon);
+        if head.name != UNKNOWN_NAME {
+            let TaskSeries { work, latest } = self.tasks.get_mut(connection, head.name);
+            count_work(work, head, horizon, step);
+            for at in head.runs().filter_map(|run| run.started_at.or(run.ended_at)) {
+                latest.change(at.millis(), step);
+            }
         }
-        if let Some(at) = ended.filter(|_| head.state == JobState::Failed) {
+        if let Some(queue) = head.queue {
+            count_work(self.queues.get_mut(connection, queue), head, horizon, step);
+        }
+        let all = self.all.entry(connection).or_default();
+        count_work(all, head, horizon, step);
+        if all.is_empty() {
+            self.all.remove(&connection);
+        }
+        for run in head.runs() {
+            self.count_run(head, run, step);
+        }
+        if let Some(at) = ended(head).filter(|_| head.state == JobState::Failed) {
             let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
             self.failure(head, error, at, step, |failed| &mut failed.jobs, |series| &mut series.jobs);
         }
-        head.each_run(|run| self.run(head, run, step));
     }
 
-    fn run(&mut self, head: &Head<'_>, run: Counted<'_>, step: Step) {
-        if let Some(at) = run.started_at {
-            self.work(head, at, |work| work.start(&run, step));
-        }
-        if let Some(at) = run.started_at.or(run.ended_at)
-            && head.name != UNKNOWN_NAME
-        {
-            self.tasks.get_mut(head.connection, head.name).latest.change(at.millis(), step);
-        }
+    fn count_run(&mut self, head: &Head<'_>, run: Counted<'_>, step: Step) {
         let Some(at) = run.ended_at.filter(|_| run.outcome.is_some()) else { return };
-        self.work(head, at, |work| work.end(&run, step));
-        let (minute, horizon) = (at.millis().div_euclid(MINUTE), self.horizon);
-        if let Some(worker) = run.worker.filter(|_| minute >= horizon) {
+        let minute = at.millis().div_euclid(MINUTE);
+        if let Some(worker) = run.worker.filter(|_| minute >= self.horizon) {
             self.workers.get_mut(head.connection, worker).change(minute, head.queue, step);
         }
         if failed(&run) {
             self.failure(head, run.error, at, step, |failed| &mut failed.attempts, |series| &mut series.attempts);
-        }
-    }
-
-    /// Changes the cells that a job counts for at a moment.
-    fn work(&mut self, head: &Head<'_>, at: Timestamp, change: impl Fn(&mut Work)) {
-        let (connection, horizon) = (head.connection, self.horizon);
-        if head.name != UNKNOWN_NAME {
-            self.tasks.get_mut(connection, head.name).work.change(at, horizon, &change);
-        }
-        if let Some(queue) = head.queue {
-            self.queues.get_mut(connection, queue).change(at, horizon, &change);
-        }
-        let all = self.all.entry(connection).or_default();
-        all.change(at, horizon, change);
-        if all.is_empty() {
-            self.all.remove(&connection);
         }
     }
 
@@ -352,14 +341,34 @@ fn but_not<'a>(text: Option<&'a str>, other: Option<Option<&str>>) -> Option<&'a
     text.filter(|_| other != Some(text))
 }
 
-/// The workers that a job counts for, each once.
-fn workers(head: &Head<'_>) -> Vec<Arc<str>> {
-    let mut workers: Vec<Arc<str>> = Vec::new();
-    head.each_run(|run| {
-        if let Some(worker) = run.worker.filter(|worker| !workers.iter().any(|known| **known == **worker)) {
-            workers.push(worker.into());
+/// When a job ended, if it has.
+fn ended(head: &Head<'_>) -> Option<Timestamp> {
+    head.completed_at.filter(|_| head.state.is_final())
+}
+
+/// What a job adds to cells, or takes out of them.
+fn count_work(cells: &mut Cells<Work>, head: &Head<'_>, horizon: i64, step: Step) {
+    if let Some(at) = ended(head) {
+        cells.change(at, horizon, |work| work.job(head.state, step));
+    }
+    for run in head.runs() {
+        if let Some(at) = run.started_at {
+            cells.change(at, horizon, |work| work.start(&run, step));
         }
-    });
+        if let Some(at) = run.ended_at.filter(|_| run.outcome.is_some()) {
+            cells.change(at, horizon, |work| work.end(&run, step));
+        }
+    }
+}
+
+/// The workers that a job counts for, each once.
+fn workers<'a>(head: &'a Head<'_>) -> Vec<&'a str> {
+    let mut workers = Vec::new();
+    for worker in head.runs().filter_map(|run| run.worker) {
+        if !workers.contains(&worker) {
+            workers.push(worker);
+        }
+    }
     workers
 }
 
@@ -370,14 +379,12 @@ fn failures(head: &Head<'_>) -> Vec<String> {
         let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
         failures.push(failure_text(head.name, error));
     }
-    head.each_run(|run| {
-        if failed(&run) && run.ended_at.is_some() {
-            let text = failure_text(head.name, run.error);
-            if !failures.contains(&text) {
-                failures.push(text);
-            }
+    for run in head.runs().filter(|run| failed(run) && run.ended_at.is_some()) {
+        let text = failure_text(head.name, run.error);
+        if !failures.contains(&text) {
+            failures.push(text);
         }
-    });
+    }
     failures
 }
 

@@ -1,7 +1,7 @@
 //! Sums by name: of so many names at most, those that came first into the log.
 
 use std::collections::BTreeMap;
-use std::hash::{Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
@@ -46,7 +46,7 @@ struct Entry<S> {
 /// The series of one kind.
 #[derive(Clone, Debug)]
 pub(super) struct Group<S> {
-    entries: HashMap<Key, Entry<S>, RandomState>,
+    entries: HashMap<Key, Entry<S>>,
     /// What the names that were not admitted sum up to, by connection.
     others: BTreeMap<Uuid, S>,
     limit: usize,

@@ -204,19 +204,16 @@ struct Truth {
 }
 
 fn runs(job: &Counting) -> Vec<Measure> {
-    let mut runs = Vec::new();
-    job.head().each_run(|run| {
-        runs.push(Measure {
-            worker: run.worker.map(Into::into),
-            started_at: run.started_at,
-            ended_at: run.ended_at,
-            outcome: run.outcome,
-            runtime_ms: run.runtime_ms,
-            wait_ms: run.wait_ms,
-            error: run.error.map(Into::into),
-        });
-    });
-    runs
+    let measure = |run: Counted<'_>| Measure {
+        worker: run.worker.map(Into::into),
+        started_at: run.started_at,
+        ended_at: run.ended_at,
+        outcome: run.outcome,
+        runtime_ms: run.runtime_ms,
+        wait_ms: run.wait_ms,
+        error: run.error.map(Into::into),
+    };
+    job.head().runs().map(measure).collect()
 }
 
 fn truth<'a>(jobs: impl Iterator<Item = &'a Counting>, span: Span) -> Truth {

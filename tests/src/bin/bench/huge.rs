@@ -18,8 +18,6 @@ use crate::dashboard::{self, Dashboard};
 use crate::measures::now;
 use crate::million::memory;
 
-/// Events in one message.
-const EACH: u64 = 200;
 const WEEK: f64 = 7.0 * 86_400.0;
 /// One job in so many is asked for later.
 const ASKED_FOR: u64 = 1_999;
