@@ -74,7 +74,7 @@ pub(crate) fn read_params(raw: &str) -> Result<Wanted, ApiError> {
 }
 
 /// Where nothing can be asked for.
-pub(crate) fn no_params(raw: &str) -> Result<(), ApiError> {
+pub(crate) fn none(raw: &str) -> Result<(), ApiError> {
     pairs(raw)?.first().map_or(Ok(()), |(name, _)| Err(unknown(name)))
 }
 
