@@ -247,7 +247,7 @@ pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Respons
             Ok(answer(StatusCode::OK, &Listed { data }))
         }
         Method::POST => {
-            let parts = changeable(&app, &call)?;
+            let parts = changeable(&app, &mut call).await?;
             let (connection, key) = parts.connections.create(&named(&mut call).await?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection made");
             Ok(answer(StatusCode::CREATED, &Shown::new(&connection, Some(&key))))
@@ -263,20 +263,21 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
     let not_found = ApiError::ConnectionNotFound;
     match (&call.method, rotated) {
         (&Method::PATCH, _) => {
-            let parts = changeable(&app, &call)?;
-            let (which, name) = (decoded(&path).ok_or(not_found)?, named(&mut call).await?);
+            let parts = changeable(&app, &mut call).await?;
+            let (name, which) = (named(&mut call).await?, decoded(&path).ok_or(not_found)?);
             let connection = parts.connections.rename(&which, &name).await?;
             tracing::info!(id = %connection.id, name = connection.name, former = %which, "connection renamed");
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
         (&Method::DELETE, _) => {
-            let parts = changeable(&app, &call)?;
+            let parts = changeable(&app, &mut call).await?;
+            nothing(&mut call).await?;
             let connection = parts.connections.delete(&decoded(&path).ok_or(not_found)?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
         (&Method::POST, Some(which)) => {
-            let parts = changeable(&app, &call)?;
+            let parts = changeable(&app, &mut call).await?;
             nothing(&mut call).await?;
             let (connection, key) = parts.connections.rotate(&decoded(which).ok_or(not_found)?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection has a new key");
@@ -298,7 +299,7 @@ pub(crate) async fn keys(app: Arc<App>, mut call: Call) -> Result<Response, ApiE
             Ok(answer(StatusCode::OK, &ListedKeys { data }))
         }
         Method::POST => {
-            let parts = changeable(&app, &call)?;
+            let parts = changeable(&app, &mut call).await?;
             let (made, key) = parts.keys.create(&named(&mut call).await?).await?;
             tracing::info!(id = %made.id, name = made.name, "read key made");
             Ok(answer(StatusCode::CREATED, &ShownKey::new(&made, Some(&key))))
@@ -308,18 +309,28 @@ pub(crate) async fn keys(app: Arc<App>, mut call: Call) -> Result<Response, ApiE
 }
 
 /// `DELETE /api/keys/{id or name}`.
-pub(crate) async fn key(path: String, app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn key(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
     if call.method != Method::DELETE {
         return Err(wrong_method(&call.method, "DELETE"));
     }
-    let parts = changeable(&app, &call)?;
+    let parts = changeable(&app, &mut call).await?;
+    nothing(&mut call).await?;
     let deleted = parts.keys.delete(&decoded(&path).ok_or(KEY_NOT_FOUND)?).await?;
     tracing::info!(id = %deleted.id, name = deleted.name, "read key deleted");
     Ok(answer(StatusCode::OK, &ShownKey::new(&deleted, None)))
 }
 
 /// The parts, if whoever asks may change something, and it can be stored.
-fn changeable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
+async fn changeable<'a>(app: &'a App, call: &mut Call) -> Result<&'a Parts, ApiError> {
+    let allowed = may_change(app, call);
+    if allowed.is_err() {
+        // A body that is still on its way when the answer is there would cost the connection.
+        call.drain().await;
+    }
+    allowed
+}
+
+fn may_change<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     app.auth.require(call)?;
     refuse_foreign(&call.headers)?;
     params::none(&call.query)?;

@@ -320,11 +320,12 @@ impl Applier {
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();
         self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        // Before it is told that they are applied: who waits for that may then look for what happened.
+        self.shared.frames.push(self.changes.take());
         self.shared.progress.send_modify(|progress| {
             progress.quarantined += unusable;
             progress.applied(end.sequence, end.stored);
         });
-        self.shared.frames.push(self.changes.take());
         // This may have been the last of what the log held at the start.
         self.shared.is_news();
         Ok(())

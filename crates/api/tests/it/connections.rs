@@ -211,6 +211,9 @@ async fn what_is_not_understood_is_refused_and_changes_nothing() {
     ] {
         client.post(path, &body).admin().send().error(400, "VALIDATION_ERROR");
     }
+    for path in ["/api/connections/billing", "/api/keys/other"] {
+        client.delete(path).body(r#"{"force":true}"#).admin().send().error(400, "VALIDATION_ERROR");
+    }
     for path in ["/api/connections?page=2", "/api/keys?limit=1"] {
         client.get(path).admin().send().error(400, "VALIDATION_ERROR");
     }
