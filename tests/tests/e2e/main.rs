@@ -6,6 +6,7 @@ mod backup;
 mod compare;
 mod crashes;
 mod demo;
+mod described;
 mod documented;
 mod map;
 mod retention;
