@@ -23,7 +23,7 @@ mod wait;
 pub use api::{Answer, Api};
 pub use flood::{Flood, FloodJob};
 pub use forebay::{Forebay, Options, forebay_binary};
-pub use process::Process;
+pub use process::{Process, tool};
 pub use redis::Redis;
 pub use shop::{Run, Shop, Truth, python};
 pub use wait::wait_for;

@@ -71,6 +71,13 @@ impl Process {
     }
 }
 
+/// A program that `make test-tools` put into the target directory.
+pub fn tool(path: &str) -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let found = exe.ancestors().map(|dir| dir.join(path)).find(|program| program.is_file());
+    found.unwrap_or_else(|| panic!("{path} is missing in the target directory: run `make test-tools`"))
+}
+
 fn children(parent: Pid) -> Vec<(Pid, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {

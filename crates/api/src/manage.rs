@@ -191,7 +191,10 @@ impl<'a> ShownKey<'a> {
 #[serde(deny_unknown_fields)]
 struct Named {
     /// 1 to 255 printable characters, and no UUID.
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(
+        length(min = 1, max = 255),
+        regex(pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")
+    )]
     name: String,
 }
 

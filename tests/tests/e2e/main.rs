@@ -7,6 +7,7 @@ mod compare;
 mod crashes;
 mod day;
 mod demo;
+mod described;
 mod documented;
 mod map;
 mod retention;
