@@ -64,8 +64,8 @@ const DOCUMENT_ITSELF: &[Operation] = &[Operation {
 }];
 
 const ABOUT: &str = "The record of background jobs. What Sluice's public API documents is answered as documented; \
-                     everything else is additive. Times are RFC 3339 in UTC. Query parameters that are not declared are \
-                     refused, except by the endpoints for senders and probes.";
+                     everything else is additive. Times are RFC 3339 in UTC. Query parameters that are not declared \
+                     are refused, except by the endpoints for senders and probes.";
 
 pub(crate) fn get(app: &App, call: &Call) -> Result<Response, ApiError> {
     if call.method != Method::GET {
@@ -107,7 +107,9 @@ fn document(version: &str) -> Value {
     schemas.extend(described.answered.take_definitions(true));
     json!({
         "openapi": "3.1.0",
-        "info": { "title": "Forebay", "version": version, "description": ABOUT, "license": { "name": "MIT OR Apache-2.0" } },
+        "info": {
+            "title": "Forebay", "version": version, "description": ABOUT, "license": { "name": "MIT OR Apache-2.0" },
+        },
         "paths": paths,
         "components": { "schemas": schemas, "responses": responses, "securitySchemes": auth::schemes() },
     })

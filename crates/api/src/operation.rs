@@ -6,7 +6,7 @@
 //!     query: params::READ,
 //!     answers: &[Answer::json::<Tasks<'static>>(StatusCode::OK, "The task names.").with(READ_HEADERS), NOT_MODIFIED],
 //!     errors: READ_ERRORS,
-//!     ..Operation::get("/api/tasks", "listTasks", "tasks", "Task names, with what became of their jobs", Access::Reader)
+//!     ..Operation::get("/api/tasks", "listTasks", "tasks", "Task names, and how their jobs went", Access::Reader)
 //! }];
 //! ```
 
@@ -174,7 +174,7 @@ pub(crate) const READ_HEADERS: &[&Header] = &[
         name: "Forebay-Stale",
         about: "Why nothing new comes into the answers.",
         always: false,
-        schema: || json!({ "type": "string", "enum": ["log-recreated", "log-rolled-back", "log-missing", "upgrading"] }),
+        schema: || json!({ "enum": ["log-recreated", "log-rolled-back", "log-missing", "upgrading"] }),
     },
 ];
 
