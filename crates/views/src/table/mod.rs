@@ -13,7 +13,7 @@ mod plan;
 mod segment;
 mod select;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -281,7 +281,7 @@ impl Snapshot {
         places(&self.segments).map(|(segment, place)| segment.head(place, &self.texts))
     }
 
-    /// Of each kind of failure some jobs that show it, those first that came last.
+    /// Of each kind of failure some jobs that show it: those that were created last, the latest first.
     pub(crate) fn failing(&self, connection_and_kind: &[(Uuid, String)], each: usize) -> Vec<Vec<Uuid>> {
         let texts = &self.texts;
         let coded = |(connection, kind): &(Uuid, String)| {
@@ -292,23 +292,28 @@ impl Snapshot {
             .enumerate()
             .filter_map(|(place, pair)| coded(pair).map(|codes| (codes, place)))
             .collect();
-        let mut found = vec![Vec::new(); connection_and_kind.len()];
-        let mut lacking = wanted.len();
-        for segment in self.segments.iter().rev() {
-            if lacking == 0 {
+        let mut found: Vec<BTreeSet<(i64, Uuid)>> = vec![BTreeSet::new(); connection_and_kind.len()];
+        let latest = |segment: &Segment| segment.created_between.map_or(i64::MIN, |(_, latest)| latest);
+        let mut segments: Vec<&Segment> = self.segments.iter().map(|segment| &**segment).collect();
+        segments.sort_by_key(|segment| std::cmp::Reverse(latest(segment)));
+        for segment in segments {
+            // What is left was created before all that there is room for.
+            let is_older = |jobs: &BTreeSet<(i64, Uuid)>| {
+                jobs.len() == each && jobs.first().is_some_and(|(created, _)| *created > latest(segment))
+            };
+            if wanted.values().all(|group| is_older(&found[*group])) {
                 break;
             }
-            let mut failing: Vec<_> = segment.failures().collect();
-            failing.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
-            for (place, kind) in failing {
+            for (place, kind) in segment.failures() {
                 let Some(group) = wanted.get(&(segment.connections[place], kind)) else { continue };
-                if found[*group].len() < each {
-                    found[*group].push(segment.ids[place]);
-                    lacking -= usize::from(found[*group].len() == each);
+                let jobs = &mut found[*group];
+                jobs.insert((segment.created_ms(place), segment.ids[place]));
+                if jobs.len() > each {
+                    jobs.pop_first();
                 }
             }
         }
-        found
+        found.into_iter().map(|jobs| jobs.into_iter().rev().map(|(_, id)| id).collect()).collect()
     }
 
     /// What waits and what runs, in every connection or in these.

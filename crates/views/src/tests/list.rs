@@ -12,6 +12,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::support::{applied, open_in};
+use crate::codec::Head;
+use crate::stats::failure_shown;
 use crate::{Cursor, Filter, Opened, Query, Signs, SortBy, SortOrder};
 
 const NAMES: [&str; 5] = ["app.send", "APP.Resize", "app.ünïcode", "unknown", "z"];
@@ -274,6 +276,54 @@ fn assert_list(opened: &Opened, truth: &BTreeMap<Uuid, Record>, mut query: Query
     Ok(())
 }
 
+/// What waits and runs, counted one by one.
+fn assert_load(opened: &Opened, truth: &BTreeMap<Uuid, Record>) -> Result<(), TestCaseError> {
+    let load = opened.reader.load(None);
+    let (mut waiting, mut active) = (BTreeMap::<_, (u64, u64, Option<i64>)>::new(), BTreeMap::<_, u64>::new());
+    for record in truth.values() {
+        let key = |text: &Option<String>| text.clone().map(|text| (record.connection_id, text));
+        let (queued, scheduled) = (record.state == JobState::Queued, record.state == JobState::Scheduled);
+        if let Some(key) = key(&record.queue).filter(|_| queued || scheduled) {
+            let (all_queued, all_scheduled, oldest) = waiting.entry(key).or_default();
+            *all_queued += u64::from(queued);
+            *all_scheduled += u64::from(scheduled);
+            let created = record.created_at.millis();
+            *oldest = if queued { Some(oldest.map_or(created, |oldest| oldest.min(created))) } else { *oldest };
+        }
+        if let Some(key) = key(&record.worker_id).filter(|_| record.state == JobState::Active) {
+            *active.entry(key).or_default() += 1;
+        }
+    }
+    let told = load.waiting.iter().map(|((connection, queue), it)| {
+        ((*connection, queue.to_string()), (it.queued, it.scheduled, it.oldest_queued_at.map(Timestamp::millis)))
+    });
+    prop_assert_eq!(told.collect::<BTreeMap<_, _>>(), waiting);
+    let told = load.active.iter().map(|((connection, worker), count)| ((*connection, worker.to_string()), *count));
+    prop_assert_eq!(told.collect::<BTreeMap<_, _>>(), active);
+    Ok(())
+}
+
+/// The jobs created last of each kind of failure.
+fn assert_failing(opened: &Opened, truth: &BTreeMap<Uuid, Record>) -> Result<(), TestCaseError> {
+    const EACH: usize = 3;
+    let mut kinds: BTreeMap<(Uuid, String), Vec<(i64, Uuid)>> = BTreeMap::new();
+    for record in truth.values() {
+        let row = row(record.clone(), 1);
+        if let Some(kind) = failure_shown(&Head::of(&row)) {
+            let jobs = kinds.entry((record.connection_id, kind)).or_default();
+            jobs.push((record.created_at.millis(), record.id));
+        }
+    }
+    let asked: Vec<(Uuid, String)> = kinds.keys().cloned().chain([(Uuid::max(), "nothing".to_owned())]).collect();
+    let found = opened.reader.shared().state.read().table.snapshot().failing(&asked, EACH);
+    let expected = kinds.into_values().map(|mut jobs| {
+        jobs.sort_unstable_by(|a, b| b.cmp(a));
+        jobs.into_iter().take(EACH).map(|(_, id)| id).collect::<Vec<_>>()
+    });
+    prop_assert_eq!(found, expected.chain([Vec::new()]).collect::<Vec<_>>());
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -319,6 +369,8 @@ proptest! {
         for (query, _) in queries {
             assert_list(&opened, &truth, query)?;
         }
+        assert_load(&opened, &truth)?;
+        assert_failing(&opened, &truth)?;
     }
 }
 
