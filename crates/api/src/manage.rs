@@ -265,14 +265,14 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
     let rotated = path.strip_suffix("/rotate");
     let not_found = ApiError::ConnectionNotFound;
     match (&call.method, rotated) {
-        (&Method::PATCH, _) => {
+        (&Method::PATCH, None) => {
             let parts = changeable(&app, &mut call).await?;
             let (name, which) = (named(&mut call).await?, decoded(&path).ok_or(not_found)?);
             let connection = parts.connections.rename(&which, &name).await?;
             tracing::info!(id = %connection.id, name = connection.name, former = %which, "connection renamed");
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
-        (&Method::DELETE, _) => {
+        (&Method::DELETE, None) => {
             let parts = changeable(&app, &mut call).await?;
             nothing(&mut call).await?;
             let connection = parts.connections.delete(&decoded(&path).ok_or(not_found)?).await?;
