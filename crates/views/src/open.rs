@@ -21,9 +21,11 @@ use crate::shared::{Shared, State, now};
 use crate::stats::{Limits, Stats};
 use crate::store::{Store, prefix, row_key, row_number};
 use crate::sweep::Leaving;
-use crate::table::Table;
+use crate::table::{Snapshot, Table};
 use crate::writer::Writer;
 
+/// The statistics of so many jobs are made in some tens of milliseconds.
+const SUMMED_AT_ONCE: usize = 20_000;
 /// The layout of keys that this code writes, and the only one that it reads.
 const LAYOUT: u32 = 6;
 
@@ -151,7 +153,13 @@ impl Loaded {
             table: self.table,
             quarantine: self.quarantine,
         };
-        let stats = Stats::of(Limits::default(), state.table.heads(), now());
+        let snapshot = state.table.snapshot();
+        let later = state.table.len() > SUMMED_AT_ONCE;
+        let stats = if later {
+            Stats::new(Limits::default(), now())
+        } else {
+            Stats::of(Limits::default(), snapshot.heads(), now())
+        };
         let shared = Arc::new(Shared {
             store: self.store,
             fold_version: options.fold_version,
@@ -159,6 +167,9 @@ impl Loaded {
             stats: RwLock::new(stats),
             _directory: directory,
         });
+        if later {
+            sum_up(&shared, snapshot);
+        }
         (Writer::new(Arc::clone(&shared), self.tally, self.leaving), shared)
     }
 
@@ -175,6 +186,25 @@ impl Loaded {
             tally: Tally::default(),
             leaving: Leaving::default(),
         }
+    }
+}
+
+/// Makes the sums of many jobs beside everything else: whoever asks for them, or changes a job, waits for that; who asks
+/// for a job does not.
+fn sum_up(shared: &Arc<Shared>, snapshot: Snapshot) {
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    let summing = Arc::clone(shared);
+    let sum = move || {
+        let mut stats = summing.stats.write();
+        // Whoever waits for that goes on in any case.
+        let _ = locked.send(());
+        *stats = Stats::of(stats.limits(), snapshot.heads(), now());
+    };
+    if std::thread::Builder::new().name("statistics".to_owned()).spawn(sum).is_ok() {
+        let _ = is_locked.recv();
+    } else {
+        let mut stats = shared.stats.write();
+        *stats = Stats::of(stats.limits(), shared.state.read().table.heads(), now());
     }
 }
 

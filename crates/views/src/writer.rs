@@ -115,6 +115,10 @@ impl Writer {
 
     /// Shows rows to readers, all together and with whatever else belongs to it.
     pub(crate) fn show(&self, rows: &[Arc<Row>], also: impl FnOnce(&mut State)) -> Result<(), ViewError> {
+        if rows.is_empty() {
+            also(&mut self.shared.state.write());
+            return Ok(());
+        }
         let heads: Vec<Head<'_>> = rows.iter().map(|row| Head::of(row)).collect();
         let mut pages = self.load_pages(rows, &heads)?;
         let mut stats = self.shared.stats.write();

@@ -139,7 +139,7 @@ pub struct FailureGroup {
     pub first_seen: Timestamp,
     /// When it was last seen, likewise.
     pub last_seen: Timestamp,
-    /// The range in parts.
+    /// The range in 12 to 28 parts.
     pub trend: Vec<FailureTrend>,
 }
 
@@ -308,7 +308,7 @@ impl Stats {
             if name.is_some_and(|name| group.name.as_deref() != Some(name)) || group.jobs + group.attempts == 0 {
                 return None;
             }
-            group.trend = range.spans(now).map(|span| trend(&series.cells, range, span)).collect();
+            group.trend = range.parts(now).map(|span| trend(&series.cells, range, span)).collect();
             Some(group)
         };
         let mut groups: Vec<_> = wanted.filter_map(group).collect();

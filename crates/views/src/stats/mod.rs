@@ -237,7 +237,7 @@ impl Stats {
     /// Calls this with each name that a job has and another one has not from the same place in the log on.
     fn names(&mut self, of: &Head<'_>, but: Option<&Head<'_>>, mut each: impl FnMut(&mut dyn Names, &str, Position)) {
         let connection = of.connection;
-        let but = but.filter(|but| but.first == of.first);
+        let but = but.filter(|but| (but.first, but.connection) == (of.first, of.connection));
         let name = but_not(Some(of.name), but.map(|but| Some(but.name)));
         if let Some(name) = name.filter(|name| *name != UNKNOWN_NAME) {
             each(&mut (connection, &mut self.tasks), name, of.first);
@@ -332,7 +332,8 @@ fn counts_the_same(before: &Head<'_>, after: &Head<'_>) -> bool {
     let state = |state: JobState| if state.is_final() || state == JobState::Retrying { Some(state) } else { None };
     of(before) == of(after)
         && state(before.state) == state(after.state)
-        && (before.name, before.queue, before.worker) == (after.name, after.queue, after.worker)
+        && (before.connection, before.name) == (after.connection, after.name)
+        && (before.queue, before.worker) == (after.queue, after.worker)
         && before.rare == after.rare
 }
 

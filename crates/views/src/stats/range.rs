@@ -63,6 +63,21 @@ impl Range {
         (last - count + 1..=last).map(move |number| Span { start: number * width, end: (number + 1) * width })
     }
 
+    /// The same in parts of several buckets, for many small plots.
+    pub(super) fn parts(self, now: Timestamp) -> impl Iterator<Item = Span> + Clone {
+        let together = match self {
+            Self::Hour => 5,
+            Self::SixHours => 3,
+            Self::Day => 1,
+            Self::Week => 6,
+        };
+        let Span { start, end } = self.span(now);
+        let (_, width) = self.buckets();
+        let part = width * together;
+        (0..(end - start) / part)
+            .map(move |number| Span { start: start + number * part, end: start + (number + 1) * part })
+    }
+
     /// The whole of it.
     pub fn span(self, now: Timestamp) -> Span {
         let (count, width) = self.buckets();

@@ -91,6 +91,37 @@ pub(crate) struct Texts {
     pub(crate) frameworks: Arc<HashMap<(u32, u32), Framework>>,
 }
 
+/// For each code of one table that of another one for the same.
+pub(super) struct Recoded {
+    pub(super) names: Vec<u32>,
+    pub(super) queues: Vec<u32>,
+    pub(super) workers: Vec<u32>,
+    pub(super) connections: Vec<u32>,
+    pub(super) failures: Vec<u32>,
+}
+
+impl Recoded {
+    /// From one table into another, which learns what it does not know.
+    pub(super) fn into(to: &mut Texts, from: &Texts) -> Self {
+        let texts = |to: &mut Arc<Codes<Arc<str>>>, from: &Codes<Arc<str>>| -> Vec<u32> {
+            from.values().iter().map(|text| code(to, &**text)).collect()
+        };
+        let recoded = Self {
+            names: texts(&mut to.names, &from.names),
+            queues: texts(&mut to.queues, &from.queues),
+            workers: texts(&mut to.workers, &from.workers),
+            connections: from.connections.values().iter().map(|id| code(&mut to.connections, id)).collect(),
+            failures: texts(&mut to.failures, &from.failures),
+        };
+        let frameworks = Arc::make_mut(&mut to.frameworks);
+        for ((connection, queue), framework) in from.frameworks.iter() {
+            let queue = (recoded.connections[*connection as usize], recoded.queues[*queue as usize]);
+            frameworks.entry(queue).or_insert(*framework);
+        }
+        recoded
+    }
+}
+
 /// A connection's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(pub(crate) uuid::Uuid);

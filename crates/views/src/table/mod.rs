@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use proto_events::{Framework, JobState, Position, Timestamp};
 use uuid::Uuid;
 
-use self::codes::{Codes, Id, Texts};
+use self::codes::{Codes, Id, Recoded, Texts};
 use self::segment::{SEGMENT, Segment};
 use crate::codec::Head;
 use crate::query::Counts;
@@ -92,17 +92,37 @@ impl Table {
             *self = other;
             return Ok(());
         }
+        let recoded = Recoded::into(&mut self.texts, &other.texts);
         self.slots.reserve(other.slots.len(), hasher(&self.segments));
-        for segment in &other.segments {
-            for place in 0..segment.len() {
-                let (id, number) = (segment.ids[place], segment.numbers[place]);
-                if !self.put_numbered(id, number, &segment.head(place, &other.texts)) {
-                    return Err(id);
-                }
+        for segment in other.segments {
+            let mut segment = Arc::unwrap_or_clone(segment);
+            segment.recode(&recoded);
+            let twice = segment.ids.iter().find(|id| self.has(**id)).copied();
+            if let Some(id) = twice {
+                return Err(id);
             }
+            let base = self.segments.len() * SEGMENT;
+            self.segments.push(Arc::new(segment));
+            let Self { slots, segments, .. } = self;
+            for (place, id) in segments[base / SEGMENT].ids.iter().enumerate() {
+                slots.insert_unique(hash(*id), (base + place) as u32, hasher(segments));
+            }
+        }
+        for (connection, counts) in recoded.connections.iter().zip(&other.counts) {
+            self.counts_of(*connection as usize).add_all(counts);
+        }
+        for (root, jobs) in other.workflows {
+            self.workflows.entry(root).or_default().extend(jobs);
         }
         self.next_number = self.next_number.max(other.next_number);
         Ok(())
+    }
+
+    fn counts_of(&mut self, connection: usize) -> &mut Counts {
+        if connection >= self.counts.len() {
+            self.counts.resize_with(connection + 1, Counts::default);
+        }
+        &mut self.counts[connection]
     }
 
     /// Gives new jobs numbers from this one on.
@@ -123,19 +143,17 @@ impl Table {
         let segment = Arc::make_mut(&mut self.segments[slot / SEGMENT]);
         segment.put(slot % SEGMENT, id, number, head, &mut self.texts);
         let connection = segment.connections[slot % SEGMENT] as usize;
-        if connection >= self.counts.len() {
-            self.counts.resize_with(connection + 1, Counts::default);
-        }
-        self.counts[connection].add(head.state);
+        self.counts_of(connection).add(head.state);
     }
 
     fn new_slot(&mut self, id: Uuid, root: Option<Uuid>) -> usize {
-        let slot = self.slots.len();
-        if slot / SEGMENT == self.segments.len() {
+        // Where tables were put together, one in the midst may not be full.
+        if self.segments.last().is_none_or(|segment| segment.len() == SEGMENT) {
             let mut segment = Segment::default();
             segment.reserve();
             self.segments.push(Arc::new(segment));
         }
+        let slot = (self.segments.len() - 1) * SEGMENT + self.segments.last().map_or(0, |segment| segment.len());
         let Self { slots, segments, .. } = self;
         slots.insert_unique(hash(id), slot as u32, hasher(segments));
         self.join(root, id);
@@ -185,6 +203,11 @@ impl Table {
     pub(crate) fn get(&self, id: Uuid) -> Option<Head<'_>> {
         let slot = self.slot(id)?;
         Some(self.segments[slot / SEGMENT].head(slot % SEGMENT, &self.texts))
+    }
+
+    /// How many jobs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// Whether there is this job.

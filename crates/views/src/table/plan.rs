@@ -132,6 +132,12 @@ impl Plan {
 
     /// Leaves the jobs that are wanted.
     pub(super) fn keep(&self, segment: &Segment, selection: &mut Selection) {
+        // Few jobs have an error, and then hardly anything is left to look at.
+        if let Some(error) = &self.error {
+            let mut found = Selection::nothing();
+            segment.errors().filter(|(_, text)| error.is_in_lower(text)).for_each(|(place, _)| found.add(place));
+            selection.and(&found);
+        }
         if let Some(states) = self.states {
             selection.keep(segment.kinds(), |kind| of_state(kind, states));
         }
@@ -158,9 +164,6 @@ impl Plan {
         }
         if let Some(attempt) = self.attempt {
             selection.keep_places(|place| segment.attempt(place) >= attempt);
-        }
-        if let Some(error) = &self.error {
-            selection.and(&rare(segment, |rare| rare.error.as_deref().is_some_and(|text| error.is_in(text))));
         }
         if let Some(tag) = &self.tag {
             selection.and(&rare(segment, |rare| rare.tags.as_deref().is_some_and(|tags| tag.is_in(tags))));
@@ -202,7 +205,12 @@ impl Needle {
     }
 
     fn is_in(&self, text: &str) -> bool {
-        text.to_lowercase().contains(&self.0)
+        self.is_in_lower(&text.to_lowercase())
+    }
+
+    /// The same of a text whose letters are small.
+    fn is_in_lower(&self, text: &str) -> bool {
+        text.contains(&self.0)
     }
 }
 

@@ -7,7 +7,7 @@ use proto_events::{Framework, JobState, Position, Timestamp};
 use uuid::Uuid;
 
 use super::UNFINISHED;
-use super::codes::{Id, Texts, code};
+use super::codes::{Id, Recoded, Texts, code};
 use crate::codec::{Head, Rare};
 use crate::stats::failure_shown;
 
@@ -68,6 +68,11 @@ pub(super) struct Segment {
     rare: HashMap<u16, Arc<Rare>>,
     /// The kinds of failure of jobs that failed, or that show an error.
     failures: HashMap<u16, u32>,
+    /// The errors that are shown, in lower case: what is searched.
+    errors: HashMap<u16, Box<str>>,
+    /// Milliseconds between which all jobs began, and ran, that did; and maybe some more.
+    pub(super) started_between: Option<(i64, i64)>,
+    pub(super) durations_between: Option<(i64, i64)>,
     /// How many jobs wait or run.
     pub(super) unfinished: u16,
     /// Milliseconds between which all jobs were created, and maybe some more.
@@ -114,9 +119,28 @@ impl Segment {
             None if self.failures.is_empty() => {}
             None => drop(self.failures.remove(&(place as u16))),
         }
-        let created = head.created_at.millis();
-        let (from, to) = self.created_between.unwrap_or((created, created));
-        self.created_between = Some((from.min(created), to.max(created)));
+        match head.rare.as_deref().and_then(|rare| rare.error.as_deref()) {
+            Some(error) => drop(self.errors.insert(place as u16, error.to_lowercase().into())),
+            None if self.errors.is_empty() => {}
+            None => drop(self.errors.remove(&(place as u16))),
+        }
+        widen(&mut self.created_between, Some(head.created_at.millis()));
+        widen(&mut self.started_between, head.started_at.map(Timestamp::millis));
+        widen(&mut self.durations_between, head.duration_ms.map(u64::cast_signed));
+    }
+
+    /// Gives all codes those of another table.
+    pub(super) fn recode(&mut self, recoded: &Recoded) {
+        let recode = |codes: &mut [u32], to: &[u32]| {
+            for code in codes.iter_mut().filter(|code| **code != NONE) {
+                *code = to[*code as usize];
+            }
+        };
+        recode(&mut self.names, &recoded.names);
+        recode(&mut self.queues, &recoded.queues);
+        recode(&mut self.workers, &recoded.workers);
+        recode(&mut self.connections, &recoded.connections);
+        self.failures.values_mut().for_each(|code| *code = recoded.failures[*code as usize]);
     }
 
     fn put_numbers(&mut self, place: usize, head: &Head<'_>) {
@@ -264,6 +288,11 @@ impl Segment {
         self.rare.iter().map(|(place, rare)| (usize::from(*place), &**rare))
     }
 
+    /// The errors that are shown, in lower case, in no order.
+    pub(super) fn errors(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.errors.iter().map(|(place, error)| (usize::from(*place), &**error))
+    }
+
     /// The jobs that failed or show an error, each with the code of its kind of failure, in no order.
     pub(super) fn failures(&self) -> impl Iterator<Item = (usize, u32)> {
         self.failures.iter().map(|(place, code)| (usize::from(*place), *code))
@@ -301,6 +330,13 @@ pub(super) fn of_state(kind: u8, states: u8) -> bool {
 /// Whether a kind is of this framework.
 pub(super) fn of_framework(kind: u8, framework: Framework) -> bool {
     FRAMEWORKS[usize::from(kind >> FRAMEWORK_SHIFT & 0b11)] == framework
+}
+
+/// Makes a span hold a value, too.
+fn widen(span: &mut Option<(i64, i64)>, value: Option<i64>) {
+    let Some(value) = value else { return };
+    let (from, to) = span.unwrap_or((value, value));
+    *span = Some((from.min(value), to.max(value)));
 }
 
 fn between(started: Option<Timestamp>, completed: Option<Timestamp>) -> Option<u64> {

@@ -139,7 +139,15 @@ impl Search {
     fn take(&mut self, segment: &Segment, selection: &Selection, base: u32, value: impl Fn(usize) -> Option<u64>) {
         let Self { order, after, kept, room, .. } = self;
         for place in selection.places() {
-            let key = order.key(value(place), segment.ids[place]);
+            let value = value(place);
+            // Most jobs come after all that there is room for, by their value alone.
+            if kept.len() == *room
+                && let Some((last, _)) = kept.peek()
+                && order.comes_after(value, last)
+            {
+                continue;
+            }
+            let key = order.key(value, segment.ids[place]);
             if after.is_some_and(|after| key <= after) {
                 continue;
             }
@@ -217,6 +225,16 @@ impl Order {
         if self.descending { Key { lacks_value, value: !value, id: !id } } else { Key { lacks_value, value, id } }
     }
 
+    /// Whether a job of this value comes after this one, whatever its id.
+    fn comes_after(&self, value: Option<u64>, last: &Key) -> bool {
+        match value {
+            None => !last.lacks_value,
+            Some(_) if last.lacks_value => false,
+            Some(value) if self.descending => !value > last.value,
+            Some(value) => value > last.value,
+        }
+    }
+
     /// The place of a cursor, whose value may be none of the present ones.
     fn place_of(&self, cursor: &Cursor) -> Key {
         let value = match (cursor.value(), &self.values) {
@@ -233,11 +251,20 @@ impl Order {
 
     /// Whether all jobs of this segment come after the last one that there is room for.
     fn is_beyond(&self, segment: &Segment, last: Option<Key>) -> bool {
-        let (Values::Created, Some(last), Some((earliest, latest))) = (&self.values, last, segment.created_between)
-        else {
-            return false;
+        let Some(last) = last else { return false };
+        let (span, value): (_, fn(i64) -> u64) = match &self.values {
+            Values::Created => (segment.created_between, sortable),
+            Values::Started => (segment.started_between, sortable),
+            Values::Duration => (segment.durations_between, i64::cast_unsigned),
+            Values::State(_) | Values::Text(..) => return false,
         };
-        if self.descending { !sortable(latest) > last.value } else { sortable(earliest) > last.value }
+        match span {
+            // Jobs without a value come last, and where those are shown any segment may have one.
+            _ if last.lacks_value => false,
+            Some((_, highest)) if self.descending => !value(highest) > last.value,
+            Some((lowest, _)) => value(lowest) > last.value,
+            None => true,
+        }
     }
 }
 

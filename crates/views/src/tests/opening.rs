@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::support::{Log, OPTIONS, applied, assert_shows, open_in};
+use proto_events::{JobState, Timestamp};
+
+use super::support::{Log, OPTIONS, Step, applied, assert_shows, open_in};
 use crate::{
-    Checkpoint, Found, Frozen, OpenError, Opened, Options, Outcome, Preparation, Prepared, Reason, open, open_or_freeze,
+    Checkpoint, Found, Frozen, OpenError, Opened, Options, Outcome, Preparation, Prepared, Range, Reason, open,
+    open_or_freeze,
 };
 
 fn filled(dir: &Path) -> Log {
@@ -182,4 +185,33 @@ fn empty_views_of_another_fold_are_not_kept() {
     drop(open_in(dir.path()));
     let opened = ours(dir.path(), &OTHER, |_| true);
     assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::OtherFold { found: 7 }, .. }));
+}
+
+/// The sums of many jobs are made beside everything else, and whoever asks for them waits.
+#[test]
+fn the_statistics_of_many_jobs_are_there_when_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = |job| Step {
+        connection: 0,
+        job,
+        name: Some("app.send"),
+        state: JobState::Active,
+        second: i64::from(job),
+        trim: None,
+    };
+    let log = Log((0..21_000).map(step).collect());
+    let mut opened = open_in(dir.path());
+    log.apply(&mut opened, log.end()).unwrap();
+    opened.writer.close().unwrap();
+    drop((opened.reader, opened.generations));
+    let mut opened = open_in(dir.path());
+    let started = |opened: &Opened| {
+        let now = Timestamp(20_999 * 1_000_000);
+        opened.reader.overview(None, Range::Week, now).totals.started
+    };
+    assert_eq!(started(&opened), 21_000);
+    assert!(opened.reader.sums_agree(Timestamp(0)));
+    let later = Log([log.0, vec![step(21_000)]].concat());
+    later.apply(&mut opened, later.end()).unwrap();
+    assert_eq!(started(&opened), 21_001);
 }
