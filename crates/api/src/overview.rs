@@ -62,7 +62,7 @@ struct Everything<'a> {
     /// How many workers there are, by what they do.
     workers: Workers,
     /// How far the projector is behind the log.
-    projector: Lag,
+    projector: Behind,
 }
 
 /// How many jobs there are.
@@ -104,7 +104,7 @@ struct Workers {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ProjectorLag")]
-struct Lag {
+struct Behind {
     /// The last position of the log that is in this answer, or one before it.
     applied: u64,
     /// Messages of the log that are not applied yet.
@@ -167,7 +167,7 @@ async fn everything(parts: &Parts, connection: Option<Uuid>, range: Range) -> Re
         stuck: Candidates::of(&stuck),
         lost: Candidates::of(&lost),
         workers: workers(parts, connection),
-        projector: Lag { applied: status.applied, lag_events: status.lag_events, lag_seconds: status.lag_seconds },
+        projector: Behind { applied: status.applied, lag_events: status.lag_events, lag_seconds: status.lag_seconds },
     })
 }
 

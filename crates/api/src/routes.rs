@@ -44,7 +44,7 @@ const fn below(path: &'static str, handler: fn(String, Arc<App>, Call) -> Answer
 const ROUTES: &[Route] = &[
     at("ingest", |app, call| Box::pin(ingest::ingest(app, call))),
     at("jobs", |app, call| Box::pin(jobs::list(app, call))),
-    at("events/stream", |app, call| Box::pin(stream::stream(app, call))),
+    at("events/stream", |app, call| Box::pin(ready(stream::stream(&app, call)))),
     at("tasks", |app, call| Box::pin(tasks::list(app, call))),
     below("tasks", |name, app, call| Box::pin(tasks::get(name, app, call))),
     at("overview", |app, call| Box::pin(overview::get(app, call))),

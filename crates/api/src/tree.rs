@@ -102,7 +102,9 @@ fn in_order(root: Uuid, jobs: Vec<Record>) -> Vec<Node> {
     let unknown: Vec<Uuid> = below.keys().copied().filter(|id| *id != root && !known.contains_key(id)).collect();
     below.entry(root).or_default().extend(unknown);
     let created = |id: &Uuid| (known.get(id).map(|job| job.created_at), *id);
-    below.values_mut().for_each(|jobs| jobs.sort_unstable_by_key(created));
+    for jobs in below.values_mut() {
+        jobs.sort_unstable_by_key(created);
+    }
 
     let mut walk = Walk { known, below, seen: HashSet::new(), nodes: Vec::new() };
     walk.from(root, None);

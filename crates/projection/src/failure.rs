@@ -116,7 +116,8 @@ fn push_word(folded: &mut String, word: &str) {
 /// Never two spaces, nor two replacements, in a row.
 fn push(folded: &mut String, c: char) {
     let is_again = (c == ' ' || c == FOLDED) && folded.ends_with(c);
-    if !is_again && !(c == ' ' && folded.is_empty()) {
+    let is_indent = c == ' ' && folded.is_empty();
+    if !is_again && !is_indent {
         folded.push(c);
     }
 }

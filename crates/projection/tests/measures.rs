@@ -61,7 +61,7 @@ fn of_a_job_that_ran_once_the_record_says_all_but_the_wait() {
         celery(CeleryKind::Received, JobState::Queued, 20, Some(0)),
         celery(CeleryKind::Started, JobState::Active, 120, None),
         with(celery(CeleryKind::Failed, JobState::Failed, 500, None), |job| {
-            job.error = Some("ValueError()".to_owned())
+            job.error = Some("ValueError()".to_owned());
         }),
     ];
     let unsent = row(&events);

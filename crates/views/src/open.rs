@@ -155,7 +155,7 @@ impl Loaded {
         };
         let snapshot = state.table.snapshot();
         let later = state.table.len() > SUMMED_AT_ONCE;
-        let stats = if later {
+        let sums = if later {
             Stats::new(Limits::default(), now())
         } else {
             Stats::of(Limits::default(), snapshot.heads(), now())
@@ -164,7 +164,7 @@ impl Loaded {
             store: self.store,
             fold_version: options.fold_version,
             state: RwLock::new(state),
-            stats: RwLock::new(stats),
+            stats: RwLock::new(sums),
             _directory: directory,
         });
         if later {

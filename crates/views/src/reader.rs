@@ -178,15 +178,15 @@ impl Reader {
     /// Whether the sums are those that would be made of the list as it is.
     pub fn sums_agree(&self, now: Timestamp) -> bool {
         let shared = self.shared();
-        let (mut stats, snapshot) = {
-            let stats = shared.stats.read();
+        let (mut sums, snapshot) = {
+            let sums = shared.stats.read();
             let state = shared.state.read();
-            (stats.clone(), state.table.snapshot())
+            (sums.clone(), state.table.snapshot())
         };
-        let mut anew = Stats::of(stats.limits(), snapshot.heads(), now);
-        anew.advance_like(&stats);
-        stats.advance_like(&anew);
-        stats.is_unsettled() || stats.agrees_with(&anew, now)
+        let mut anew = Stats::of(sums.limits(), snapshot.heads(), now);
+        anew.advance_like(&sums);
+        sums.advance_like(&anew);
+        sums.is_unsettled() || sums.agrees_with(&anew, now)
     }
 
     /// Whether lists and statistics go by what this row says of its job. Not while the row is being put in.

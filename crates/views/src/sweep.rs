@@ -66,8 +66,8 @@ impl Writer {
         let count = gone.len() as u64;
         let limits = self.shared.stats.read().limits();
         let left = Stats::of(limits, table.heads(), now());
-        let mut stats = self.shared.stats.write();
-        let old_stats = std::mem::replace(&mut *stats, left);
+        let mut sums = self.shared.stats.write();
+        let old_sums = std::mem::replace(&mut *sums, left);
         let mut state = self.shared.state.write();
         let old = std::mem::replace(&mut state.table, table);
         state.pages.extend(pages);
@@ -75,9 +75,9 @@ impl Writer {
         let left = state.quarantine.split_off(&Position::new(floor, 0));
         let quarantine = std::mem::replace(&mut state.quarantine, left);
         drop(state);
-        drop(stats);
+        drop(sums);
         // Freeing it takes a while: not under the lock.
-        drop((old, old_stats));
+        drop((old, old_sums));
         self.leaving.rows.extend(gone);
         self.leaving.quarantined.extend(quarantine.into_keys());
         Ok(count)

@@ -121,11 +121,11 @@ impl Writer {
         }
         let heads: Vec<Head<'_>> = rows.iter().map(|row| Head::of(row)).collect();
         let mut pages = self.load_pages(rows, &heads)?;
-        let mut stats = self.shared.stats.write();
+        let mut sums = self.shared.stats.write();
         {
             let state = self.shared.state.read();
             for (row, head) in rows.iter().zip(&heads) {
-                stats.replace(state.table.get(row.record.id).as_ref(), Some(head));
+                sums.replace(state.table.get(row.record.id).as_ref(), Some(head));
             }
         }
         let mut state = self.shared.state.write();

@@ -70,7 +70,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[Operation {
     ..Operation::get("/api/events/stream", "streamEvents", "events", "What happens, as it happens", Access::Reader)
 }];
 
-pub(crate) async fn stream(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
+pub(crate) fn stream(app: &App, call: Call) -> Result<Response, ApiError> {
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }

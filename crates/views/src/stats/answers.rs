@@ -218,10 +218,10 @@ fn total<'a>(all: impl Iterator<Item = &'a Cells<Work>>, range: Range, now: Time
     adder.totals(range.seconds())
 }
 
-fn buckets<'a>(all: impl Iterator<Item = &'a Cells<Work>> + Clone, range: Range, now: Timestamp) -> Vec<Bucket> {
+fn buckets(all: &[&Cells<Work>], range: Range, now: Timestamp) -> Vec<Bucket> {
     let bucket = |span: Span| {
         let mut adder = Adder::default();
-        for cells in all.clone() {
+        for cells in all {
             within(cells, range, span).for_each(|work| adder.add(work));
         }
         Bucket { span, totals: adder.totals((span.end - span.start) as f64 / 1_000.0) }
@@ -256,7 +256,7 @@ impl Stats {
         });
         let mut tasks: Vec<_> = of_name
             .map(|(connection, name, series)| TaskStats {
-                buckets: buckets(std::iter::once(&series.work), range, now),
+                buckets: buckets(&[&series.work], range, now),
                 ..series.stats(connection, name, range, now)
             })
             .collect();
@@ -271,7 +271,7 @@ impl Stats {
             connection,
             name: name.cloned(),
             totals: total(std::iter::once(cells), range, now),
-            buckets: buckets(std::iter::once(cells), range, now),
+            buckets: buckets(&[cells], range, now),
         };
         let mut queues: Vec<_> = wanted.map(stats).collect();
         queues.sort_unstable_by(|a, b| (&a.name, a.connection).cmp(&(&b.name, b.connection)));
@@ -323,8 +323,8 @@ impl Stats {
     /// Everything together.
     pub(crate) fn overview(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Overview {
         let wanted = self.all.iter().filter(|(connection, _)| is_wanted(connections, **connection));
-        let all = wanted.map(|(_, cells)| cells);
-        Overview { totals: total(all.clone(), range, now), buckets: buckets(all, range, now) }
+        let all: Vec<&Cells<Work>> = wanted.map(|(_, cells)| cells).collect();
+        Overview { totals: total(all.iter().copied(), range, now), buckets: buckets(&all, range, now) }
     }
 
     /// Milliseconds after which a run of a task is stuck: three times what 99 of 100 runs of the last week took at most,

@@ -127,13 +127,19 @@ mod tests {
             others in values(),
         ) {
             let mut histogram = Histogram::default();
-            values.iter().chain(&others).for_each(|value| histogram.add(*value));
-            others.iter().for_each(|value| histogram.subtract(*value));
+            for value in values.iter().chain(&others) {
+                histogram.add(*value);
+            }
+            for value in &others {
+                histogram.subtract(*value);
+            }
             let (one, other) = values.split_at(values.len() / 2);
             let mut sum = Sum::default();
             for part in [one, other] {
                 let mut histogram = Histogram::default();
-                part.iter().for_each(|value| histogram.add(*value));
+                for value in part {
+                    histogram.add(*value);
+                }
                 sum.add(&histogram);
             }
             let mut whole = Sum::default();

@@ -167,13 +167,17 @@ impl Stats {
     /// The sums of all these jobs, in any order.
     pub(crate) fn of<'a>(limits: Limits, heads: impl Iterator<Item = Head<'a>> + Clone, now: Timestamp) -> Self {
         let mut stats = Self::new(limits, now);
-        heads.clone().for_each(|head| stats.replace(None, Some(&head)));
+        for head in heads.clone() {
+            stats.replace(None, Some(&head));
+        }
         if stats.is_unsettled() {
             // Once more, those first that stand first in the log.
             let mut heads: Vec<Head<'_>> = heads.collect();
             heads.sort_unstable_by_key(|head| head.first);
             stats = Self::new(limits, now);
-            heads.iter().for_each(|head| stats.replace(None, Some(head)));
+            for head in &heads {
+                stats.replace(None, Some(head));
+            }
         }
         stats
     }
@@ -238,11 +242,11 @@ impl Stats {
     fn names(&mut self, of: &Head<'_>, but: Option<&Head<'_>>, mut each: impl FnMut(&mut dyn Names, &str, Position)) {
         let connection = of.connection;
         let but = but.filter(|but| (but.first, but.connection) == (of.first, of.connection));
-        let name = but_not(Some(of.name), but.map(|but| Some(but.name)));
+        let name = but_not(Some(of.name), but.map(|but| but.name));
         if let Some(name) = name.filter(|name| *name != UNKNOWN_NAME) {
             each(&mut (connection, &mut self.tasks), name, of.first);
         }
-        if let Some(queue) = but_not(of.queue, but.map(|but| but.queue)) {
+        if let Some(queue) = but_not(of.queue, but.and_then(|but| but.queue)) {
             each(&mut (connection, &mut self.queues), queue, of.first);
         }
         let theirs = but.map(workers).unwrap_or_default();
@@ -337,9 +341,9 @@ fn counts_the_same(before: &Head<'_>, after: &Head<'_>) -> bool {
         && before.rare == after.rare
 }
 
-/// A text, unless another job has the same.
-fn but_not<'a>(text: Option<&'a str>, other: Option<Option<&str>>) -> Option<&'a str> {
-    text.filter(|_| other != Some(text))
+/// A text, unless the other job has the same.
+fn but_not<'a>(text: Option<&'a str>, other: Option<&str>) -> Option<&'a str> {
+    text.filter(|_| other != text)
 }
 
 /// When a job ended, if it has.

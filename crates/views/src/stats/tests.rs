@@ -1,6 +1,7 @@
 //! The sums against the plain truth: the list of jobs, gone through by definition for each answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use projection::{FailureKind, Measure, Outcome};
@@ -186,7 +187,7 @@ fn answers(stats: &Stats, now: Timestamp) -> String {
         let one: Vec<_> = NAMES.iter().map(|name| stats.task(None, name, range, now)).collect();
         let failures = stats.failures(None, None, range, now);
         let (queues, overview) = (stats.queues(None, range, now), stats.overview(None, range, now));
-        answers += &format!("{tasks:?}{one:?}{failures:?}{queues:?}{overview:?}");
+        write!(answers, "{tasks:?}{one:?}{failures:?}{queues:?}{overview:?}").unwrap();
     }
     let mut rates = stats.worker_rates(None, now);
     rates.retain(|rate| rate.per_minute > 0.0);

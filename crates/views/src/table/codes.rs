@@ -10,14 +10,14 @@ use proto_events::Framework;
 #[derive(Clone, Debug)]
 pub(crate) struct Codes<T> {
     values: Vec<T>,
-    codes: HashMap<T, u32>,
+    by_value: HashMap<T, u32>,
     /// The place of each code in the order of the values; made when it is first asked for.
     ranks: OnceLock<Arc<[u32]>>,
 }
 
 impl<T> Default for Codes<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), codes: HashMap::new(), ranks: OnceLock::new() }
+        Self { values: Vec::new(), by_value: HashMap::new(), ranks: OnceLock::new() }
     }
 }
 
@@ -26,7 +26,7 @@ impl<T: Clone + Eq + Hash + Ord> Codes<T> {
     where
         T: std::borrow::Borrow<Q>,
     {
-        self.codes.get(value).copied()
+        self.by_value.get(value).copied()
     }
 
     /// The value of a code that was given out.
@@ -60,7 +60,7 @@ impl<T: Clone + Eq + Hash + Ord> Codes<T> {
     fn insert(&mut self, value: T) -> u32 {
         let code = self.values.len() as u32;
         self.values.push(value.clone());
-        self.codes.insert(value, code);
+        self.by_value.insert(value, code);
         self.ranks = OnceLock::new();
         code
     }

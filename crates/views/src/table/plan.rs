@@ -236,7 +236,7 @@ impl Label {
         match (tags.get(&self.key), &self.value) {
             (Some(Value::String(found)), Some(wanted)) => found == wanted,
             // What is no text is compared as it is written.
-            (Some(found), Some(wanted)) => found.to_string() == *wanted,
+            (Some(found), Some(wanted)) => serde_json::to_string(found).is_ok_and(|found| found == *wanted),
             (found, None) => found.is_some(),
             (None, Some(_)) => false,
         }

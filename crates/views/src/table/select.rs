@@ -58,7 +58,9 @@ impl Snapshot {
             .chunk_by(|a, b| *a as usize / SEGMENT == *b as usize / SEGMENT)
             .map(|slots| {
                 let mut selection = Selection::nothing();
-                slots.iter().for_each(|slot| selection.add(*slot as usize % SEGMENT));
+                for slot in slots {
+                    selection.add(*slot as usize % SEGMENT);
+                }
                 (slots[0] as usize / SEGMENT, selection)
             })
             .collect();

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree as _;
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp, job_id};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::support::{applied, open_in};
@@ -220,7 +220,10 @@ fn is_wanted(record: &Record, filter: &Filter, signs: &Signs) -> bool {
         && filter.tag.as_ref().is_none_or(|(key, value)| match (tags.get(key), value) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some(found), Some(value)) => found.as_str().map_or(found.to_string() == *value, |found| found == value),
+            (Some(found), Some(value)) => match found {
+                Value::String(found) => found == value,
+                found => serde_json::to_string(found).unwrap() == *value,
+            },
         })
         && filter.lost.is_none_or(|wanted| wanted == lost)
         && filter.stuck.is_none_or(|wanted| wanted == stuck)

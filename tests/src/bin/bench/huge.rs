@@ -82,7 +82,7 @@ fn write(dir: &Path, jobs: u64, end: f64) {
         for number in 0..jobs {
             let at = end - WEEK + WEEK * number as f64 / jobs as f64;
             batcher.push(event(number, at, &mut random)).await;
-            if number % 2_000_000 == 0 {
+            if number.is_multiple_of(2_000_000) {
                 eprintln!("  {number}");
             }
         }
@@ -95,7 +95,7 @@ fn event(number: u64, at: f64, random: &mut StdRng) -> Event {
     let state = match random.random_range(0..100) {
         0..5 => JobState::Failed,
         5 => JobState::Cancelled,
-        6 if number % 50 == 0 => JobState::Active,
+        6 if number.is_multiple_of(50) => JobState::Active,
         _ => JobState::Completed,
     };
     let time = |seconds: f64| Timestamp((seconds * 1e6) as i64);
@@ -105,7 +105,7 @@ fn event(number: u64, at: f64, random: &mut StdRng) -> Event {
     job.name = Some(format!("app.tasks.task_{}", number % 20));
     job.queue = Some(format!("q{}", number % 5));
     job.worker_id = Some(format!("celery@worker-{}", number % 8));
-    job.attempt = Some(if number % 20 == 0 { 2 } else { 1 });
+    job.attempt = Some(if number.is_multiple_of(20) { 2 } else { 1 });
     job.created_at = Some(time(at));
     job.started_at = Some(time(started));
     job.completed_at = (state != JobState::Active).then(|| time(ended));
