@@ -156,8 +156,9 @@ impl Reader {
             let state = shared.state.read();
             (state.table.snapshot(), state.floor)
         };
-        let kinds: Vec<_> = groups.iter().map(|group| (group.connection, group.text())).collect();
-        let found = snapshot.failing(&kinds, each);
+        let most = |group: &FailureGroup| usize::try_from(group.known_jobs).map_or(each, |known| known.min(each));
+        let kinds: Vec<_> = groups.iter().map(|group| (group.connection, group.text(), most(group))).collect();
+        let found = snapshot.failing(&kinds);
         drop(snapshot);
         // One that is forgotten meanwhile is left out.
         let briefs = |jobs| shared.briefs(shared.staged(jobs), floor).map(Option::unwrap_or_default);

@@ -141,6 +141,8 @@ pub struct FailureGroup {
     pub last_seen: Timestamp,
     /// The range in 12 to 28 parts.
     pub trend: Vec<FailureTrend>,
+    /// Jobs that failed so and stay so, in the range or not.
+    pub(crate) known_jobs: u64,
 }
 
 impl FailureGroup {
@@ -383,6 +385,7 @@ impl FailureSeries {
             first_seen,
             last_seen,
             trend: Vec::new(),
+            known_jobs: self.jobs,
         })
     }
 }

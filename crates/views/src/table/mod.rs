@@ -304,36 +304,42 @@ impl Snapshot {
         places(&self.segments).map(|(segment, place)| segment.head(place, &self.texts))
     }
 
-    /// Of each kind of failure some jobs that show it: those that were created last, the latest first.
-    pub(crate) fn failing(&self, connection_and_kind: &[(Uuid, String)], each: usize) -> Vec<Vec<Uuid>> {
+    /// Of each kind of failure of a connection so many jobs that show it: those that were created last, the latest first.
+    pub(crate) fn failing(&self, kinds: &[(Uuid, String, usize)]) -> Vec<Vec<Uuid>> {
         let texts = &self.texts;
-        let coded = |(connection, kind): &(Uuid, String)| {
+        let coded = |(connection, kind, _): &(Uuid, String, usize)| {
             Some((texts.connections.find(&Id(*connection))?, texts.failures.find(kind.as_str())?))
         };
-        let wanted: HashMap<(u32, u32), usize> = connection_and_kind
+        let wanted: HashMap<(u32, u32), usize> = kinds
             .iter()
             .enumerate()
-            .filter_map(|(place, pair)| coded(pair).map(|codes| (codes, place)))
+            .filter(|(_, (_, _, most))| *most > 0)
+            .filter_map(|(place, kind)| coded(kind).map(|codes| (codes, place)))
             .collect();
-        let mut found: Vec<BTreeSet<(i64, Uuid)>> = vec![BTreeSet::new(); connection_and_kind.len()];
+        let mut found: Vec<BTreeSet<(i64, Uuid)>> = vec![BTreeSet::new(); kinds.len()];
         let latest = |segment: &Segment| segment.created_between.map_or(i64::MIN, |(_, latest)| latest);
         let mut segments: Vec<&Segment> = self.segments.iter().map(|segment| &**segment).collect();
         segments.sort_by_key(|segment| std::cmp::Reverse(latest(segment)));
         for segment in segments {
             // What is left was created before all that there is room for.
-            let is_older = |jobs: &BTreeSet<(i64, Uuid)>| {
-                jobs.len() == each && jobs.first().is_some_and(|(created, _)| *created > latest(segment))
+            let is_done = |group: usize| {
+                let jobs = &found[group];
+                jobs.len() == kinds[group].2 && jobs.first().is_some_and(|(created, _)| *created > latest(segment))
             };
-            if wanted.values().all(|group| is_older(&found[*group])) {
+            if wanted.values().all(|group| is_done(*group)) {
                 break;
             }
             for (place, kind) in segment.failures() {
                 let Some(group) = wanted.get(&(segment.connections[place], kind)) else { continue };
-                let jobs = &mut found[*group];
-                jobs.insert((segment.created_ms(place), segment.ids[place]));
-                if jobs.len() > each {
+                let (jobs, most) = (&mut found[*group], kinds[*group].2);
+                let job = (segment.created_ms(place), segment.ids[place]);
+                if jobs.len() == most {
+                    if jobs.first().is_none_or(|first| *first > job) {
+                        continue;
+                    }
                     jobs.pop_first();
                 }
+                jobs.insert(job);
             }
         }
         found.into_iter().map(|jobs| jobs.into_iter().rev().map(|(_, id)| id).collect()).collect()

@@ -16,6 +16,9 @@ use super::segment::{SEGMENT, Segment};
 use super::{Snapshot, Texts};
 use crate::query::{Cursor, CursorValue, Query, Signs, SortBy, SortOrder};
 
+/// Segments that are worth a thread.
+const SHARE: usize = if cfg!(test) { 1 } else { 100 };
+
 /// What a query found.
 pub(crate) struct Found {
     /// The page.
@@ -39,15 +42,47 @@ impl Snapshot {
     /// A page of the list. `only`: of the jobs in these slots.
     pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[u32]>) -> Found {
         let plan = Plan::of(&query.filter, signs, &self.texts);
-        let mut search = Search::new(query, &self.texts, plan);
+        let order = Order::of(query.sort_by, query.sort_order, &self.texts);
+        let mut search = Search::new(query, &order, &plan);
         match only {
-            Some(slots) => self.segments_of(slots).for_each(|(index, selection)| search.visit(self, index, selection)),
-            // Backwards, since the last put in tend to be the newest: then hardly any job displaces another.
-            None => (0..self.segments.len()).rev().for_each(|index| {
-                search.visit(self, index, Selection::first(self.segments[index].len()));
-            }),
+            Some(slots) => {
+                for (index, selection) in self.segments_of(slots) {
+                    search.visit(self, index, selection);
+                }
+            }
+            None => self.search_all(&mut search),
         }
         search.found(self, query)
+    }
+
+    /// Goes through all jobs; through very many on all processors.
+    fn search_all(&self, search: &mut Search<'_>) {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.segments.len() / SHARE);
+        // Backwards, since the last put in tend to be the newest: then hardly any job displaces another.
+        let places = |first: usize| (0..self.segments.len()).rev().skip(first).step_by(threads.max(1));
+        let visit = |search: &mut Search<'_>, first| {
+            for index in places(first) {
+                search.visit(self, index, Selection::first(self.segments[index].len()));
+            }
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map(|first| {
+                    let mut other = search.another();
+                    scope.spawn(move || {
+                        visit(&mut other, first);
+                        other
+                    })
+                })
+                .collect();
+            visit(search, 0);
+            for other in others {
+                match other.join() {
+                    Ok(other) => search.absorb(other),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
     }
 
     fn segments_of(&self, slots: &[u32]) -> impl Iterator<Item = (usize, Selection)> {
@@ -89,9 +124,9 @@ impl Snapshot {
 }
 
 /// A search under way.
-struct Search {
-    plan: Plan,
-    order: Order,
+struct Search<'a> {
+    plan: &'a Plan,
+    order: &'a Order,
     after: Option<Key>,
     total: u64,
     /// The first ones so far, the last of them on top; one more than a page.
@@ -99,11 +134,24 @@ struct Search {
     room: usize,
 }
 
-impl Search {
-    fn new(query: &Query, texts: &Texts, plan: Plan) -> Self {
-        let order = Order::of(query.sort_by, query.sort_order, texts);
+impl<'a> Search<'a> {
+    fn new(query: &Query, order: &'a Order, plan: &'a Plan) -> Self {
         let after = query.cursor.as_ref().map(|cursor| order.place_of(cursor));
         Self { plan, order, after, total: 0, kept: BinaryHeap::new(), room: query.limit.saturating_add(1) }
+    }
+
+    /// One for a part of the same jobs.
+    fn another(&self) -> Self {
+        Self { total: 0, kept: BinaryHeap::new(), ..*self }
+    }
+
+    /// Takes in what was found in another part.
+    fn absorb(&mut self, other: Self) {
+        self.total += other.total;
+        self.kept.extend(other.kept);
+        while self.kept.len() > self.room {
+            self.kept.pop();
+        }
     }
 
     fn visit(&mut self, snapshot: &Snapshot, index: usize, mut selection: Selection) {
