@@ -42,7 +42,7 @@ pub struct Parts {
 
 /// The API's state.
 pub struct App {
-    pub(crate) auth: Auth,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) version: &'static str,
     parts: OnceLock<Parts>,
     /// The description of the API, made when somebody first asks for it.
@@ -85,7 +85,7 @@ impl App {
     pub fn new(auth: Auth, version: &'static str) -> Arc<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
-            auth,
+            auth: Arc::new(auth),
             version,
             parts: OnceLock::new(),
             document: OnceLock::new(),

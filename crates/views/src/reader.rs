@@ -99,12 +99,8 @@ impl Reader {
         loop {
             let (jobs, total, floor) = {
                 let state = shared.state.read();
-                let all = state.table.workflow(root);
-                let place = |id: &Uuid| state.table.get(*id).map(|head| head.first);
-                let mut jobs: Vec<_> = all.iter().map(|id| (place(id), *id)).collect();
-                jobs.sort_unstable();
-                jobs.truncate(most);
-                (jobs.into_iter().map(|(_, id)| id).collect(), all.len(), state.floor)
+                let (jobs, total) = state.table.workflow(root, most);
+                (jobs, total, state.floor)
             };
             if let Some(records) = shared.records(shared.staged(jobs), floor)? {
                 return Ok((records, total));
@@ -181,8 +177,9 @@ impl Reader {
         let shared = self.shared();
         let (mut sums, snapshot) = {
             let sums = shared.stats.read();
-            let state = shared.state.read();
-            (sums.clone(), state.table.snapshot())
+            // The writer changes the sums before it changes the list, and needs both: of the list a moment is enough.
+            let snapshot = shared.state.read().table.snapshot();
+            (sums.clone(), snapshot)
         };
         let mut anew = Stats::of(sums.limits(), snapshot.heads(), now);
         anew.advance_like(&sums);

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For what a client was sent last, when the server stops.
 const CLOSING: Duration = Duration::from_millis(500);
 
+/// Tells whether the client may still read.
+pub(super) type IsAllowed = Box<dyn Fn() -> bool + Send + Sync>;
+
 pub(super) struct Feed {
     frames: Arc<Frames>,
     texts: Arc<Texts>,
@@ -28,11 +31,12 @@ pub(super) struct Feed {
     next: u64,
     /// Nothing is sent before.
     not_before: Instant,
+    is_allowed: IsAllowed,
 }
 
 /// Why a stream ends.
 enum End {
-    /// The client is gone.
+    /// The client is gone, or may not read any more.
     Gone,
     /// The client was overtaken, and told so.
     Overtaken,
@@ -43,8 +47,14 @@ enum End {
 }
 
 impl Feed {
-    pub(super) fn new(frames: Arc<Frames>, texts: Arc<Texts>, watched: Watched, next: u64) -> Self {
-        Self { frames, texts, watched, next, not_before: Instant::now() }
+    pub(super) fn new(
+        frames: Arc<Frames>,
+        texts: Arc<Texts>,
+        watched: Watched,
+        next: u64,
+        is_allowed: IsAllowed,
+    ) -> Self {
+        Self { frames, texts, watched, next, not_before: Instant::now(), is_allowed }
     }
 
     /// Sends until the client is gone, or has to go.
@@ -91,7 +101,12 @@ impl Feed {
             tokio::select! {
                 biased;
                 () = pieces.closed() => return End::Gone,
-                _ = beat.tick() => room.send(heartbeat(&self.seen()).into()),
+                _ = beat.tick() => {
+                    if !(self.is_allowed)() {
+                        return End::Gone;
+                    }
+                    room.send(heartbeat(&self.seen()).into());
+                }
                 piece = self.piece() => {
                     let Ok(piece) = piece else {
                         room.send(overflow(&self.seen()).into());
@@ -156,6 +171,8 @@ impl Feed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use projector::{FRAMES_KEPT, Happening, QueueCount};
     use uuid::Uuid;
@@ -171,10 +188,14 @@ mod tests {
     }
 
     fn begin() -> Begun {
+        begin_while(Box::new(|| true))
+    }
+
+    fn begin_while(is_allowed: IsAllowed) -> Begun {
         let (frames, hangup, closing) = (Arc::new(Frames::default()), Hangup::default(), watch::Sender::new(false));
         let watched = Params::parse("types=job", &[]).unwrap().watched;
         let (out, pieces) = mpsc::channel(1);
-        let feed = Feed::new(Arc::clone(&frames), Arc::default(), watched, frames.end());
+        let feed = Feed::new(Arc::clone(&frames), Arc::default(), watched, frames.end(), is_allowed);
         tokio::spawn(feed.run(Bytes::from_static(b"first"), out, closing.subscribe(), hangup.clone()));
         Begun { frames, pieces, hangup, closing }
     }
@@ -202,6 +223,17 @@ mod tests {
             assert!(text.starts_with(expected.as_bytes()) && text.ends_with(b"Z\"}\n\n"), "{text:?}");
             assert_eq!(start.elapsed().as_millis() / 100, (HEARTBEAT * beat).as_millis() / 100);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_not_read_any_more_is_told_nothing_more() {
+        let allowed = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&allowed);
+        let mut begun = begin_while(Box::new(move || asked.load(Ordering::Relaxed)));
+        assert_eq!(begun.pieces.recv().await.unwrap(), "first");
+        assert!(begun.pieces.recv().await.is_some(), "a heartbeat");
+        allowed.store(false, Ordering::Relaxed);
+        assert_eq!(begun.pieces.recv().await, None);
     }
 
     #[tokio::test(start_paused = true)]

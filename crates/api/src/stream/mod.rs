@@ -61,7 +61,7 @@ impl Streams {
 
 pub(crate) const OPERATIONS: &[Operation] = &[Operation {
     about: "Server-sent events: `job:state_change`, `worker:heartbeat`, `worker:state_change`, `queue:snapshot`, and \
-            `heartbeat` every 15 seconds; open until the client leaves. Each has an `id:`, and the last 100,000 can be gone \
+            `heartbeat` every 15 seconds; open until the client leaves, or what it was let in by is good no more. Each has an `id:`, and the last 100,000 can be gone \
             on from; `resync` says that what followed the given id is not known any more, and `overflow`, as the last \
             event, that the client was too slow.",
     query: watched::PARAMS,
@@ -81,7 +81,9 @@ pub(crate) fn stream(app: &App, call: Call) -> Result<Response, ApiError> {
     let frames = Arc::clone(parts.projector.frames());
     let start = Start::new(&frames, last_event_id(&call.headers, params.last_event_id));
     let first = start.text(&frames);
-    let feed = Feed::new(frames, Arc::clone(&app.streams.texts), params.watched, start.next);
+    let (auth, headers) = (Arc::clone(&app.auth), call.headers.clone());
+    let is_allowed = move || auth.may_read(&headers);
+    let feed = Feed::new(frames, Arc::clone(&app.streams.texts), params.watched, start.next, Box::new(is_allowed));
     // One piece waits for the client; the next one is made when there is room again.
     let (pieces, mut waiting) = mpsc::channel::<Bytes>(1);
     let (closing, hangup) = (app.streams.closing.subscribe(), call.hangup);

@@ -32,10 +32,15 @@ async fn queues_are_listed_as_documented() {
     for time in ["createdAt", "depthAt"] {
         assert!(mail.as_object_mut().unwrap().remove(time).unwrap().is_string());
     }
+    let hours = mail["healthBar"]["buckets"].take();
+    assert_eq!(hours.as_array().unwrap().len(), 24);
+    assert!(
+        hours.as_array().unwrap().iter().all(|hour| (&hour["succeeded"], &hour["failed"]) == (&json!(0), &json!(0)))
+    );
     let expected = json!({
         "id": proto_events::queue_id(CONNECTION, "mail"), "name": "mail", "framework": "bullmq",
         "connectionId": CONNECTION, "depth": 17, "consumers": 3, "throughput": 0.0, "avgLatencyMs": null,
-        "failureRate": 0.0, "healthBar": { "timeRange": "24h", "buckets": [] }, "extensions": { "paused": false },
+        "failureRate": 0.0, "healthBar": { "timeRange": "24h", "buckets": null }, "extensions": { "paused": false },
         "oldestQueuedAt": null,
     });
     assert_eq!(mail, expected);

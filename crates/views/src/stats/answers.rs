@@ -73,6 +73,13 @@ pub struct Bucket {
     pub totals: Totals,
 }
 
+impl Bucket {
+    /// The parts of a range in which nothing ran.
+    pub fn empty(range: Range, now: Timestamp) -> Vec<Self> {
+        buckets(&[], range, now)
+    }
+}
+
 /// What is known of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskStats {
@@ -141,7 +148,7 @@ pub struct FailureGroup {
     pub last_seen: Timestamp,
     /// The range in 12 to 28 parts.
     pub trend: Vec<FailureTrend>,
-    /// Jobs that failed so and stay so, in the range or not.
+    /// Jobs that show such a failure, in the range or not, whether or not they failed in the end.
     pub(crate) known_jobs: u64,
 }
 
@@ -385,7 +392,7 @@ impl FailureSeries {
             first_seen,
             last_seen,
             trend: Vec::new(),
-            known_jobs: self.jobs,
+            known_jobs: self.shown,
         })
     }
 }

@@ -94,6 +94,8 @@ pub(super) struct Work {
     pub(super) started: u32,
     /// Runs, by the time of their end.
     pub(super) ended: u32,
+    /// Runs, by the time of their start or, where that is not known, of their end.
+    pub(super) ran: u32,
     pub(super) retried: u32,
     pub(super) rejected: u32,
     pub(super) lost: u32,
@@ -106,7 +108,7 @@ pub(super) struct Work {
 
 impl Cell for Work {
     fn is_empty(&self) -> bool {
-        let counts = self.completed + self.failed + self.cancelled + self.started + self.ended;
+        let counts = self.completed + self.failed + self.cancelled + self.started + self.ended + self.ran;
         counts == 0 && self.runtime.is_empty() && self.wait.is_empty()
     }
 }
@@ -123,6 +125,7 @@ impl Work {
 
     pub(super) fn start(&mut self, run: &Counted<'_>, step: Step) {
         step.count(&mut self.started);
+        step.count(&mut self.ran);
         if let Some(wait) = run.wait_ms {
             step.value(&mut self.wait, wait);
             self.waited = match step {
@@ -134,6 +137,9 @@ impl Work {
 
     pub(super) fn end(&mut self, run: &Counted<'_>, step: Step) {
         step.count(&mut self.ended);
+        if run.started_at.is_none() {
+            step.count(&mut self.ran);
+        }
         match run.outcome {
             Some(Outcome::Retrying) => step.count(&mut self.retried),
             Some(Outcome::Rejected) => step.count(&mut self.rejected),

@@ -140,14 +140,13 @@ fn change_minute(minutes: &mut BTreeMap<i64, u32>, minute: i64, step: Step) {
 #[derive(Clone, Debug, Default)]
 struct FailureSeries {
     cells: Cells<Failed>,
-    /// All of it as integers, so that nobody has to add up the cells.
-    jobs: u64,
-    attempts: u64,
+    /// Jobs that show it, whether they failed in the end or not.
+    shown: u64,
 }
 
 impl Series for FailureSeries {
     fn is_empty(&self) -> bool {
-        self.cells.is_empty()
+        self.cells.is_empty() && self.shown == 0
     }
 }
 
@@ -279,9 +278,16 @@ impl Stats {
         for run in head.runs() {
             self.count_run(head, run, step);
         }
+        if let Some(kind) = failure_shown(head) {
+            let shown = &mut self.failures.get_mut(connection, &kind).shown;
+            match step {
+                Step::Add => *shown += 1,
+                Step::Subtract => *shown -= 1,
+            }
+        }
         if let Some(at) = ended(head).filter(|_| head.state == JobState::Failed) {
             let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
-            self.failure(head, error, at, step, |failed| &mut failed.jobs, |series| &mut series.jobs);
+            self.failure(head, error, at, step, |failed| &mut failed.jobs);
         }
     }
 
@@ -292,7 +298,7 @@ impl Stats {
             self.workers.get_mut(head.connection, worker).change(minute, head.queue, step);
         }
         if failed(&run) {
-            self.failure(head, run.error, at, step, |failed| &mut failed.attempts, |series| &mut series.attempts);
+            self.failure(head, run.error, at, step, |failed| &mut failed.attempts);
         }
     }
 
@@ -303,13 +309,8 @@ impl Stats {
         at: Timestamp,
         step: Step,
         of_cell: impl Fn(&mut Failed) -> &mut u32,
-        of_series: impl Fn(&mut FailureSeries) -> &mut u64,
     ) {
         let series = self.failures.get_mut(head.connection, &failure_text(head.name, error));
-        match step {
-            Step::Add => *of_series(series) += 1,
-            Step::Subtract => *of_series(series) -= 1,
-        }
         series.cells.change(at, self.horizon, |cell| step.count(of_cell(cell)));
     }
 }
@@ -379,11 +380,8 @@ fn workers<'a>(head: &'a Head<'_>) -> Vec<&'a str> {
 
 /// The failures that a job counts for, each once.
 fn failures(head: &Head<'_>) -> Vec<String> {
-    let mut failures = Vec::new();
-    if head.state == JobState::Failed && head.completed_at.is_some() {
-        let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
-        failures.push(failure_text(head.name, error));
-    }
+    // What it shows is also what it failed of, if it did.
+    let mut failures: Vec<String> = failure_shown(head).into_iter().collect();
     for run in head.runs().filter(|run| failed(run) && run.ended_at.is_some()) {
         let text = failure_text(head.name, run.error);
         if !failures.contains(&text) {

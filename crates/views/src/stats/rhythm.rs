@@ -83,5 +83,5 @@ impl Rhythm {
 }
 
 fn used<'a>(cells: impl Iterator<Item = (i64, &'a Work)>) -> Vec<i64> {
-    cells.filter(|(_, work)| work.started + work.ended > 0).map(|(number, _)| number).collect()
+    cells.filter(|(_, work)| work.ran > 0).map(|(number, _)| number).collect()
 }

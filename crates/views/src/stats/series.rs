@@ -99,8 +99,8 @@ impl<S: Series> Group<S> {
         entry.jobs -= 1;
         let (is_gone, was_first) = (entry.jobs == 0, entry.first == first);
         let is_admitted = entry.series.is_some();
-        self.stale |= was_first;
-        self.unsettled |= was_first && self.entries.len() > self.limit;
+        self.stale |= was_first && is_admitted;
+        self.unsettled |= was_first && is_admitted && self.entries.len() > self.limit;
         if is_gone {
             self.entries.remove(&named);
             self.admitted -= usize::from(is_admitted);

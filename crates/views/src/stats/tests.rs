@@ -401,27 +401,73 @@ impl FailureText {
     }
 }
 
+/// A job that started so many minutes after now, and took so many seconds.
+fn regular_run(number: usize, minutes: i64, seconds: Option<i64>) -> Act {
+    let started = NOW + minutes * 60_000;
+    let job = Counting {
+        connection: 0,
+        first: number as u64 + 1,
+        name: "app.send",
+        queue: None,
+        worker: None,
+        state: seconds.map_or(JobState::Active, |_| JobState::Completed),
+        started: Some(started),
+        completed: seconds.map(|seconds| started + seconds * 1_000),
+        wait: None,
+        error: None,
+        runs: None,
+    };
+    Act::Put(number, job)
+}
+
+/// What counts is when runs begin, not that they reach into the next minute, or the next day's first hour.
+#[test]
+fn how_often_a_task_runs_has_nothing_to_do_with_how_long_it_takes() {
+    let task = |life: &Life, minutes: i64| {
+        let now = Timestamp((NOW + minutes * 60_000) * 1_000);
+        life.stats.task(None, "app.send", Range::Hour, now).remove(0)
+    };
+    let minutes = (0..12).map(|n| regular_run(n, n as i64 * 5 - 55, Some(90))).collect();
+    let minutes = task(&Life::of(minutes, Limits::default()), 4);
+    assert_eq!((minutes.every_seconds, minutes.overdue), (Some(300), false));
+    let midnight = -NOW.rem_euclid(86_400_000) / 60_000;
+    let nights = (0..6).map(|n| regular_run(n, midnight - 10 - n as i64 * 1_440, Some(1_200))).collect();
+    let nights = task(&Life::of(nights, Limits::default()), midnight + 23 * 60);
+    assert_eq!((nights.every_seconds, nights.overdue), (Some(86_400), false));
+}
+
+/// Whoever retried and is well now showed a failure for a while, and does not count any more; who shows one does.
+#[test]
+fn of_a_group_of_failures_as_many_jobs_are_known_as_show_it() {
+    let retrying = |error| {
+        let Act::Put(number, job) = regular_run(0, -1, Some(1)) else { unreachable!() };
+        let run = Measure {
+            worker: None,
+            started_at: None,
+            ended_at: Some(Timestamp((NOW - 60_000) * 1_000)),
+            outcome: Some(Outcome::Retrying),
+            runtime_ms: None,
+            wait_ms: None,
+            error: Some("TimeoutError()".into()),
+        };
+        Act::Put(number, Counting { state: JobState::Retrying, completed: None, error, runs: Some(vec![run]), ..job })
+    };
+    let known = |acts| {
+        let life = Life::of(acts, Limits::default());
+        let groups = life.stats.failures(None, None, Range::Hour, life.now);
+        groups.iter().map(|group| (group.jobs, group.attempts, group.known_jobs)).collect::<Vec<_>>()
+    };
+    let shows = || retrying(Some("TimeoutError()"));
+    assert_eq!(known(vec![shows()]), [(0, 1, 1)]);
+    assert_eq!(known(vec![shows(), retrying(None)]), [(0, 1, 0)]);
+    assert_eq!(known(vec![shows(), Act::Remove(0)]), []);
+}
+
 /// A task that ran every ten minutes, and then stopped.
 #[test]
 fn what_ran_regularly_and_stopped_is_overdue() {
     let at = |minutes: i64| Timestamp((NOW + minutes * 60_000) * 1_000);
-    let run = |number: usize, minutes: i64| {
-        let started = Some(NOW + minutes * 60_000);
-        let job = Counting {
-            connection: 0,
-            first: number as u64 + 1,
-            name: "app.send",
-            queue: None,
-            worker: None,
-            state: JobState::Active,
-            started,
-            completed: None,
-            wait: None,
-            error: None,
-            runs: None,
-        };
-        Act::Put(number, job)
-    };
+    let run = |number, minutes| regular_run(number, minutes, None);
     let regular = Life::of((0..12).map(|n| run(n, n as i64 * 10 - 120)).collect(), Limits::default());
     let task = |life: &Life, minutes| life.stats.task(None, "app.send", Range::Hour, at(minutes)).remove(0);
     let on_time = task(&regular, 5);

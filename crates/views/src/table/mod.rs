@@ -34,8 +34,8 @@ pub(crate) struct Table {
     texts: Texts,
     /// How many jobs of each connection are in each state.
     counts: Vec<Counts>,
-    /// The jobs of each workflow but its first one.
-    workflows: HashMap<Uuid, Vec<Uuid>>,
+    /// The jobs of each workflow but the one that began it, in the order of their first events.
+    workflows: HashMap<Uuid, BTreeSet<(Position, Uuid)>>,
     /// Of the next job that is new.
     next_number: u64,
 }
@@ -135,18 +135,21 @@ impl Table {
         let root = head.rare.as_deref().and_then(|rare| rare.root);
         let slot = match slot {
             Some(slot) => {
-                self.take_out_of_sums(slot, id, root);
+                self.take_out_of_sums(slot, id);
                 slot
             }
-            None => self.new_slot(id, root),
+            None => self.new_slot(id),
         };
+        if let Some(root) = root {
+            self.workflows.entry(root).or_default().insert((head.first, id));
+        }
         let segment = Arc::make_mut(&mut self.segments[slot / SEGMENT]);
         segment.put(slot % SEGMENT, id, number, head, &mut self.texts);
         let connection = segment.connections[slot % SEGMENT] as usize;
         self.counts_of(connection).add(head.state);
     }
 
-    fn new_slot(&mut self, id: Uuid, root: Option<Uuid>) -> usize {
+    fn new_slot(&mut self, id: Uuid) -> usize {
         // Where tables were put together, one in the midst may not be full.
         if self.segments.last().is_none_or(|segment| segment.len() == SEGMENT) {
             let mut segment = Segment::default();
@@ -156,32 +159,20 @@ impl Table {
         let slot = (self.segments.len() - 1) * SEGMENT + self.segments.last().map_or(0, |segment| segment.len());
         let Self { slots, segments, .. } = self;
         slots.insert_unique(hash(id), slot as u32, hasher(segments));
-        self.join(root, id);
         slot
     }
 
-    /// A job is about to be something else, and of this workflow.
-    fn take_out_of_sums(&mut self, slot: usize, id: Uuid, root: Option<Uuid>) {
+    /// A job is about to be something else.
+    fn take_out_of_sums(&mut self, slot: usize, id: Uuid) {
         let (segment, place) = (&self.segments[slot / SEGMENT], slot % SEGMENT);
         self.counts[segment.connections[place] as usize].remove(segment.state(place));
-        let before = segment.rare(place).and_then(|rare| rare.root);
-        if before == root {
-            return;
-        }
-        if let Some(before) = before
-            && let Some(jobs) = self.workflows.get_mut(&before)
-        {
-            jobs.retain(|job| *job != id);
+        let Some(root) = segment.rare(place).and_then(|rare| rare.root) else { return };
+        let job = (segment.first(place), id);
+        if let Some(jobs) = self.workflows.get_mut(&root) {
+            jobs.remove(&job);
             if jobs.is_empty() {
-                self.workflows.remove(&before);
+                self.workflows.remove(&root);
             }
-        }
-        self.join(root, id);
-    }
-
-    fn join(&mut self, root: Option<Uuid>, id: Uuid) {
-        if let Some(root) = root {
-            self.workflows.entry(root).or_default().push(id);
         }
     }
 
@@ -273,9 +264,10 @@ impl Table {
         all
     }
 
-    /// The jobs of the workflow that this job began, but itself.
-    pub(crate) fn workflow(&self, root: Uuid) -> &[Uuid] {
-        self.workflows.get(&root).map_or(&[], Vec::as_slice)
+    /// The jobs of the workflow that this job began, but itself: the first of them in the log, and how many there are.
+    pub(crate) fn workflow(&self, root: Uuid, most: usize) -> (Vec<Uuid>, usize) {
+        let Some(jobs) = self.workflows.get(&root) else { return (Vec::new(), 0) };
+        (jobs.iter().take(most).map(|(_, id)| *id).collect(), jobs.len())
     }
 
     /// The table as it is now.
