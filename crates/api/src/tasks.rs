@@ -188,7 +188,10 @@ pub(crate) async fn get(name: String, app: Arc<App>, call: Call) -> Result<Respo
     Ok(consistency::answer(parts, &call.headers, asked.wanted(), one).await)
 }
 
-const NO_TASK: ApiError = ApiError::NotFound("Task not found: nothing is known of any run or end of its jobs.");
+const NO_TASK: ApiError = ApiError::NotFound(
+    "Task not found: nothing is known of any run or end of its jobs, or so many names came before it that it is counted \
+     with all others, which `GET /api/tasks` shows together.",
+);
 
 /// All tasks, of one connection where it is named.
 pub(crate) async fn tasks(parts: &Parts, connection: Option<Uuid>, range: Range) -> Result<Vec<TaskStats>, ApiError> {
