@@ -1,7 +1,7 @@
 //! The list against the plain truth: every filter, order, page and count.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use projection::{Evidence, Execution, JsonText, Outcome, Record, Row, Transition, beginning};
 use proptest::prelude::*;
@@ -328,6 +328,26 @@ fn assert_failing(opened: &Opened, truth: &BTreeMap<Uuid, Record>) -> Result<(),
     Ok(())
 }
 
+/// The jobs of each workflow, those first that stand first in the log.
+fn assert_workflows(
+    opened: &Opened,
+    truth: &BTreeMap<Uuid, Record>,
+    firsts: &HashMap<Uuid, u64>,
+) -> Result<(), TestCaseError> {
+    const MOST: usize = 3;
+    let roots: BTreeSet<Uuid> = truth.keys().copied().chain(truth.values().filter_map(|job| job.root_id)).collect();
+    for root in roots {
+        let others = truth.values().filter(|job| job.root_id == Some(root) && job.id != root);
+        let mut others: Vec<(u64, Uuid)> = others.map(|job| (firsts[&job.id], job.id)).collect();
+        others.sort_unstable();
+        let (jobs, total) = opened.reader.workflow(root, MOST).unwrap();
+        prop_assert_eq!(total, others.len());
+        let expected: Vec<Uuid> = others.into_iter().take(MOST).map(|(_, id)| id).collect();
+        prop_assert_eq!(jobs.iter().map(|job| job.id).collect::<Vec<_>>(), expected);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -375,6 +395,7 @@ proptest! {
         }
         assert_load(&opened, &truth)?;
         assert_failing(&opened, &truth)?;
+        assert_workflows(&opened, &truth, &firsts)?;
     }
 }
 
