@@ -13,20 +13,11 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Answer, CONNECTION, Client, DEADLINE, KEY, Server, event};
+use crate::harness::{Answer, CONNECTION, Client, DEADLINE, KEY, Server, event, until};
 
 /// Whether the key may send.
 fn is_good(client: &Client, key: &str) -> bool {
     client.post("/api/ingest", &json!({ "events": [] })).bearer(key).send().status != 401
-}
-
-/// Waits for what another node has yet to hear of.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited too long: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn names(list: &Answer) -> Vec<&str> {

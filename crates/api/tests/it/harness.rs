@@ -26,6 +26,17 @@ pub(crate) const PASSWORD: &str = "correct horse battery staple";
 pub(crate) const TOKEN: &str = "the token in admin.json";
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits for what no answer tells of: what another node has yet to hear, what is still held.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited too long: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
 
 /// An API without its parts, as it is while the log is being opened.
 pub(crate) struct Bare {
@@ -198,7 +209,7 @@ impl Client {
                 return answer;
             }
             assert!(Instant::now() < deadline, "{path} still answers {} {}", answer.status, answer.body);
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 use uuid::Uuid;
 
-use crate::harness::{Bare, CONNECTION, DEADLINE, PASSWORD, Server, TOKEN, event};
+use crate::harness::{Bare, CONNECTION, DEADLINE, PASSWORD, Server, TOKEN, event, until};
 
 /// A frame as it arrives.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,15 +121,6 @@ fn worker(active_jobs: u64) -> WorkerSeen {
 
 fn frames(server: &Server) -> &Arc<Frames> {
     server.projector.frames()
-}
-
-/// Each stream holds the frames, so that they can be counted.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited too long: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A job event with a task name and a queue.

@@ -10,18 +10,23 @@ use tokio::sync::mpsc;
 /// Batches that may wait for each thread that decodes; as a rebuild has it.
 const WAITING: usize = 4;
 
+/// The log of a server that does not run.
+pub(crate) async fn open_log(dir: &Path) -> EventLog {
+    let binary = forebay_binary();
+    let config = ServerConfig::Embedded {
+        dir: dir.join("nats"),
+        binary: Some(binary.with_file_name("nats-server")).filter(|beside| beside.is_file()),
+        fsync_always: false,
+        helper: binary,
+    };
+    EventLog::open(config).await.unwrap()
+}
+
 /// Events per second, on as many threads as there are processors. Nobody may use the directory.
 pub(crate) fn drain(dir: &Path) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let binary = forebay_binary();
-        let log = EventLog::open(ServerConfig::Embedded {
-            dir: dir.join("nats"),
-            binary: Some(binary.with_file_name("nats-server")).filter(|beside| beside.is_file()),
-            fsync_always: false,
-            helper: binary,
-        });
-        let log = log.await.unwrap();
+        let log = open_log(dir).await;
         let begin = Instant::now();
         let events = read(&log).await;
         let rate = events as f64 / begin.elapsed().as_secs_f64();

@@ -6,8 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use event_log::{EventLog, ServerConfig};
-use forebay_tests::{CONNECTION, Flood, Forebay, Options, Redis, forebay_binary, job_id};
+use forebay_tests::{CONNECTION, Flood, Forebay, Options, Redis, job_id};
 use proto_events::{Event, Framework, Job, JobState, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -15,6 +14,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::dashboard::{self, Dashboard};
+use crate::drain::open_log;
 use crate::measures::now;
 use crate::million::memory;
 
@@ -69,14 +69,7 @@ fn external_id(number: u64) -> String {
 fn write(dir: &Path, jobs: u64, end: f64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let binary = forebay_binary();
-        let log = EventLog::open(ServerConfig::Embedded {
-            dir: dir.join("nats"),
-            binary: Some(binary.with_file_name("nats-server")).filter(|beside| beside.is_file()),
-            fsync_always: false,
-            helper: binary,
-        });
-        let log = log.await.unwrap();
+        let log = open_log(dir).await;
         let batcher = log.batcher(CONNECTION);
         let mut random = StdRng::seed_from_u64(1);
         for number in 0..jobs {
