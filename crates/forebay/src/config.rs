@@ -66,6 +66,11 @@ pub(crate) struct StackArgs {
     #[arg(long, value_name = "WHEN", value_enum, env = "FOREBAY_FSYNC", help_heading = "Log")]
     fsync: Option<Fsync>,
 
+    /// How much memory the list of all jobs may take, a size such as `500MB` or `2GB`: beyond it the columns of the jobs
+    /// that were created longest ago are read from disk [default: 1GB]
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_LIST_MEMORY", help_heading = "Views")]
+    list_memory: Option<String>,
+
     /// Write the log of what happens as JSON lines even on a terminal
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_JSON_LOGS")]
@@ -151,6 +156,7 @@ struct TomlFile {
     nats_replicas: Option<usize>,
     nats_server: Option<PathBuf>,
     fsync: Option<Fsync>,
+    list_memory: Option<String>,
     json_logs: Option<bool>,
     listen: Option<String>,
     celery: Vec<String>,
@@ -172,6 +178,8 @@ pub(crate) struct StackConfig {
     pub(crate) nats: Option<Nats>,
     pub(crate) nats_server: Option<PathBuf>,
     pub(crate) fsync: Fsync,
+    /// Bytes.
+    pub(crate) list_memory: u64,
     pub(crate) json_logs: bool,
 }
 
@@ -236,6 +244,7 @@ impl StackArgs {
             nats,
             nats_server: self.nats_server.or_else(|| file.nats_server.clone()),
             fsync: self.fsync.or(file.fsync).unwrap_or_default(),
+            list_memory: units::list_memory(given(self.list_memory).or(file.list_memory.clone()).as_deref())?,
             json_logs: self.json_logs.or(file.json_logs).unwrap_or_default(),
         })
     }
@@ -342,6 +351,7 @@ impl ServeConfig {
             ("log", log),
             ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
             ("redact-args", self.redact_args.to_string()),
+            ("list-memory", format!("{} bytes", stack.list_memory)),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),
             ("retention", self.policy.keep.map_or("off".to_owned(), units::in_words)),
             (
@@ -434,6 +444,10 @@ mod tests {
             assert!(resolved(&["--max-log-size", wrong], "").is_err(), "{wrong}");
         }
         assert!(resolved(&["--max-log-size", "50%"], "nats-url = 'nats://a'").is_err());
+        let memory = |flags: &[&str], file| resolved(flags, file).map(|config| config.stack.list_memory).ok();
+        assert_eq!(memory(&[], ""), Some(1_000_000_000));
+        assert_eq!(memory(&["--list-memory", "64MiB"], "list-memory = '2GB'"), Some(64 << 20));
+        assert_eq!((memory(&[], "list-memory = '50%'"), memory(&["--list-memory", "off"], "")), (None, None));
         let forget = |flags: &[&str], file| resolved(flags, file).map(|config| config.forget_workers.as_secs()).ok();
         assert_eq!(forget(&[], ""), Some(86_400));
         assert_eq!(forget(&["--forget-workers", "10m"], "forget-workers = '1h'"), Some(600));

@@ -63,7 +63,7 @@ impl Stack {
         let keys = ReadKeys::open(log.kv()).await?;
         let views_dir = dir.path().join("views");
         let places = Places { log: config.nats.is_none().then(|| dir.path().join("nats")), views: views_dir.clone() };
-        let (options, near) = (views_options(), nearness(&log));
+        let (options, near) = (views_options(config), nearness(&log));
         let found = tokio::task::spawn_blocking(move || views::open_or_freeze(&views_dir, &options, near)).await??;
         let mut empty = None;
         let (projector, reader, generations) = match found {
@@ -138,8 +138,9 @@ impl Stack {
 }
 
 /// How the views are opened, and prepared.
-pub(crate) fn views_options() -> views::Options {
-    views::Options { fold_version: projection::fold_version(), cache_bytes: CACHE_BYTES }
+pub(crate) fn views_options(config: &StackConfig) -> views::Options {
+    let (fold_version, list_bytes) = (projection::fold_version(), config.list_memory);
+    views::Options { fold_version, cache_bytes: CACHE_BYTES, list_bytes }
 }
 
 /// Whether views are of this log, and so near to its end that the rest is applied in a moment. Blocks.

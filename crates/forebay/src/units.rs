@@ -10,6 +10,8 @@ const SCRUB: Duration = Duration::from_secs(24 * 60 * 60);
 /// A week, in half of the disk.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const HALF: Most = Most::Percent(50);
+/// Enough for eleven million jobs.
+const LIST_MEMORY: u64 = 1_000_000_000;
 /// The log's server keeps what workers say for a day.
 const FORGET_WORKERS: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -51,6 +53,15 @@ pub(crate) fn most(text: Option<&str>, embedded: bool) -> anyhow::Result<Most> {
                 most => Ok(most),
             }
         }
+    }
+}
+
+/// How much memory the list of jobs may take, in bytes.
+pub(crate) fn list_memory(text: Option<&str>) -> anyhow::Result<u64> {
+    match text.map(size) {
+        None => Ok(LIST_MEMORY),
+        Some(Some(Most::Bytes(bytes))) => Ok(bytes),
+        Some(_) => bail!("list-memory must be a size such as 500MB or 2GB"),
     }
 }
 

@@ -101,7 +101,7 @@ impl Handle {
             is_followed && is_applied && first > progress.floor.max(1)
         };
         let reader = self.reader.clone();
-        if !is_untold || !blocking(move || reader.holds_before(first)).await? {
+        if !is_untold || !blocking(move || reader.holds_before(first)).await?? {
             return Ok(None);
         }
         self.shared.progress.send_modify(|progress| {
@@ -121,7 +121,7 @@ impl Handle {
             hit(Point::TrimFound);
             jobs
         })
-        .await?;
+        .await??;
         // The last of the events cuts, with a part of the names.
         let last = jobs.split_off(jobs.len().saturating_sub(1) / limits::TRIM_JOBS * limits::TRIM_JOBS);
         self.name(log, connection, jobs).await?;

@@ -151,13 +151,16 @@ impl Verification {
                 },
             )?;
             // In ascending order, as the pass gives them.
-            for (id, first) in views.jobs() {
+            for (id, first) in views.jobs()? {
                 if first.sequence <= target && seen.binary_search(&id).is_err() {
                     verdict.note(views.job(id)?.map(|record| lacking(&record, false)));
                 }
             }
-            if !views.sums_agree(now()) {
-                verdict.note(Some(otherwise_summed()));
+            if !views.sums_agree(now())? {
+                verdict.note(Some(otherwise("statistics", "the sums of the jobs")));
+            }
+            if !views.disk_agrees()? {
+                verdict.note(Some(otherwise("list", "what the records of older jobs say")));
             }
             (verdict.events, verdict.jobs) = (events.into_inner(), seen.len() as u64);
             Ok::<_, PassError>(verdict)
@@ -407,11 +410,11 @@ fn otherwise_listed(record: &Record) -> Difference {
     Difference { id: record.id, external_id: record.external_id.clone(), fields }
 }
 
-/// Statistics that are not those of the jobs, each of which may be right.
-fn otherwise_summed() -> Difference {
-    let (views, replay) = (Value::from("otherwise"), Value::from("the sums of the jobs"));
-    let fields = vec![FieldDifference { field: "statistics".to_owned(), views, replay }];
-    Difference { id: Uuid::nil(), external_id: "statistics".to_owned(), fields }
+/// Something made of the jobs, each of which may be right, that is not what it should be.
+fn otherwise(what: &str, should_be: &str) -> Difference {
+    let (views, replay) = (Value::from("otherwise"), Value::from(should_be));
+    let fields = vec![FieldDifference { field: what.to_owned(), views, replay }];
+    Difference { id: Uuid::nil(), external_id: what.to_owned(), fields }
 }
 
 /// A job that the views lack, or that they alone have.

@@ -415,6 +415,19 @@ pub(crate) fn take_scratch<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, 
     Ok(value)
 }
 
+/// Such a value, compressed; `None` where it is too large to be read again.
+pub(crate) fn encode_page(value: &impl Serialize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    append(&mut bytes, value);
+    (bytes.len() < LIMIT / 2).then(|| lz4_flex::block::compress_prepend_size(&bytes))
+}
+
+/// The value again.
+pub(crate) fn decode_page<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewError> {
+    let bytes = lz4_flex::block::decompress_size_prepended(bytes).map_err(|error| corrupt("page", error))?;
+    whole("page", &bytes)
+}
+
 fn append(bytes: &mut Vec<u8>, value: &impl Serialize) {
     encode_into_std_write(value, bytes, CONFIG)
         .expect("a vector always accepts, and our types hold sequences of known length and nothing that refuses");

@@ -26,6 +26,8 @@ use crate::writer::Writer;
 
 /// The statistics of so many jobs are made in some tens of milliseconds.
 const SUMMED_AT_ONCE: usize = 20_000;
+/// In the directory of a generation: what of the list of jobs is not in memory. Of one process only.
+const LIST: &str = "list";
 /// The layout of keys that this code writes, and the only one that it reads.
 const LAYOUT: u32 = 6;
 
@@ -36,6 +38,8 @@ pub struct Options {
     pub fold_version: u32,
     /// How much memory sled may use for its cache, roughly.
     pub cache_bytes: u64,
+    /// How much memory the list of all jobs may take, roughly; old jobs are read from disk beyond it.
+    pub list_bytes: u64,
 }
 
 /// The open views.
@@ -100,11 +104,12 @@ pub(crate) fn open_locked(dir: &Path, directory: Directory, options: &Options) -
         aside.get_or_insert(outcome);
     }
     let generation = directory.next().map_err(failed)?;
-    let store = create(&generation, options)
+    let loaded = create(&generation, options)
+        .and_then(|store| Loaded::empty(store, &generation, options))
         .map_err(|error| error.at_open(dir).map_or_else(|error| error, |cause| failed(std::io::Error::other(cause))))?;
     hit(Point::Created);
     directory.promote(&generation).map_err(failed)?;
-    Ok(opened(directory, Loaded::empty(store), options, aside.unwrap_or(Outcome::Fresh)))
+    Ok(opened(directory, loaded, options, aside.unwrap_or(Outcome::Fresh)))
 }
 
 fn set_aside(directory: &Directory, generation: &Path, reason: Reason) -> std::io::Result<Outcome> {
@@ -136,6 +141,8 @@ pub(crate) fn create(generation: &Path, options: &Options) -> Result<Store, View
 pub(crate) struct Loaded {
     store: Store,
     table: Table,
+    /// Those of so many jobs are made later.
+    sums: Option<Stats>,
     quarantine: BTreeMap<Position, Quarantined>,
     checkpoint: Option<Checkpoint>,
     tally: Tally,
@@ -153,13 +160,8 @@ impl Loaded {
             table: self.table,
             quarantine: self.quarantine,
         };
-        let snapshot = state.table.snapshot();
-        let later = state.table.len() > SUMMED_AT_ONCE;
-        let sums = if later {
-            Stats::new(Limits::default(), now())
-        } else {
-            Stats::of(Limits::default(), snapshot.heads(), now())
-        };
+        let snapshot = self.sums.is_none().then(|| state.table.snapshot());
+        let sums = self.sums.unwrap_or_else(|| Stats::new(Limits::default(), now()));
         let shared = Arc::new(Shared {
             store: self.store,
             fold_version: options.fold_version,
@@ -167,7 +169,7 @@ impl Loaded {
             stats: RwLock::new(sums),
             _directory: directory,
         });
-        if later {
+        if let Some(snapshot) = snapshot {
             sum_up(&shared, snapshot);
         }
         (Writer::new(Arc::clone(&shared), self.tally, self.leaving), shared)
@@ -177,15 +179,16 @@ impl Loaded {
         self.checkpoint
     }
 
-    fn empty(store: Store) -> Self {
-        Self {
+    fn empty(store: Store, generation: &Path, options: &Options) -> Result<Self, ViewError> {
+        Ok(Self {
             store,
-            table: Table::default(),
+            table: Table::within(options.list_bytes, generation.join(LIST))?,
+            sums: Some(Stats::new(Limits::default(), now())),
             quarantine: BTreeMap::new(),
             checkpoint: None,
             tally: Tally::default(),
             leaving: Leaving::default(),
-        }
+        })
     }
 }
 
@@ -198,13 +201,18 @@ fn sum_up(shared: &Arc<Shared>, snapshot: Snapshot) {
         let mut stats = summing.stats.write();
         // Whoever waits for that goes on in any case.
         let _ = locked.send(());
-        *stats = Stats::of(stats.limits(), snapshot.heads(), now());
+        match Stats::of(stats.limits(), |visit| snapshot.heads(visit), now()) {
+            Ok(made) => *stats = made,
+            Err(error) => {
+                tracing::error!(%error, "the statistics cannot be made: they are tried again by the writer");
+                stats.unsettle();
+            }
+        }
     };
     if std::thread::Builder::new().name("statistics".to_owned()).spawn(sum).is_ok() {
         let _ = is_locked.recv();
     } else {
-        let mut stats = shared.stats.write();
-        *stats = Stats::of(stats.limits(), shared.state.read().table.heads(), now());
+        shared.stats.write().unsettle();
     }
 }
 
@@ -214,7 +222,8 @@ pub(crate) fn load(generation: &Path, options: &Options) -> Result<Result<Loaded
     if let Some(cause) = Directory::condemned(generation).map_err(|cause| OpenError::of(generation, cause))? {
         return Ok(Err(Reason::Damaged(cause)));
     }
-    let loaded = Store::open(generation, options.cache_bytes).and_then(|store| read(store, options));
+    let store = Store::open(generation, options.cache_bytes);
+    let loaded = store.and_then(|store| read(store, generation, options));
     match loaded {
         Ok(Ok(loaded)) => {
             let (milliseconds, jobs) = (began.elapsed().as_millis(), loaded.tally.rows);
@@ -226,7 +235,7 @@ pub(crate) fn load(generation: &Path, options: &Options) -> Result<Result<Loaded
     }
 }
 
-fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewError> {
+fn read(store: Store, generation: &Path, options: &Options) -> Result<Result<Loaded, Reason>, ViewError> {
     // The meta value comes first and alone: the values of another layout or fold need not make sense to us.
     let Some(bytes) = store.get(&[prefix::META])? else { return Ok(Err(Reason::OtherFormat)) };
     let Ok(meta) = codec::decode::<Meta>(&bytes) else { return Ok(Err(Reason::OtherFormat)) };
@@ -236,8 +245,8 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
     if meta.fold_version != options.fold_version {
         return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
     }
-    let mut loaded = Loaded::empty(store);
-    let Loaded { store, table, quarantine, checkpoint, tally, leaving } = &mut loaded;
+    let mut loaded = Loaded::empty(store, generation, options)?;
+    let Loaded { store, table, sums, quarantine, checkpoint, tally, leaving } = &mut loaded;
     *checkpoint = store.read(&[prefix::CHECKPOINT])?;
     let floor = checkpoint.map_or(0, |checkpoint| checkpoint.floor);
     let mut visit = |key: &[u8], value: &[u8]| {
@@ -261,9 +270,15 @@ fn read(store: Store, options: &Options) -> Result<Result<Loaded, Reason>, ViewE
     };
     store.scan_range(..[prefix::ROW].as_slice(), &mut visit)?;
     store.scan_range([prefix::ROW + 1].as_slice().., visit)?;
-    let rows = scan_rows(store, floor)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let rows = scan_rows(store, floor, table.shares(threads))?;
     let sum = rows.sum;
     (*table, leaving.rows) = (rows.table, rows.leaving);
+    *sums = None;
+    if table.len() <= SUMMED_AT_ONCE {
+        let snapshot = table.snapshot();
+        *sums = Some(Stats::of(Limits::default(), |visit| snapshot.heads(visit), now())?);
+    }
     // sled finds most damage itself, not all of it: the digest tells whether any row is missing, doubled or older.
     let end = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
     if (sum.rows, sum.digest) != (tally.rows, tally.digest) {
@@ -285,19 +300,18 @@ struct Rows {
 }
 
 /// Reads the heads of all rows, a range of them on each processor.
-fn scan_rows(store: &Store, floor: u64) -> Result<Rows, ViewError> {
+fn scan_rows(store: &Store, floor: u64, tables: Vec<Table>) -> Result<Rows, ViewError> {
     // What is behind the last row is no row, and is found to be none.
     let numbers = store.last_row()?.map_or(0, |last| last.saturating_add(1));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let threads = tables.len() as u64;
     let bound = |part: u64| match part {
         0 => vec![prefix::ROW],
         part if part == threads => vec![prefix::ROW + 1],
         part => row_key(numbers / threads * part).to_vec(),
     };
     let parts = std::thread::scope(|scope| {
-        let parts: Vec<_> = (0..threads)
-            .map(|part| scope.spawn(move || Rows::scan(store, floor, &bound(part), &bound(part + 1))))
-            .collect();
+        let scan = |(part, table)| scope.spawn(move || Rows::scan(store, floor, table, &bound(part), &bound(part + 1)));
+        let parts: Vec<_> = (0..threads).zip(tables).map(scan).collect();
         parts.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     let mut all = Rows::default();
@@ -306,7 +320,9 @@ fn scan_rows(store: &Store, floor: u64) -> Result<Rows, ViewError> {
         let part = part.map_err(|_| ViewError::Corrupt("reading the rows panicked".to_owned()))??;
         all.sum.rows += part.sum.rows;
         all.sum.digest.add(part.sum.digest);
-        all.table.absorb(part.table).map_err(twice)?;
+        if let Some(id) = all.table.absorb(part.table)? {
+            return Err(twice(id));
+        }
         all.leaving.extend(part.leaving);
     }
     all.table.number_from(numbers);
@@ -314,8 +330,8 @@ fn scan_rows(store: &Store, floor: u64) -> Result<Rows, ViewError> {
 }
 
 impl Rows {
-    fn scan(store: &Store, floor: u64, from: &[u8], to: &[u8]) -> Result<Self, ViewError> {
-        let mut rows = Self::default();
+    fn scan(store: &Store, floor: u64, table: Table, from: &[u8], to: &[u8]) -> Result<Self, ViewError> {
+        let mut rows = Self { table, ..Self::default() };
         store.scan_range(from..to, |key, value| rows.add(floor, key, value))?;
         Ok(rows)
     }
@@ -327,7 +343,7 @@ impl Rows {
         self.sum.digest.add(row.digest);
         if row.head.last < floor {
             self.leaving.push(number);
-        } else if !self.table.put_numbered(row.id, number, &row.head) {
+        } else if !self.table.put_numbered(row.id, number, &row.head)? {
             return Err(twice(row.id));
         }
         Ok(())

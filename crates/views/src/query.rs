@@ -221,7 +221,8 @@ impl CursorValue {
 /// Bytes of a text that a cursor carries: it has to fit into 1,000 characters, whatever is in it.
 const CURSOR_TEXT: usize = 96;
 
-fn hash(text: &str) -> u64 {
+/// The first bits of the hash of a text.
+pub(crate) fn hash(text: &str) -> u64 {
     let hash = blake3::hash(text.as_bytes());
     let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
     u64::from_le_bytes(*first)

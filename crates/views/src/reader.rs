@@ -8,13 +8,13 @@ use projection::{Record, Row};
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
-use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined};
+use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow};
 use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Brief, Counts, Filter, Page, Query, Signs};
 use crate::shared::{Shared, State, UNKNOWN_NAME};
 use crate::stats::{FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
-use crate::store::{prefix, recent_key};
+use crate::store::{prefix, recent_key, row_key};
 use crate::table::Load;
 
 /// Answers from the views, staged rows included. Cheap to clone.
@@ -84,7 +84,7 @@ impl Reader {
                 let state = shared.state.read();
                 (state.table.snapshot(), state.candidates(&query.filter), state.floor)
             };
-            let found = snapshot.find(query, signs, only.as_deref());
+            let found = snapshot.find(query, signs, only.as_deref())?;
             drop(snapshot);
             if let Some(jobs) = shared.records(shared.staged(found.jobs), floor)? {
                 return Ok(Page { jobs, next: found.next, total: found.total });
@@ -97,11 +97,15 @@ impl Reader {
     pub fn workflow(&self, root: Uuid, most: usize) -> Result<(Vec<Record>, usize), ViewError> {
         let shared = self.shared();
         loop {
-            let (jobs, total, floor) = {
+            let (mut jobs, snapshot, floor) = {
                 let state = shared.state.read();
-                let (jobs, total) = state.table.workflow(root, most);
-                (jobs, total, state.floor)
+                (state.table.workflow(root), state.table.snapshot(), state.floor)
             };
+            jobs.extend(snapshot.workflow(root)?);
+            drop(snapshot);
+            jobs.sort_unstable();
+            let total = jobs.len();
+            let jobs = jobs.into_iter().take(most).map(|(_, id)| id).collect();
             if let Some(records) = shared.records(shared.staged(jobs), floor)? {
                 return Ok((records, total));
             }
@@ -154,7 +158,7 @@ impl Reader {
         };
         let most = |group: &FailureGroup| usize::try_from(group.known_jobs).map_or(each, |known| known.min(each));
         let kinds: Vec<_> = groups.iter().map(|group| (group.connection, group.text(), most(group))).collect();
-        let found = snapshot.failing(&kinds);
+        let found = snapshot.failing(&kinds)?;
         drop(snapshot);
         // One that is forgotten meanwhile is left out.
         let briefs = |jobs| shared.briefs(shared.staged(jobs), floor).map(Option::unwrap_or_default);
@@ -173,7 +177,7 @@ impl Reader {
     }
 
     /// Whether the sums are those that would be made of the list as it is.
-    pub fn sums_agree(&self, now: Timestamp) -> bool {
+    pub fn sums_agree(&self, now: Timestamp) -> Result<bool, ViewError> {
         let shared = self.shared();
         let (mut sums, snapshot) = {
             let sums = shared.stats.read();
@@ -181,15 +185,33 @@ impl Reader {
             let snapshot = shared.state.read().table.snapshot();
             (sums.clone(), snapshot)
         };
-        let mut anew = Stats::of(sums.limits(), snapshot.heads(), now);
+        let mut anew = Stats::of(sums.limits(), |visit| snapshot.heads(visit), now)?;
         anew.advance_like(&sums);
         sums.advance_like(&anew);
-        sums.is_unsettled() || sums.agrees_with(&anew, now)
+        Ok(sums.is_unsettled() || sums.agrees_with(&anew, now))
     }
 
-    /// Whether lists and statistics go by what this row says of its job. Not while the row is being put in.
+    /// Whether lists and statistics go by what this row says of its job. Not while the row is being put in. Of jobs that
+    /// the list has on disk it is told by [`disk_agrees`](Self::disk_agrees), of all at once.
     pub fn goes_by(&self, row: &Row) -> bool {
-        self.shared().state.read().table.get(row.record.id).is_some_and(|head| head == Head::of(row))
+        let shared = self.shared();
+        let state = shared.state.read();
+        match state.table.get(row.record.id) {
+            Some(head) => head == Head::of(row),
+            None => state.table.has(row.record.id),
+        }
+    }
+
+    /// Whether what the list has on disk is what the rows of those jobs say.
+    pub fn disk_agrees(&self) -> Result<bool, ViewError> {
+        let shared = self.shared();
+        let snapshot = shared.state.read().table.snapshot();
+        let mut agrees = true;
+        snapshot.on_disk(&mut |id, number, head| {
+            agrees = shared.says(id, number, head)? || shared.is_said_now(id)?;
+            Ok(agrees)
+        })?;
+        Ok(agrees)
     }
 
     /// How many jobs are in each state; `None` means in all connections.
@@ -208,8 +230,9 @@ impl Reader {
     }
 
     /// All jobs, each with the lowest log position of its events, in no order.
-    pub fn jobs(&self) -> Vec<(Uuid, Position)> {
-        self.shared().state.read().table.jobs().collect()
+    pub fn jobs(&self) -> Result<Vec<(Uuid, Position)>, ViewError> {
+        let snapshot = self.shared().state.read().table.snapshot();
+        snapshot.jobs()
     }
 
     /// The jobs whose stored records differ from those of other views, or that only one of them has, up to so many.
@@ -217,7 +240,7 @@ impl Reader {
     pub fn differing(&self, other: &Self, most: usize) -> Result<Vec<Uuid>, ViewError> {
         let (ours, theirs) = (self.shared(), other.shared());
         let mut differing = Vec::new();
-        for (id, _) in self.jobs() {
+        for (id, _) in self.jobs()? {
             let digest = |shared: &Shared| {
                 let floor = shared.state.read().floor;
                 shared.stored(id, floor, |row| Ok(row.digest))
@@ -226,8 +249,9 @@ impl Reader {
                 differing.push(id);
             }
         }
+        let jobs_of_theirs = other.jobs()?;
         let known = ours.state.read();
-        let only_theirs = other.jobs().into_iter().map(|(id, _)| id).filter(|id| !known.table.has(*id));
+        let only_theirs = jobs_of_theirs.into_iter().map(|(id, _)| id).filter(|id| !known.table.has(*id));
         differing.extend(only_theirs);
         differing.sort_unstable();
         differing.truncate(most);
@@ -235,13 +259,15 @@ impl Reader {
     }
 
     /// The jobs that have events both before this message and from there on.
-    pub fn straddling(&self, sequence: u64) -> Vec<Uuid> {
-        self.shared().state.read().table.straddling(sequence)
+    pub fn straddling(&self, sequence: u64) -> Result<Vec<Uuid>, ViewError> {
+        let snapshot = self.shared().state.read().table.snapshot();
+        snapshot.straddling(sequence)
     }
 
     /// Whether some job has an event before this message.
-    pub fn holds_before(&self, sequence: u64) -> bool {
-        self.shared().state.read().table.jobs().any(|(_, first)| first.sequence < sequence)
+    pub fn holds_before(&self, sequence: u64) -> Result<bool, ViewError> {
+        let snapshot = self.shared().state.read().table.snapshot();
+        snapshot.holds_before(sequence)
     }
 
     /// What the log said before this message is forgotten: nothing here knows of it.
@@ -296,7 +322,7 @@ impl Reader {
 
 impl State {
     /// The only jobs that can match, where the filter names them.
-    fn candidates(&self, filter: &Filter) -> Option<Vec<u32>> {
+    fn candidates(&self, filter: &Filter) -> Option<Vec<(u32, Uuid)>> {
         let external_id = filter.external_id.as_deref()?;
         let connections = self.table.connections();
         Some(self.table.slots(connections.map(|connection| proto_events::job_id(connection, external_id))))
@@ -323,18 +349,46 @@ impl Shared {
         let stored = self.store.read(&key)?;
         let state = self.state.read();
         let Some(page) = state.pages.get(&key).or(stored.as_ref()) else { return Ok(Some(Vec::new())) };
-        let mut jobs: Vec<(Timestamp, Uuid)> = page
-            .latest()
-            .filter(|id| *id != except)
-            // After a crash a page may list, until replay has caught up, jobs that are not there again yet.
-            .filter_map(|id| state.table.get(id).filter(|head| head.name == name).map(|head| (head.created_at, id)))
-            .collect();
-        jobs.sort_unstable_by(|a, b| b.cmp(a));
-        jobs.truncate(limit);
-        let staged: Vec<_> = jobs.iter().map(|(_, id)| (*id, state.rows.get(id).cloned())).collect();
+        let ids = page.latest().filter(|id| *id != except);
+        // Of what is on disk the list remembers too little.
+        let in_memory = |id: Uuid| (id, state.table.get(id).map(|head| (head.name == name).then_some(head.created_at)));
+        let known: Vec<(Uuid, Option<Option<Timestamp>>)> = ids.map(in_memory).collect();
         let floor = state.floor;
         drop(state);
-        self.briefs(staged, floor)
+        let mut jobs: Vec<(Timestamp, Uuid)> = Vec::new();
+        for (id, created_at) in known {
+            let stored = |row: &StoredRow<'_>| Ok((row.head.name == name).then_some(row.head.created_at));
+            let created_at = match created_at {
+                Some(created_at) => created_at,
+                // After a crash a page may list, until replay has caught up, jobs that are not there again yet.
+                None => self.stored(id, floor, stored)?.flatten(),
+            };
+            jobs.extend(created_at.map(|created_at| (created_at, id)));
+        }
+        jobs.sort_unstable_by(|a, b| b.cmp(a));
+        jobs.truncate(limit);
+        self.briefs(self.staged(jobs.into_iter().map(|(_, id)| id).collect()), floor)
+    }
+
+    /// Whether the row of this number is of this job and says this.
+    fn says(&self, id: Uuid, number: u64, head: &Head<'_>) -> Result<bool, ViewError> {
+        let Some(bytes) = self.store.get(&row_key(number))? else { return Ok(false) };
+        let row = StoredRow::parse(&bytes).map_err(|error| self.store.condemn(error))?;
+        Ok(row.id == id && row.head == *head)
+    }
+
+    /// Whether the list says by now what the row of a job says, or has it in memory, or not at all.
+    fn is_said_now(&self, id: Uuid) -> Result<bool, ViewError> {
+        let (snapshot, slots) = {
+            let state = self.state.read();
+            (state.table.snapshot(), state.table.slots([id].into_iter()))
+        };
+        let mut is_said = true;
+        snapshot.on_disk_at(&slots, &mut |number, head| {
+            is_said = self.says(id, number, head)?;
+            Ok(())
+        })?;
+        Ok(is_said)
     }
 
     fn briefs(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>, floor: u64) -> Result<Option<Vec<Brief>>, ViewError> {

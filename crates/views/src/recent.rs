@@ -49,11 +49,16 @@ impl RecentPage {
 
     /// Takes in older jobs again, found by `latest`: the jobs of the name with the highest first positions, up to so
     /// many.
-    pub(crate) fn refill(&mut self, latest: impl FnOnce(usize) -> Vec<(Position, Uuid)>) {
+    pub(crate) fn refill<E>(
+        &mut self,
+        latest: impl FnOnce(usize) -> Result<Vec<(Position, Uuid)>, E>,
+    ) -> Result<(), E> {
+        let jobs = latest(KEPT + 1)?;
         self.above = Position::default();
-        for (first, id) in latest(KEPT + 1) {
+        for (first, id) in jobs {
             self.insert(first, id);
         }
+        Ok(())
     }
 
     /// Lets go of all jobs whose first place is before this message, when no job has its first place there any more.
@@ -103,7 +108,8 @@ mod tests {
                         jobs.remove(&job);
                         page.remove(job.0, job.1);
                         if page.is_short() {
-                            page.refill(|count| jobs.iter().rev().take(count).copied().collect());
+                            let latest = |count| Ok::<_, ()>(jobs.iter().rev().take(count).copied().collect());
+                            page.refill(latest).unwrap();
                         }
                     } else {
                         jobs.insert(job);

@@ -69,13 +69,21 @@ impl Shared {
         floor: u64,
         decode: impl FnOnce(&StoredRow<'_>) -> Result<T, ViewError>,
     ) -> Result<Option<T>, ViewError> {
-        let Some(number) = self.state.read().table.number(id) else { return Ok(None) };
-        let Some(bytes) = self.store.get(&row_key(number))? else { return Ok(None) };
-        let row = StoredRow::parse(&bytes).map_err(|error| self.store.condemn(error))?;
-        if row.head.last < floor {
-            return Ok(None);
+        let mut tried = 0;
+        loop {
+            let number = self.state.read().table.numbers(id).nth(tried);
+            let Some(number) = number else { return Ok(None) };
+            let Some(bytes) = self.store.get(&row_key(number))? else { return Ok(None) };
+            let row = StoredRow::parse(&bytes).map_err(|error| self.store.condemn(error))?;
+            if row.id != id {
+                tried += 1;
+                continue;
+            }
+            if row.head.last < floor {
+                return Ok(None);
+            }
+            return decode(&row).map(Some).map_err(|error| self.store.condemn(error));
         }
-        decode(&row).map(Some).map_err(|error| self.store.condemn(error))
     }
 }
 

@@ -38,8 +38,9 @@ impl Writer {
     }
 
     /// The jobs that have events both before this message and from there on.
-    pub fn straddling(&self, sequence: u64) -> Vec<Uuid> {
-        self.shared.state.read().table.straddling(sequence)
+    pub fn straddling(&self, sequence: u64) -> Result<Vec<Uuid>, ViewError> {
+        let snapshot = self.shared.state.read().table.snapshot();
+        snapshot.straddling(sequence)
     }
 
     /// Shows and writes rows that a message of the log turned into what they are without adding an event: those of jobs
@@ -61,11 +62,13 @@ impl Writer {
     pub fn forget(&mut self, floor: u64) -> Result<u64, ViewError> {
         let pages = self.shortened_pages(floor)?;
         // Only this thread changes the list, so it can be made anew while readers use the old one.
-        let (table, mut gone) = self.shared.state.read().table.without(floor);
+        let (table, mut gone) = self.shared.state.read().table.without(floor)?;
         gone.sort_unstable();
         let count = gone.len() as u64;
         let limits = self.shared.stats.read().limits();
-        let left = Stats::of(limits, table.heads(), now());
+        let snapshot = table.snapshot();
+        let left = Stats::of(limits, |visit| snapshot.heads(visit), now())?;
+        drop(snapshot);
         let mut sums = self.shared.stats.write();
         let old_sums = std::mem::replace(&mut *sums, left);
         let mut state = self.shared.state.write();

@@ -56,12 +56,15 @@ pub struct Writer {
     pub(crate) leaving: Leaving,
     /// When the statistics were last looked through.
     stats_settled: Instant,
+    /// And how long it is to the next time.
+    settle_after: Duration,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, tally: Tally, leaving: Leaving) -> Self {
         let checkpoint = shared.state.read().checkpoint;
-        Self { shared, tally, checkpoint, applied: None, leaving, stats_settled: Instant::now() }
+        let stats_settled = Instant::now();
+        Self { shared, tally, checkpoint, applied: None, leaving, stats_settled, settle_after: SETTLE_AFTER }
     }
 
     /// Where the log began when it was found to have dropped messages that these views lack for good.
@@ -120,6 +123,7 @@ impl Writer {
             return Ok(());
         }
         let heads: Vec<Head<'_>> = rows.iter().map(|row| Head::of(row)).collect();
+        self.warm(rows, &heads)?;
         let mut pages = self.load_pages(rows, &heads)?;
         let mut sums = self.shared.stats.write();
         {
@@ -130,11 +134,31 @@ impl Writer {
         }
         let mut state = self.shared.state.write();
         for (row, head) in rows.iter().zip(&heads) {
-            state.put(Arc::clone(row), head, &mut pages);
+            state.put(Arc::clone(row), head, &mut pages)?;
         }
         state.pages.extend(pages);
         also(&mut state);
         Ok(())
+    }
+
+    /// Brings what these rows are about to change into memory.
+    fn warm(&self, rows: &[Arc<Row>], heads: &[Head<'_>]) -> Result<(), ViewError> {
+        let jobs = rows.iter().zip(heads).map(|(row, head)| (row.record.id, head.created_at));
+        let wanted = self.shared.state.read().table.wanted(jobs);
+        if !wanted.is_empty() {
+            let warmed = wanted.read()?;
+            self.shared.state.write().table.warm(warmed);
+        }
+        Ok(())
+    }
+
+    /// Lets go of old jobs where there are more than memory is allowed for.
+    fn cool(&self) {
+        let cooled = self.shared.state.read().table.cooled();
+        if !cooled.is_empty() {
+            let gone = self.shared.state.write().table.settle(cooled);
+            drop(gone);
+        }
     }
 
     /// Copies of the pages of recent executions that these rows are about to change.
@@ -165,7 +189,7 @@ impl Writer {
     /// checkpoint changes nothing in them, and neither the digest. Pages come before the rows they list: a row on disk
     /// is in its page for sure, and a page may list jobs whose rows are still to come again from the log.
     pub fn flush(&mut self) -> Result<(), ViewError> {
-        self.settle_stats();
+        self.settle_stats()?;
         let Some(applied) = self.applied.take() else { return Ok(()) };
         self.write_rows(applied.sequence)?;
         // No checkpoint while rows are ahead of it from before a crash: its digest would not be that of the log up to
@@ -178,31 +202,37 @@ impl Writer {
             hit(Point::CheckpointAfter);
         }
         self.let_go();
+        self.cool();
         Ok(())
     }
 
     /// Lets the statistics forget minutes that are long past, and makes them anew where that is needed.
-    fn settle_stats(&mut self) {
-        if self.stats_settled.elapsed() < SETTLE_AFTER {
-            return;
+    fn settle_stats(&mut self) -> Result<(), ViewError> {
+        if self.stats_settled.elapsed() < self.settle_after {
+            return Ok(());
         }
         self.stats_settled = Instant::now();
         if self.shared.stats.read().is_unsettled() {
             // Only this thread changes what there is, so all of it can be gone through while readers go on.
             let limits = self.shared.stats.read().limits();
-            let anew = Stats::of(limits, self.shared.state.read().table.snapshot().heads(), now());
+            let snapshot = self.shared.state.read().table.snapshot();
+            let anew = Stats::of(limits, |visit| snapshot.heads(visit), now())?;
             *self.shared.stats.write() = anew;
+            // Of very many jobs it takes long, and must not be all that is done.
+            self.settle_after = SETTLE_AFTER.max(self.stats_settled.elapsed() * 20);
         } else {
             self.shared.stats.write().advance(now());
         }
+        Ok(())
     }
 
     /// Writes pages and rows, which may hold events up to this message.
     pub(crate) fn write_rows(&mut self, ahead: u64) -> Result<(), ViewError> {
         let (mut rows, pages) = {
             let state = self.shared.state.read();
-            // Whatever is staged is in the table.
-            let rows = state.rows.iter().filter_map(|(id, row)| Some((state.table.number(*id)?, Arc::clone(row))));
+            // Whatever is staged is in the table, and in memory.
+            let number = |id: Uuid| state.table.numbers(id).next();
+            let rows = state.rows.iter().filter_map(|(id, row)| Some((number(*id)?, Arc::clone(row))));
             let rows: Vec<(u64, Arc<Row>)> = rows.collect();
             let encoded = |page: &RecentPage| (!page.is_empty()).then(|| codec::encode(page));
             let pages: Vec<_> = state.pages.iter().map(|(key, page)| (*key, encoded(page))).collect();
@@ -302,7 +332,12 @@ pub(crate) fn note(batch: &mut sled::Batch, checkpoint: &Checkpoint) {
 
 impl State {
     /// Puts a row into the overlay and the table, and moves the job between pages of recent executions, which are loaded.
-    fn put(&mut self, row: Arc<Row>, after: &Head<'_>, pages: &mut HashMap<RecentKey, RecentPage>) {
+    fn put(
+        &mut self,
+        row: Arc<Row>,
+        after: &Head<'_>,
+        pages: &mut HashMap<RecentKey, RecentPage>,
+    ) -> Result<(), ViewError> {
         let id = row.record.id;
         let before = self.table.get(id);
         let moved = before.as_ref().is_none_or(|before| before.first != after.first || before.name != after.name);
@@ -314,7 +349,7 @@ impl State {
             {
                 page.remove(*first, id);
                 if page.is_short() {
-                    page.refill(|count| self.table.latest(after.connection, name, count));
+                    page.refill(|count| self.table.snapshot().latest(after.connection, name, count))?;
                 }
             }
             if let Some(page) = pages.get_mut(&recent_key(after.connection, after.name)) {
@@ -322,6 +357,7 @@ impl State {
             }
         }
         self.rows.insert(id, row);
+        Ok(())
     }
 }
 

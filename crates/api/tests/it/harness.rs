@@ -119,7 +119,7 @@ impl Node {
         let connections = Connections::open(log.kv()).await.unwrap();
         let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()), first_key: None };
         connections.ensure_default(&default).await.unwrap();
-        let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20 };
+        let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20, list_bytes: 64 << 20 };
         let views::Opened { writer, reader, generations, .. } = views::open(dir.path(), &options).unwrap();
         let projector = projector::start(log.clone(), writer, &reader);
         projector.live().start(&log, LiveSettings::default());

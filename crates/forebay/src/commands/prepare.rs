@@ -43,7 +43,7 @@ pub(crate) fn run(config: &StackConfig, as_json: bool, paint: Paint) -> anyhow::
 async fn prepare(config: &StackConfig) -> anyhow::Result<Prepared> {
     let dir = config.data_dir.canonicalize().context("cannot use the data directory")?;
     let log = EventLog::attach(server(config, &dir)?).await?;
-    let Some(preparation) = Preparation::begin(&dir.join("views"), &views_options())? else {
+    let Some(preparation) = Preparation::begin(&dir.join("views"), &views_options(config))? else {
         bail!("another `forebay rebuild --prepare` is under way in {}: wait for it, or end it", dir.display());
     };
     let (need, free) = preparation.room(log.info().await?.bytes)?;

@@ -164,21 +164,30 @@ impl Stats {
     }
 
     /// The sums of all these jobs, in any order.
-    pub(crate) fn of<'a>(limits: Limits, heads: impl Iterator<Item = Head<'a>> + Clone, now: Timestamp) -> Self {
+    pub(crate) fn of<E>(
+        limits: Limits,
+        heads: impl Fn(&mut dyn FnMut(&Head<'_>)) -> Result<(), E>,
+        now: Timestamp,
+    ) -> Result<Self, E> {
         let mut stats = Self::new(limits, now);
-        for head in heads.clone() {
-            stats.replace(None, Some(&head));
-        }
+        heads(&mut |head| stats.replace(None, Some(head)))?;
         if stats.is_unsettled() {
-            // Once more, those first that stand first in the log.
-            let mut heads: Vec<Head<'_>> = heads.collect();
-            heads.sort_unstable_by_key(|head| head.first);
-            stats = Self::new(limits, now);
-            for head in &heads {
-                stats.replace(None, Some(head));
-            }
+            // Once more, now that it is known which names stand first in the log.
+            stats = stats.admitting(now);
+            heads(&mut |head| stats.replace(None, Some(head)))?;
         }
-        stats
+        Ok(stats)
+    }
+
+    /// Nothing yet, but with those names admitted that stand first in the log.
+    fn admitting(self, now: Timestamp) -> Self {
+        Self {
+            tasks: self.tasks.admitting(),
+            queues: self.queues.admitting(),
+            workers: self.workers.admitting(),
+            failures: self.failures.admitting(),
+            ..Self::new(self.limits, now)
+        }
     }
 
     /// Whether the sums may not be those of the jobs any more, so that they have to be made anew: beyond the limits, when
@@ -187,6 +196,11 @@ impl Stats {
         let Self { tasks, queues, workers, failures, .. } = self;
         let latest = tasks.iter().any(|(_, _, series)| series.latest.is_lost());
         latest || tasks.unsettled || queues.unsettled || workers.unsettled || failures.unsettled
+    }
+
+    /// Has them made anew.
+    pub(crate) fn unsettle(&mut self) {
+        self.tasks.unsettled = true;
     }
 
     pub(crate) fn limits(&self) -> Limits {

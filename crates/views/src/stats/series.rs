@@ -38,6 +38,8 @@ pub(super) trait Series: Default {
 struct Entry<S> {
     /// Jobs of the name, each with the place of its first event: those that stand first in the log, as far as is known.
     first: Position,
+    /// When that place was told: a job may bring several names, and those it says first come first.
+    told: u64,
     jobs: u64,
     /// `None` where there were too many names before it.
     series: Option<S>,
@@ -51,6 +53,8 @@ pub(super) struct Group<S> {
     others: BTreeMap<Uuid, S>,
     limit: usize,
     admitted: usize,
+    /// How often a name's first place was told.
+    told: u64,
     /// The last place of any name that was admitted.
     last: Position,
     /// Whether a name may stand first at a later place than is remembered.
@@ -66,18 +70,35 @@ impl<S: Series> Group<S> {
             others: BTreeMap::new(),
             limit,
             admitted: 0,
+            told: 0,
             last: Position::default(),
             stale: false,
             unsettled: false,
         }
     }
 
+    /// No jobs, but the names of these, those admitted that stand first in the log. Only of what no job has left.
+    pub(super) fn admitting(self) -> Self {
+        let names = self.entries.into_iter().map(|(key, entry)| (entry.first, entry.told, key));
+        let mut names: Vec<(Position, u64, Key)> = names.collect();
+        names.sort_unstable_by_key(|(first, told, _)| (*first, *told));
+        let mut group = Self::new(self.limit);
+        (group.admitted, group.told) = (names.len().min(self.limit), self.told);
+        group.last = group.admitted.checked_sub(1).map(|last| names[last].0).unwrap_or_default();
+        let series = |place| (place < group.admitted).then(S::default);
+        let entries = names.into_iter().enumerate();
+        let entry = |(place, (first, told, key))| (key, Entry { first, told, jobs: 0, series: series(place) });
+        group.entries = entries.map(entry).collect();
+        group
+    }
+
     /// A job that has this name from now on.
     pub(super) fn join(&mut self, connection: Uuid, text: &str, first: Position) {
+        self.told += 1;
         if let Some(entry) = self.entries.get_mut(&Named { connection, text }) {
             entry.jobs += 1;
             if first < entry.first {
-                entry.first = first;
+                (entry.first, entry.told) = (first, self.told);
                 self.unsettled |= entry.series.is_none() && first < self.last;
             }
             return;
@@ -89,7 +110,7 @@ impl<S: Series> Group<S> {
         } else {
             self.unsettled |= self.stale || first < self.last;
         }
-        self.entries.insert(Key { connection, text: text.into() }, Entry { first, jobs: 1, series });
+        self.entries.insert(Key { connection, text: text.into() }, Entry { first, told: self.told, jobs: 1, series });
     }
 
     /// A job that has this name no more.

@@ -166,7 +166,7 @@ impl Life {
                 }
             }
             if life.stats.is_unsettled() {
-                life.stats = Stats::of(limits, life.jobs.values().map(Counting::head), life.now);
+                life.stats = made_of(limits, life.jobs.values(), life.now);
             }
         }
         life
@@ -174,9 +174,16 @@ impl Life {
 
     fn anew(&self) -> Stats {
         // In another order.
-        let heads = self.jobs.values().rev().map(Counting::head);
-        Stats::of(self.stats.limits(), heads, self.now)
+        made_of(self.stats.limits(), self.jobs.values().rev(), self.now)
     }
+}
+
+fn made_of<'a>(limits: Limits, jobs: impl Iterator<Item = &'a Counting> + Clone, now: Timestamp) -> Stats {
+    let heads = |visit: &mut dyn FnMut(&Head<'_>)| {
+        jobs.clone().for_each(|job| visit(&job.head()));
+        Ok::<_, std::convert::Infallible>(())
+    };
+    Stats::of(limits, heads, now).unwrap()
 }
 
 /// Everything that can be asked.

@@ -85,19 +85,17 @@ pub(crate) struct Texts {
     pub(crate) queues: Arc<Codes<Arc<str>>>,
     pub(crate) workers: Arc<Codes<Arc<str>>>,
     pub(crate) connections: Arc<Codes<Id>>,
-    /// What names a kind of failure of a task.
-    pub(crate) failures: Arc<Codes<Arc<str>>>,
     /// The framework of each queue, by connection and queue: that of the job that named it first.
     pub(crate) frameworks: Arc<HashMap<(u32, u32), Framework>>,
 }
 
 /// For each code of one table that of another one for the same.
+#[derive(Debug)]
 pub(super) struct Recoded {
     pub(super) names: Vec<u32>,
     pub(super) queues: Vec<u32>,
     pub(super) workers: Vec<u32>,
     pub(super) connections: Vec<u32>,
-    pub(super) failures: Vec<u32>,
 }
 
 impl Recoded {
@@ -111,7 +109,6 @@ impl Recoded {
             queues: texts(&mut to.queues, &from.queues),
             workers: texts(&mut to.workers, &from.workers),
             connections: from.connections.values().iter().map(|id| code(&mut to.connections, id)).collect(),
-            failures: texts(&mut to.failures, &from.failures),
         };
         let frameworks = Arc::make_mut(&mut to.frameworks);
         for ((connection, queue), framework) in from.frameworks.iter() {

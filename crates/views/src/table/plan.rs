@@ -8,7 +8,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::codes::{Codes, Id, Texts};
-use super::segment::{SEGMENT, Segment, of_framework, of_state};
+use super::cold::{Summary, Unfinished};
+use super::segment::{SEGMENT, Segment, Spans, of_framework, of_state};
 use crate::codec::Rare;
 use crate::query::{Filter, Signs};
 
@@ -123,11 +124,78 @@ impl Plan {
         }
     }
 
-    /// Whether no job of this segment can be wanted.
-    pub(super) fn passes_over(&self, segment: &Segment) -> bool {
-        let Some((earliest, latest)) = segment.created_between else { return true };
+    /// Whether no job of a segment of these spans can be wanted.
+    pub(super) fn passes_over(&self, spans: &Spans) -> bool {
+        let Some((earliest, latest)) = spans.created else { return true };
         self.created_after.is_some_and(|after| latest < after.millis())
             || self.created_before.is_some_and(|before| earliest > before.millis())
+    }
+
+    /// How many jobs of a segment on disk are wanted, where that can be told without reading it.
+    pub(super) fn count(&self, summary: &Summary) -> Option<u64> {
+        let all = summary.len();
+        // Of each condition, how many jobs fulfil it.
+        let mut counts: Vec<Option<usize>> = Vec::new();
+        let mut condition = |count: Option<usize>| {
+            // One that all fulfil is none.
+            if count != Some(all) {
+                counts.push(count);
+            }
+        };
+        if self.states.is_some() || self.framework.is_some() {
+            let is_wanted = |kind: u8| {
+                self.states.is_none_or(|states| of_state(kind, states))
+                    && self.framework.is_none_or(|framework| of_framework(kind, framework))
+            };
+            condition(Some(summary.of_kinds(is_wanted)));
+        }
+        if let Some(connections) = &self.connections {
+            condition(Some(summary.connections.count(|code| connections[code as usize])));
+        }
+        if let Some(names) = &self.names {
+            condition(Some(summary.names.count(|code| names[code as usize])));
+        }
+        if let Some(queue) = self.queue {
+            condition(Some(summary.queues.count(|code| code == queue)));
+        }
+        if let Some(worker) = self.worker {
+            condition(Some(summary.workers.count(|code| code == worker)));
+        }
+        if let Some((earliest, latest)) = summary.spans.created {
+            let after = self.created_after.is_none_or(|after| earliest > after.millis());
+            let before = self.created_before.is_none_or(|before| latest < before.millis());
+            condition((after && before).then_some(all));
+        }
+        if self.attempt.is_some_and(|attempt| attempt > 0) {
+            condition(None);
+        }
+        if self.error.is_some() {
+            condition((summary.errors == 0).then_some(0));
+        }
+        if self.tag.is_some() {
+            condition((summary.tags == 0).then_some(0));
+        }
+        let mut sign = |wanted: bool, is_so: &dyn Fn(&Unfinished) -> bool| {
+            let count = summary.unfinished.iter().filter(|job| is_so(job)).count();
+            condition(Some(if wanted { count } else { all - count }));
+        };
+        if let Some((wanted, gone)) = &self.lost {
+            sign(*wanted, &|job| {
+                gone.has(job.connection, job.worker, running_since(job.state, job.started, job.created))
+            });
+        }
+        if let Some((wanted, patience)) = &self.stuck {
+            let is_over = |job: &Unfinished| {
+                patience.is_over(job.connection, job.name, running_since(job.state, job.started, job.created))
+            };
+            sign(*wanted, &is_over);
+        }
+        match counts.as_slice() {
+            [] => Some(all as u64),
+            counts if counts.contains(&Some(0)) => Some(0),
+            [count] => count.map(|count| count as u64),
+            _ => None,
+        }
     }
 
     /// Leaves the jobs that are wanted.
@@ -169,10 +237,14 @@ impl Plan {
             selection.and(&rare(segment, |rare| rare.tags.as_deref().is_some_and(|tags| tag.is_in(tags))));
         }
         if let Some((wanted, gone)) = &self.lost {
-            selection.keep_places(|place| gone.has(segment, place) == *wanted);
+            let is_gone =
+                |place| gone.has(segment.connections[place], segment.workers[place], runs_since(segment, place));
+            selection.keep_places(|place| is_gone(place) == *wanted);
         }
         if let Some((wanted, patience)) = &self.stuck {
-            selection.keep_places(|place| patience.is_over(segment, place) == *wanted);
+            let is_over =
+                |place| patience.is_over(segment.connections[place], segment.names[place], runs_since(segment, place));
+            selection.keep_places(|place| is_over(place) == *wanted);
         }
     }
 }
@@ -244,9 +316,12 @@ impl Label {
 }
 
 /// When a job that runs began, as far as is known.
-fn running_since(segment: &Segment, place: usize) -> Option<i64> {
-    let is_active = segment.state(place) == JobState::Active;
-    is_active.then(|| segment.started_ms(place).unwrap_or_else(|| segment.created_ms(place)))
+fn running_since(state: JobState, started: Option<i64>, created: i64) -> Option<i64> {
+    (state == JobState::Active).then(|| started.unwrap_or(created))
+}
+
+fn runs_since(segment: &Segment, place: usize) -> Option<i64> {
+    running_since(segment.state(place), segment.started_ms(place), segment.created_ms(place))
 }
 
 /// Workers that are gone, by connection and worker, since when in milliseconds.
@@ -261,9 +336,9 @@ impl Gone {
         Self(signs.gone.iter().filter_map(coded).collect())
     }
 
-    fn has(&self, segment: &Segment, place: usize) -> bool {
-        let Some(began) = running_since(segment, place) else { return false };
-        let since = self.0.get(&(segment.connections[place], segment.workers[place]));
+    fn has(&self, connection: u32, worker: u32, began: Option<i64>) -> bool {
+        let Some(began) = began else { return false };
+        let since = self.0.get(&(connection, worker));
         since.is_some_and(|since| began < *since)
     }
 }
@@ -289,9 +364,9 @@ impl Patience {
         }
     }
 
-    fn is_over(&self, segment: &Segment, place: usize) -> bool {
-        let Some(began) = running_since(segment, place) else { return false };
-        let of_task = self.of_tasks.get(&(segment.connections[place], segment.names[place]));
+    fn is_over(&self, connection: u32, name: u32, began: Option<i64>) -> bool {
+        let Some(began) = began else { return false };
+        let of_task = self.of_tasks.get(&(connection, name));
         self.now.saturating_sub(began) > *of_task.unwrap_or(&self.of_others)
     }
 }

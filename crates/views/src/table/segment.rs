@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto_events::{Framework, JobState, Position, Timestamp};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::UNFINISHED;
 use super::codes::{Id, Recoded, Texts, code};
 use crate::codec::{Head, Rare};
+use crate::query::hash;
 use crate::stats::failure_shown;
 
 /// Jobs in one segment. Whoever reads holds segments as they were, and one that is changed meanwhile is copied: so many
@@ -17,19 +18,24 @@ use crate::stats::failure_shown;
 pub(super) const SEGMENT: usize = if cfg!(test) { 64 } else { 4_096 };
 
 /// No value.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 /// A value that does not fit, to be found in [`Segment::wide`].
 const WIDE: u32 = u32::MAX - 1;
 
 /// The bits of [`Segment::kinds`]: three for the state, two for the framework, one for what is rare.
 const STATE: u8 = 0b111;
+/// So many kinds there are, but for what is rare.
+pub(super) const KINDS: usize = 1 << 5;
 const FRAMEWORK_SHIFT: u32 = 3;
 const RARE: u8 = 1 << 5;
+
+/// The states of jobs that wait or run, a bit for each.
+const UNFINISHED: u8 = 1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8 | 1 << JobState::Active as u8;
 
 const FRAMEWORKS: [Framework; 3] = [Framework::Celery, Framework::Bullmq, Framework::Sidekiq];
 
 /// Columns of numbers that are small as a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Column {
     Started,
     Completed,
@@ -39,8 +45,26 @@ enum Column {
     Attempt,
 }
 
+/// The lowest and the highest of some numbers, and maybe some more.
+pub(super) type Span = Option<(i64, i64)>;
+
+/// What can be said of all jobs of a segment without a look at any.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Spans {
+    /// Milliseconds.
+    pub(super) created: Span,
+    /// Milliseconds, of those that began.
+    pub(super) started: Span,
+    /// Milliseconds, of those that ran.
+    pub(super) durations: Span,
+    /// The messages of their first events.
+    pub(super) first: Span,
+    /// The messages of their last events.
+    pub(super) last: Span,
+}
+
 /// Columns, each as long as there are jobs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Segment {
     pub(super) ids: Vec<Uuid>,
     /// Of the rows on disk.
@@ -66,17 +90,15 @@ pub(super) struct Segment {
     /// Values that do not fit into their columns.
     wide: HashMap<(u16, Column), i64>,
     rare: HashMap<u16, Arc<Rare>>,
-    /// The kinds of failure of jobs that failed, or that show an error.
-    failures: HashMap<u16, u32>,
+    /// The kinds of failure of jobs that failed, or that show an error, as hashes.
+    failures: HashMap<u16, u64>,
     /// The errors that are shown, in lower case: what is searched.
     errors: HashMap<u16, Box<str>>,
-    /// Milliseconds between which all jobs began, and ran, that did; and maybe some more.
-    pub(super) started_between: Option<(i64, i64)>,
-    pub(super) durations_between: Option<(i64, i64)>,
+    pub(super) spans: Spans,
     /// How many jobs wait or run.
-    pub(super) unfinished: u16,
-    /// Milliseconds between which all jobs were created, and maybe some more.
-    pub(super) created_between: Option<(i64, i64)>,
+    unfinished: u16,
+    /// Bytes of what is rare, roughly.
+    rare_bytes: usize,
 }
 
 impl Segment {
@@ -110,12 +132,15 @@ impl Segment {
         self.unfinished -= u16::from(!is_new && of_state(self.kinds[place], UNFINISHED));
         self.unfinished += u16::from(of_state(head.state as u8, UNFINISHED));
         self.kinds[place] = head.state as u8 | framework << FRAMEWORK_SHIFT | rare;
-        match &head.rare {
-            Some(rare) => drop(self.rare.insert(place as u16, Arc::clone(rare))),
-            None => drop(self.rare.remove(&(place as u16))),
-        }
+        let before = match &head.rare {
+            Some(rare) => self.rare.insert(place as u16, Arc::clone(rare)),
+            None if self.rare.is_empty() => None,
+            None => self.rare.remove(&(place as u16)),
+        };
+        self.rare_bytes -= before.as_deref().map_or(0, bytes);
+        self.rare_bytes += head.rare.as_deref().map_or(0, bytes);
         match failure_shown(head) {
-            Some(text) => drop(self.failures.insert(place as u16, code(&mut texts.failures, text.as_str()))),
+            Some(text) => drop(self.failures.insert(place as u16, hash(&text))),
             None if self.failures.is_empty() => {}
             None => drop(self.failures.remove(&(place as u16))),
         }
@@ -124,9 +149,11 @@ impl Segment {
             None if self.errors.is_empty() => {}
             None => drop(self.errors.remove(&(place as u16))),
         }
-        widen(&mut self.created_between, Some(head.created_at.millis()));
-        widen(&mut self.started_between, head.started_at.map(Timestamp::millis));
-        widen(&mut self.durations_between, head.duration_ms.map(u64::cast_signed));
+        widen(&mut self.spans.created, Some(head.created_at.millis()));
+        widen(&mut self.spans.started, head.started_at.map(Timestamp::millis));
+        widen(&mut self.spans.durations, head.duration_ms.map(u64::cast_signed));
+        widen(&mut self.spans.first, Some(head.first.sequence.cast_signed()));
+        widen(&mut self.spans.last, Some(head.last.cast_signed()));
     }
 
     /// Gives all codes those of another table.
@@ -140,7 +167,6 @@ impl Segment {
         recode(&mut self.queues, &recoded.queues);
         recode(&mut self.workers, &recoded.workers);
         recode(&mut self.connections, &recoded.connections);
-        self.failures.values_mut().for_each(|code| *code = recoded.failures[*code as usize]);
     }
 
     fn put_numbers(&mut self, place: usize, head: &Head<'_>) {
@@ -175,23 +201,48 @@ impl Segment {
         self.kinds.push(0);
     }
 
-    /// Makes room for as many jobs as a segment has.
-    pub(super) fn reserve(&mut self) {
-        self.ids.reserve_exact(SEGMENT);
-        self.numbers.reserve_exact(SEGMENT);
-        self.created.reserve_exact(SEGMENT);
-        self.started.reserve_exact(SEGMENT);
-        self.completed.reserve_exact(SEGMENT);
-        self.wait.reserve_exact(SEGMENT);
-        self.first_sequences.reserve_exact(SEGMENT);
-        self.first_indices.reserve_exact(SEGMENT);
-        self.last.reserve_exact(SEGMENT);
-        self.names.reserve_exact(SEGMENT);
-        self.queues.reserve_exact(SEGMENT);
-        self.workers.reserve_exact(SEGMENT);
-        self.connections.reserve_exact(SEGMENT);
-        self.attempts.reserve_exact(SEGMENT);
-        self.kinds.reserve_exact(SEGMENT);
+    /// Takes out all jobs but these, which move up.
+    pub(super) fn retain(&mut self, stays: &[bool]) {
+        fn column<T>(values: &mut Vec<T>, stays: &[bool]) {
+            let mut stays = stays.iter();
+            values.retain(|_| stays.next().copied().unwrap_or_default());
+        }
+        column(&mut self.ids, stays);
+        column(&mut self.numbers, stays);
+        column(&mut self.created, stays);
+        column(&mut self.started, stays);
+        column(&mut self.completed, stays);
+        column(&mut self.wait, stays);
+        column(&mut self.first_sequences, stays);
+        column(&mut self.first_indices, stays);
+        column(&mut self.last, stays);
+        column(&mut self.names, stays);
+        column(&mut self.queues, stays);
+        column(&mut self.workers, stays);
+        column(&mut self.connections, stays);
+        column(&mut self.attempts, stays);
+        column(&mut self.kinds, stays);
+        let mut next = 0;
+        let places = stays.iter().map(|stays| {
+            let place = stays.then_some(next);
+            next += u16::from(*stays);
+            place
+        });
+        let places: Vec<Option<u16>> = places.collect();
+        let moved = |place: u16| places[usize::from(place)];
+        self.wide = drain(&mut self.wide, |(place, column)| Some((moved(place)?, column)));
+        self.rare = drain(&mut self.rare, moved);
+        self.failures = drain(&mut self.failures, moved);
+        self.errors = drain(&mut self.errors, moved);
+        self.rare_bytes = self.rare.values().map(|rare| bytes(rare)).sum();
+        self.unfinished = self.kinds.iter().filter(|kind| of_state(**kind, UNFINISHED)).count() as u16;
+    }
+
+    /// Bytes of memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        const COLUMNS: usize = 79;
+        const BESIDE: usize = 32;
+        self.ids.capacity() * COLUMNS + self.rare_bytes + (self.wide.len() + self.failures.len()) * BESIDE
     }
 
     /// What is put into the column; what does not fit goes beside it.
@@ -269,6 +320,13 @@ impl Segment {
         &self.kinds
     }
 
+    /// The jobs that wait or run.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = usize> + '_ {
+        // Most segments have none.
+        let kinds = if self.unfinished == 0 { [].as_slice() } else { &self.kinds }.iter().enumerate();
+        kinds.filter(|(_, kind)| of_state(**kind, UNFINISHED)).map(|(place, _)| place)
+    }
+
     pub(super) fn first(&self, place: usize) -> Position {
         Position::new(self.first_sequences[place], self.first_indices[place])
     }
@@ -293,9 +351,9 @@ impl Segment {
         self.errors.iter().map(|(place, error)| (usize::from(*place), &**error))
     }
 
-    /// The jobs that failed or show an error, each with the code of its kind of failure, in no order.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.failures.iter().map(|(place, code)| (usize::from(*place), *code))
+    /// The jobs that failed or show an error, each with the hash of its kind of failure, in no order.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.failures.iter().map(|(place, kind)| (usize::from(*place), *kind))
     }
 
     pub(super) fn head<'a>(&self, place: usize, texts: &'a Texts) -> Head<'a> {
@@ -332,8 +390,25 @@ pub(super) fn of_framework(kind: u8, framework: Framework) -> bool {
     FRAMEWORKS[usize::from(kind >> FRAMEWORK_SHIFT & 0b11)] == framework
 }
 
+/// Bytes of memory, roughly: also those of the error in small letters.
+fn bytes(rare: &Rare) -> usize {
+    const EACH: usize = 200;
+    const RUN: usize = 120;
+    let Rare { error, tags, runs, .. } = rare;
+    let text = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len);
+    EACH + text(error) * 2 + text(tags) + runs.as_ref().map_or(0, Vec::len) * RUN
+}
+
+/// The same under other keys, but for those that have none.
+fn drain<K, V>(map: &mut HashMap<K, V>, to: impl Fn(K) -> Option<K>) -> HashMap<K, V>
+where
+    K: Eq + std::hash::Hash,
+{
+    map.drain().filter_map(|(key, value)| Some((to(key)?, value))).collect()
+}
+
 /// Makes a span hold a value, too.
-fn widen(span: &mut Option<(i64, i64)>, value: Option<i64>) {
+fn widen(span: &mut Span, value: Option<i64>) {
     let Some(value) = value else { return };
     let (from, to) = span.unwrap_or((value, value));
     *span = Some((from.min(value), to.max(value)));

@@ -11,9 +11,12 @@ use proto_events::JobState;
 use uuid::Uuid;
 
 use super::codes::Codes;
+use super::cold::{Summary, Tally};
+use super::part::Part;
 use super::plan::{Plan, Selection};
-use super::segment::{SEGMENT, Segment};
+use super::segment::{NONE, SEGMENT, Segment, Span, Spans, of_state};
 use super::{Snapshot, Texts};
+use crate::error::ViewError;
 use crate::query::{Cursor, CursorValue, Query, Signs, SortBy, SortOrder};
 
 /// Segments that are worth a thread.
@@ -35,91 +38,74 @@ struct Key {
     id: u128,
 }
 
-/// A place, and where the job is.
-type Hit = (Key, u32);
+/// A place in the list, and the job.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Hit {
+    key: Key,
+    id: Uuid,
+    /// What the list is ordered by: a number, the number of a state, or the code of a text.
+    value: Option<i64>,
+}
 
 impl Snapshot {
-    /// A page of the list. `only`: of the jobs in these slots.
-    pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[u32]>) -> Found {
+    /// A page of the list. `only`: of the jobs at these slots.
+    pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[(u32, Uuid)]>) -> Result<Found, ViewError> {
         let plan = Plan::of(&query.filter, signs, &self.texts);
         let order = Order::of(query.sort_by, query.sort_order, &self.texts);
         let mut search = Search::new(query, &order, &plan);
         match only {
-            Some(slots) => {
-                for (index, selection) in self.segments_of(slots) {
-                    search.visit(self, index, selection);
+            Some(jobs) => self.search_only(&mut search, jobs)?,
+            None => self.search_all(&mut search)?,
+        }
+        Ok(search.found())
+    }
+
+    fn search_only(&self, search: &mut Search<'_>, jobs: &[(u32, Uuid)]) -> Result<(), ViewError> {
+        let mut jobs = jobs.to_vec();
+        jobs.sort_unstable();
+        jobs.dedup();
+        for jobs in jobs.chunk_by(|(a, _), (b, _)| *a as usize / SEGMENT == *b as usize / SEGMENT) {
+            // A slot given out after the snapshot was taken is not in it.
+            let Some(part) = self.parts.get(jobs[0].0 as usize / SEGMENT) else { continue };
+            let segment = part.open()?;
+            let mut selection = Selection::nothing();
+            for (slot, id) in jobs {
+                let place = *slot as usize % SEGMENT;
+                if segment.ids.get(place) == Some(id) {
+                    selection.add(place);
                 }
             }
-            None => self.search_all(&mut search),
+            search.visit(&segment, selection);
         }
-        search.found(self, query)
+        Ok(())
     }
 
     /// Goes through all jobs; through very many on all processors.
-    fn search_all(&self, search: &mut Search<'_>) {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.segments.len() / SHARE);
-        // Backwards, since the last put in tend to be the newest: then hardly any job displaces another.
-        let places = |first: usize| (0..self.segments.len()).rev().skip(first).step_by(threads.max(1));
+    fn search_all(&self, search: &mut Search<'_>) -> Result<(), ViewError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.parts.len() / SHARE);
+        // Those first that are most likely to have the first jobs: then hardly any job displaces another, and what is on
+        // disk need not be read.
+        let mut parts: Vec<&Part> = self.parts.iter().collect();
+        search.order.sort(&mut parts);
         let visit = |search: &mut Search<'_>, first| {
-            for index in places(first) {
-                search.visit(self, index, Selection::first(self.segments[index].len()));
-            }
+            parts.iter().skip(first).step_by(threads.max(1)).try_for_each(|part| search.visit_all(part))
         };
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads)
                 .map(|first| {
                     let mut other = search.another();
-                    scope.spawn(move || {
-                        visit(&mut other, first);
-                        other
-                    })
+                    scope.spawn(move || visit(&mut other, first).map(|()| other))
                 })
                 .collect();
-            visit(search, 0);
+            visit(search, 0)?;
             for other in others {
                 match other.join() {
-                    Ok(other) => search.absorb(other),
+                    Ok(other) => search.absorb(other?),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
-        });
-    }
-
-    fn segments_of(&self, slots: &[u32]) -> impl Iterator<Item = (usize, Selection)> {
-        let mut slots = slots.to_vec();
-        slots.sort_unstable();
-        slots.dedup();
-        let by_segment: Vec<_> = slots
-            .chunk_by(|a, b| *a as usize / SEGMENT == *b as usize / SEGMENT)
-            .map(|slots| {
-                let mut selection = Selection::nothing();
-                for slot in slots {
-                    selection.add(*slot as usize % SEGMENT);
-                }
-                (slots[0] as usize / SEGMENT, selection)
-            })
-            .collect();
-        // A slot given out after the snapshot was taken is not in it.
-        let segments = self.segments.len();
-        by_segment.into_iter().filter(move |(index, _)| *index < segments)
-    }
-
-    fn cursor(&self, query: &Query, slot: u32) -> Cursor {
-        let (segment, place) = (&self.segments[slot as usize / SEGMENT], slot as usize % SEGMENT);
-        let text = |codes: &Codes<Arc<str>>, code: u32| {
-            if code == u32::MAX { CursorValue::None } else { CursorValue::text(codes.value(code)) }
-        };
-        let number = |value: Option<i64>| value.map_or(CursorValue::None, CursorValue::Number);
-        let value = match query.sort_by {
-            SortBy::CreatedAt => CursorValue::Number(segment.created_ms(place)),
-            SortBy::StartedAt => number(segment.started_ms(place)),
-            SortBy::DurationMs => number(segment.duration_ms(place).map(u64::cast_signed)),
-            SortBy::State => CursorValue::text(segment.state(place).as_str()),
-            SortBy::Name => text(&self.texts.names, segment.names[place]),
-            SortBy::Queue => text(&self.texts.queues, segment.queues[place]),
-            SortBy::Worker => text(&self.texts.workers, segment.workers[place]),
-        };
-        Cursor::new(query.sort_by, value, segment.ids[place])
+            Ok(())
+        })
     }
 }
 
@@ -127,6 +113,8 @@ impl Snapshot {
 struct Search<'a> {
     plan: &'a Plan,
     order: &'a Order,
+    sort_by: SortBy,
+    limit: usize,
     after: Option<Key>,
     total: u64,
     /// The first ones so far, the last of them on top; one more than a page.
@@ -136,8 +124,16 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(query: &Query, order: &'a Order, plan: &'a Plan) -> Self {
-        let after = query.cursor.as_ref().map(|cursor| order.place_of(cursor));
-        Self { plan, order, after, total: 0, kept: BinaryHeap::new(), room: query.limit.saturating_add(1) }
+        Self {
+            plan,
+            order,
+            sort_by: query.sort_by,
+            limit: query.limit,
+            after: query.cursor.as_ref().map(|cursor| order.place_of(cursor)),
+            total: 0,
+            kept: BinaryHeap::new(),
+            room: query.limit.saturating_add(1),
+        }
     }
 
     /// One for a part of the same jobs.
@@ -154,71 +150,126 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn visit(&mut self, snapshot: &Snapshot, index: usize, mut selection: Selection) {
-        let segment = &snapshot.segments[index];
-        if self.plan.passes_over(segment) {
-            return;
+    fn visit_all(&mut self, part: &Part) -> Result<(), ViewError> {
+        if self.plan.passes_over(part.spans()) {
+            return Ok(());
         }
+        if let Part::Cold(cold) = part
+            && let Some(count) = self.plan.count(cold.summary())
+            && (count == 0 || self.is_off_the_page(cold.summary()))
+        {
+            self.total += count;
+            return Ok(());
+        }
+        let segment = part.open()?;
+        self.visit(&segment, Selection::first(segment.len()));
+        Ok(())
+    }
+
+    fn visit(&mut self, segment: &Segment, mut selection: Selection) {
         self.plan.keep(segment, &mut selection);
         let count = selection.count();
         self.total += count;
-        if count == 0 || self.order.is_beyond(segment, self.last_kept()) {
+        if count == 0 || self.order.is_beyond(&segment.spans, self.bound()) {
             return;
         }
-        let base = (index * SEGMENT) as u32;
         // One loop for each order: which one it is, is not asked for every job.
         match &self.order.values {
-            Values::Created => self.take(segment, &selection, base, |place| Some(sortable(segment.created_ms(place)))),
-            Values::Started => self.take(segment, &selection, base, |place| segment.started_ms(place).map(sortable)),
-            Values::Duration => self.take(segment, &selection, base, |place| segment.duration_ms(place)),
+            Values::Created => self.take(segment, &selection, |place| Some(sortable(segment.created_ms(place)))),
+            Values::Started => self.take(segment, &selection, |place| segment.started_ms(place).map(sortable)),
+            Values::Duration => self.take(segment, &selection, |place| segment.duration_ms(place)),
             Values::State(ranks) => {
                 let ranks = *ranks;
-                self.take(segment, &selection, base, |place| Some(ranks[segment.state(place) as usize]));
+                self.take(segment, &selection, |place| Some(ranks[segment.state(place) as usize]));
             }
             Values::Text(which, ranks, _) => {
                 let (column, ranks) = (which.column(segment), Arc::clone(ranks));
-                self.take(segment, &selection, base, |place| ranks.get(column[place] as usize).map(|rank| at(*rank)));
+                self.take(segment, &selection, |place| ranks.get(column[place] as usize).map(|rank| at(*rank)));
             }
         }
     }
 
-    fn last_kept(&self) -> Option<Key> {
-        self.kept.peek().filter(|_| self.kept.len() == self.room).map(|(key, _)| *key)
+    /// Whether no job of a segment on disk can be on the page.
+    fn is_off_the_page(&self, summary: &Summary) -> bool {
+        self.order.is_beyond(&summary.spans, self.bound())
+            || self.order.is_before(&summary.spans, self.after)
+            || self.is_past(summary)
     }
 
-    fn take(&mut self, segment: &Segment, selection: &Selection, base: u32, value: impl Fn(usize) -> Option<u64>) {
-        let Self { order, after, kept, room, .. } = self;
+    /// What comes after this one is not wanted.
+    fn bound(&self) -> Option<Key> {
+        self.kept.peek().filter(|_| self.kept.len() == self.room).map(|hit| hit.key)
+    }
+
+    /// The same for orders of which a segment has no span, but its codes.
+    fn is_past(&self, summary: &Summary) -> bool {
+        let Some(last) = self.bound() else { return false };
+        let order = self.order;
+        match &order.values {
+            Values::State(ranks) => {
+                let has = |state: &JobState| summary.of_kinds(|kind| of_state(kind, 1 << *state as u8)) > 0;
+                let mut states = JobState::ALL.iter().filter(|state| has(state));
+                states.all(|state| order.comes_after(Some(ranks[*state as usize]), &last))
+            }
+            Values::Text(which, ranks, _) => {
+                let mut codes = which.tally(summary).codes();
+                codes.all(|code| order.comes_after(ranks.get(code as usize).map(|rank| at(*rank)), &last))
+            }
+            Values::Created | Values::Started | Values::Duration => false,
+        }
+    }
+
+    fn take(&mut self, segment: &Segment, selection: &Selection, value: impl Fn(usize) -> Option<u64>) {
         for place in selection.places() {
             let value = value(place);
+            let is_full = self.kept.len() == self.room;
             // Most jobs come after all that there is room for, by their value alone.
-            if kept.len() == *room
-                && let Some((last, _)) = kept.peek()
-                && order.comes_after(value, last)
+            if is_full && self.kept.peek().is_some_and(|last| self.order.comes_after(value, &last.key)) {
+                continue;
+            }
+            let id = segment.ids[place];
+            let key = self.order.key(value, id);
+            if self.after.is_some_and(|after| key <= after)
+                || is_full && self.kept.peek().is_some_and(|last| key >= last.key)
             {
                 continue;
             }
-            let key = order.key(value, segment.ids[place]);
-            if after.is_some_and(|after| key <= after) {
-                continue;
+            let hit = Hit { key, id, value: self.value(segment, place) };
+            if is_full {
+                self.kept.pop();
             }
-            let hit = (key, base + place as u32);
-            if kept.len() < *room {
-                kept.push(hit);
-            } else if let Some(mut last) = kept.peek_mut()
-                && hit < *last
-            {
-                *last = hit;
-            }
+            self.kept.push(hit);
         }
     }
 
-    fn found(self, snapshot: &Snapshot, query: &Query) -> Found {
-        let mut hits = self.kept.into_sorted_vec();
-        let more = hits.len() > query.limit;
-        hits.truncate(query.limit);
-        let next = hits.last().filter(|_| more).map(|(_, slot)| snapshot.cursor(query, *slot));
-        let id = |(_, slot): &Hit| snapshot.segments[*slot as usize / SEGMENT].ids[*slot as usize % SEGMENT];
-        Found { jobs: hits.iter().map(id).collect(), next, total: self.total }
+    fn value(&self, segment: &Segment, place: usize) -> Option<i64> {
+        let code = |code: u32| (code != NONE).then(|| code.into());
+        match &self.order.values {
+            Values::Created => Some(segment.created_ms(place)),
+            Values::Started => segment.started_ms(place),
+            Values::Duration => segment.duration_ms(place).map(u64::cast_signed),
+            Values::State(_) => Some(segment.state(place) as i64),
+            Values::Text(which, ..) => code(which.column(segment)[place]),
+        }
+    }
+
+    /// The place after this job.
+    fn cursor(&self, hit: &Hit) -> Cursor {
+        let value = match (&self.order.values, hit.value) {
+            (_, None) => CursorValue::None,
+            (Values::Created | Values::Started | Values::Duration, Some(number)) => CursorValue::Number(number),
+            (Values::State(_), Some(state)) => CursorValue::text(JobState::ALL[state as usize].as_str()),
+            (Values::Text(_, _, codes), Some(code)) => CursorValue::text(codes.value(code as u32)),
+        };
+        Cursor::new(self.sort_by, value, hit.id)
+    }
+
+    fn found(mut self) -> Found {
+        let mut hits = std::mem::take(&mut self.kept).into_sorted_vec();
+        let more = hits.len() > self.limit;
+        hits.truncate(self.limit);
+        let next = hits.last().filter(|_| more).map(|hit| self.cursor(hit));
+        Found { jobs: hits.iter().map(|hit| hit.id).collect(), next, total: self.total }
     }
 }
 
@@ -251,6 +302,14 @@ impl Text {
             Self::Name => &segment.names,
             Self::Queue => &segment.queues,
             Self::Worker => &segment.workers,
+        }
+    }
+
+    fn tally(self, summary: &Summary) -> &Tally {
+        match self {
+            Self::Name => &summary.names,
+            Self::Queue => &summary.queues,
+            Self::Worker => &summary.workers,
         }
     }
 }
@@ -299,15 +358,19 @@ impl Order {
         self.key(value, cursor.id())
     }
 
-    /// Whether all jobs of this segment come after the last one that there is room for.
-    fn is_beyond(&self, segment: &Segment, last: Option<Key>) -> bool {
-        let Some(last) = last else { return false };
-        let (span, value): (_, fn(i64) -> u64) = match &self.values {
-            Values::Created => (segment.created_between, sortable),
-            Values::Started => (segment.started_between, sortable),
-            Values::Duration => (segment.durations_between, i64::cast_unsigned),
-            Values::State(_) | Values::Text(..) => return false,
-        };
+    /// The span that goes by the order, and its numbers as [`Key`]s have them.
+    fn span(&self, spans: &Spans) -> Option<(Span, fn(i64) -> u64)> {
+        match &self.values {
+            Values::Created => Some((spans.created, sortable)),
+            Values::Started => Some((spans.started, sortable)),
+            Values::Duration => Some((spans.durations, i64::cast_unsigned)),
+            Values::State(_) | Values::Text(..) => None,
+        }
+    }
+
+    /// Whether all jobs of a segment of these spans come after the last one that there is room for.
+    fn is_beyond(&self, spans: &Spans, last: Option<Key>) -> bool {
+        let (Some(last), Some((span, value))) = (last, self.span(spans)) else { return false };
         match span {
             // Jobs without a value come last, and where those are shown any segment may have one.
             _ if last.lacks_value => false,
@@ -315,6 +378,26 @@ impl Order {
             Some((lowest, _)) => value(lowest) > last.value,
             None => true,
         }
+    }
+
+    /// Whether all jobs of a segment of these spans come before a cursor. Said only of the order in which each has a value.
+    fn is_before(&self, spans: &Spans, after: Option<Key>) -> bool {
+        let (Some(after), Values::Created, Some((lowest, highest))) = (after, &self.values, spans.created) else {
+            return false;
+        };
+        if self.descending { !sortable(lowest) < after.value } else { sortable(highest) < after.value }
+    }
+
+    /// Puts the parts that begin first in this order before the others; in an order by text the newest.
+    fn sort(&self, parts: &mut [&Part]) {
+        let newest = |part: &&Part| part.spans().created.map(|(_, latest)| std::cmp::Reverse(latest));
+        let Some(_) = self.span(&Spans::default()) else { return parts.sort_by_key(newest) };
+        let begin = |part: &&Part| {
+            let (span, value) = self.span(part.spans())?;
+            span.map(|(lowest, highest)| if self.descending { !value(highest) } else { value(lowest) })
+        };
+        // Those without a value are last.
+        parts.sort_by_key(|part| begin(part).map_or((true, 0), |begin| (false, begin)));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use projection::{Evidence, Execution, JsonText, Outcome, Record, Row, Transition, beginning};
 use proptest::prelude::*;
@@ -11,10 +12,10 @@ use proto_events::{Event, Framework, Job, JobState, Position, Timestamp, job_id}
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::support::{applied, open_in};
+use super::support::{OPTIONS, applied};
 use crate::codec::Head;
 use crate::stats::failure_shown;
-use crate::{Cursor, Filter, Opened, Query, Signs, SortBy, SortOrder};
+use crate::{Cursor, Filter, Opened, Options, Query, Signs, SortBy, SortOrder, open};
 
 const NAMES: [&str; 5] = ["app.send", "APP.Resize", "app.ünïcode", "unknown", "z"];
 const QUEUES: [Option<&str>; 4] = [None, Some("default"), Some("mail"), Some("Mail")];
@@ -319,7 +320,7 @@ fn assert_failing(opened: &Opened, truth: &BTreeMap<Uuid, Record>) -> Result<(),
     }
     let known = kinds.iter().map(|((connection, kind), jobs)| (*connection, kind.clone(), jobs.len().min(EACH)));
     let asked: Vec<(Uuid, String, usize)> = known.chain([(Uuid::max(), "nothing".to_owned(), EACH)]).collect();
-    let found = opened.reader.shared().state.read().table.snapshot().failing(&asked);
+    let found = opened.reader.shared().state.read().table.snapshot().failing(&asked).unwrap();
     let expected = kinds.into_values().map(|mut jobs| {
         jobs.sort_unstable_by(|a, b| b.cmp(a));
         jobs.into_iter().take(EACH).map(|(_, id)| id).collect::<Vec<_>>()
@@ -351,15 +352,17 @@ fn assert_workflows(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Jobs come, change, are forgotten and read back; then everything is asked.
+    /// Jobs come, change, are forgotten and read back, from memory and from the disk; then everything is asked.
     #[test]
     fn every_filter_order_page_and_count_is_that_of_the_plain_truth(
         batches in prop::collection::vec(prop::collection::vec(record(), 0..60), 1..5),
         reopen in any::<bool>(),
         forget in prop::option::of(1_u64..100),
         queries in prop::collection::vec(query(), 12),
+        list_bytes in select(vec![0, 20_000, 40_000, 1 << 20]),
     ) {
         let dir = tempfile::tempdir().unwrap();
+        let open_in = |dir: &Path| open(dir, &Options { list_bytes, ..OPTIONS }).unwrap();
         let mut opened = open_in(dir.path());
         let mut truth: BTreeMap<Uuid, Record> = BTreeMap::new();
         let mut firsts: HashMap<Uuid, u64> = HashMap::new();
@@ -374,6 +377,8 @@ proptest! {
             let rows: Vec<Row> = rows.collect();
             end += 1;
             opened.writer.stage(rows, applied(end)).unwrap();
+            // What is old goes to disk now, and comes back when it changes.
+            opened.writer.flush().unwrap();
             truth.extend(batch);
         }
         opened.writer.flush().unwrap();
@@ -396,6 +401,7 @@ proptest! {
         assert_load(&opened, &truth)?;
         assert_failing(&opened, &truth)?;
         assert_workflows(&opened, &truth, &firsts)?;
+        prop_assert!(opened.reader.disk_agrees().unwrap());
     }
 }
 
@@ -403,7 +409,7 @@ proptest! {
 #[test]
 fn what_comes_while_a_list_is_read_neither_repeats_nor_hides_anything() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open_in(dir.path());
+    let mut opened = open(dir.path(), &OPTIONS).unwrap();
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut sequence = 0;
     let mut stage = |opened: &mut Opened, jobs: std::ops::Range<u16>| {
