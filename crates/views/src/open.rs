@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use failpoints::{Point, hit};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto_events::Position;
 use uuid::Uuid;
 
@@ -167,6 +168,8 @@ impl Loaded {
             fold_version: options.fold_version,
             state: RwLock::new(state),
             stats: RwLock::new(sums),
+            changes: AtomicU64::new(0),
+            recents: Mutex::default(),
             _directory: directory,
         });
         if let Some(snapshot) = snapshot {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLock;
 use projection::{Record, Row};
@@ -12,10 +13,13 @@ use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRo
 use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Brief, Counts, Filter, Page, Query, Signs};
-use crate::shared::{Shared, State, UNKNOWN_NAME};
+use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
 use crate::stats::{FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
 use crate::table::Load;
+
+/// Of so many task names the recent executions are kept at hand.
+const RECENTS: usize = 1_000;
 
 /// Answers from the views, staged rows included. Cheap to clone.
 ///
@@ -68,11 +72,16 @@ impl Reader {
             return Ok(Vec::new());
         }
         let shared = self.shared();
-        loop {
-            if let Some(jobs) = shared.recent(connection, name, limit, except)? {
-                return Ok(jobs);
-            }
-        }
+        // One more than is asked for, so that it serves whoever of them is left out.
+        let most = limit.saturating_add(1);
+        let key = recent_key(connection, name);
+        let changes = shared.changes.load(Ordering::Acquire);
+        let known = shared.recents.lock().get(&key).filter(|kept| kept.changes == changes && kept.most >= most).cloned();
+        let jobs = match known {
+            Some(kept) => kept.jobs,
+            None => shared.recents_anew(connection, name, most, changes)?,
+        };
+        Ok(jobs.iter().filter(|job| job.id != except).take(limit).cloned().collect())
     }
 
     /// A part of the list of jobs. What is found is a moment older than the records that are shown, so that under way a
@@ -336,23 +345,32 @@ impl Shared {
         jobs.into_iter().map(|id| (id, state.rows.get(&id).cloned())).collect()
     }
 
+    /// The most recent jobs of a name, kept for as long as nothing changes: `changes` is how much had when they were asked
+    /// for.
+    fn recents_anew(&self, connection: Uuid, name: &str, most: usize, changes: u64) -> Result<Arc<[Brief]>, ViewError> {
+        let jobs: Arc<[Brief]> = loop {
+            if let Some(jobs) = self.recent(connection, name, most)? {
+                break jobs.into();
+            }
+        };
+        let mut recents = self.recents.lock();
+        if recents.len() >= RECENTS {
+            recents.clear();
+        }
+        recents.insert(recent_key(connection, name), Recents { changes, most, jobs: Arc::clone(&jobs) });
+        Ok(jobs)
+    }
+
     /// `None` where a job was dropped while the answer was put together.
-    fn recent(
-        &self,
-        connection: Uuid,
-        name: &str,
-        limit: usize,
-        except: Uuid,
-    ) -> Result<Option<Vec<Brief>>, ViewError> {
+    fn recent(&self, connection: Uuid, name: &str, limit: usize) -> Result<Option<Vec<Brief>>, ViewError> {
         let key = recent_key(connection, name);
         // Read before the lock is taken: what is staged in between is newer and wins.
         let stored = self.store.read(&key)?;
         let state = self.state.read();
         let Some(page) = state.pages.get(&key).or(stored.as_ref()) else { return Ok(Some(Vec::new())) };
-        let ids = page.latest().filter(|id| *id != except);
         // Of what is on disk the list remembers too little.
         let in_memory = |id: Uuid| (id, state.table.get(id).map(|head| (head.name == name).then_some(head.created_at)));
-        let known: Vec<(Uuid, Option<Option<Timestamp>>)> = ids.map(in_memory).collect();
+        let known: Vec<(Uuid, Option<Option<Timestamp>>)> = page.latest().map(in_memory).collect();
         let floor = state.floor;
         drop(state);
         let mut jobs: Vec<(Timestamp, Uuid)> = Vec::new();

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use projection::Row;
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use crate::codec::{Checkpoint, Quarantined, StoredRow};
 use crate::error::ViewError;
 use crate::generation::Directory;
+use crate::query::Brief;
 use crate::recent::RecentPage;
 use crate::stats::Stats;
 use crate::store::{RecentKey, Store, row_key};
@@ -26,8 +28,22 @@ pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
     /// Sums of what is in the table. Locked before the state by whoever needs both, so that they are of the same jobs.
     pub(crate) stats: RwLock<Stats>,
+    /// Counts up whenever readers are shown something new.
+    pub(crate) changes: AtomicU64,
+    /// Recent executions by task name, as they were last asked for.
+    pub(crate) recents: Mutex<HashMap<RecentKey, Recents>>,
     /// Holds the lock, which the last generation lets go.
     pub(crate) _directory: Arc<Directory>,
+}
+
+/// The recent executions of a task.
+#[derive(Clone)]
+pub(crate) struct Recents {
+    /// After how many changes they were these.
+    pub(crate) changes: u64,
+    /// At most so many were asked for.
+    pub(crate) most: usize,
+    pub(crate) jobs: Arc<[Brief]>,
 }
 
 /// What is newer than the disk, and the list of all jobs. Never locked while sled writes.

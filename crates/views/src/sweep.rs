@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use failpoints::{Point, hit};
 use projection::Row;
@@ -72,6 +73,7 @@ impl Writer {
         let mut sums = self.shared.stats.write();
         let old_sums = std::mem::replace(&mut *sums, left);
         let mut state = self.shared.state.write();
+        self.shared.changes.fetch_add(1, Ordering::Release);
         let old = std::mem::replace(&mut state.table, table);
         state.pages.extend(pages);
         state.floor = floor;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use failpoints::{Point, hit};
@@ -133,6 +134,7 @@ impl Writer {
             }
         }
         let mut state = self.shared.state.write();
+        self.shared.changes.fetch_add(1, Ordering::Release);
         for (row, head) in rows.iter().zip(&heads) {
             state.put(Arc::clone(row), head, &mut pages)?;
         }
