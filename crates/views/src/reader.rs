@@ -76,7 +76,8 @@ impl Reader {
         let most = limit.saturating_add(1);
         let key = recent_key(connection, name);
         let changes = shared.changes.load(Ordering::Acquire);
-        let known = shared.recents.lock().get(&key).filter(|kept| kept.changes == changes && kept.most >= most).cloned();
+        let known =
+            shared.recents.lock().get(&key).filter(|kept| kept.changes == changes && kept.most >= most).cloned();
         let jobs = match known {
             Some(kept) => kept.jobs,
             None => shared.recents_anew(connection, name, most, changes)?,

@@ -166,7 +166,7 @@ impl Life {
                 }
             }
             if life.stats.is_unsettled() {
-                life.stats = made_of(limits, life.jobs.values(), life.now);
+                life.stats = made_of(limits, &life.jobs.values(), life.now);
             }
         }
         life
@@ -174,11 +174,11 @@ impl Life {
 
     fn anew(&self) -> Stats {
         // In another order.
-        made_of(self.stats.limits(), self.jobs.values().rev(), self.now)
+        made_of(self.stats.limits(), &self.jobs.values().rev(), self.now)
     }
 }
 
-fn made_of<'a>(limits: Limits, jobs: impl Iterator<Item = &'a Counting> + Clone, now: Timestamp) -> Stats {
+fn made_of<'a>(limits: Limits, jobs: &(impl Iterator<Item = &'a Counting> + Clone), now: Timestamp) -> Stats {
     let heads = |visit: &mut dyn FnMut(&Head<'_>)| {
         jobs.clone().for_each(|job| visit(&job.head()));
         Ok::<_, std::convert::Infallible>(())

@@ -98,6 +98,68 @@ pub(super) struct Recoded {
     pub(super) connections: Vec<u32>,
 }
 
+/// Which texts some job has.
+pub(super) struct Used {
+    names: Vec<bool>,
+    queues: Vec<bool>,
+    workers: Vec<bool>,
+}
+
+impl Used {
+    /// Those of these codes are.
+    pub(super) fn mark(
+        &mut self,
+        names: impl Iterator<Item = u32>,
+        queues: impl Iterator<Item = u32>,
+        workers: impl Iterator<Item = u32>,
+    ) {
+        fn mark(used: &mut [bool], codes: impl Iterator<Item = u32>) {
+            // No value is none of them.
+            codes.for_each(|code| used.get_mut(code as usize).into_iter().for_each(|used| *used = true));
+        }
+        mark(&mut self.names, names);
+        mark(&mut self.queues, queues);
+        mark(&mut self.workers, workers);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        [&self.names, &self.queues, &self.workers].into_iter().flatten().filter(|used| **used).count()
+    }
+}
+
+impl Texts {
+    /// How many there are, but for connections.
+    pub(super) fn len(&self) -> usize {
+        self.names.values.len() + self.queues.values.len() + self.workers.values.len()
+    }
+
+    /// None of them.
+    pub(super) fn unused(&self) -> Used {
+        let none = |codes: &Codes<Arc<str>>| vec![false; codes.values.len()];
+        Used { names: none(&self.names), queues: none(&self.queues), workers: none(&self.workers) }
+    }
+
+    /// Only those that are used, and what the codes have become.
+    pub(super) fn only(&self, used: &Used) -> (Self, Recoded) {
+        let mut rest = Self { connections: Arc::clone(&self.connections), ..Self::default() };
+        let only = |to: &mut Arc<Codes<Arc<str>>>, from: &Codes<Arc<str>>, used: &[bool]| -> Vec<u32> {
+            let texts = from.values().iter().zip(used);
+            texts.map(|(text, used)| if *used { code(to, &**text) } else { u32::MAX }).collect()
+        };
+        let recoded = Recoded {
+            names: only(&mut rest.names, &self.names, &used.names),
+            queues: only(&mut rest.queues, &self.queues, &used.queues),
+            workers: only(&mut rest.workers, &self.workers, &used.workers),
+            connections: (0..self.connections.values().len() as u32).collect(),
+        };
+        let frameworks = self.frameworks.iter().filter(|((_, queue), _)| used.queues[*queue as usize]);
+        let frameworks =
+            frameworks.map(|((connection, queue), it)| ((*connection, recoded.queues[*queue as usize]), *it));
+        rest.frameworks = Arc::new(frameworks.collect());
+        (rest, recoded)
+    }
+}
+
 impl Recoded {
     /// From one table into another, which learns what it does not know.
     pub(super) fn into(to: &mut Texts, from: &Texts) -> Self {

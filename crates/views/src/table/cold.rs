@@ -20,18 +20,24 @@ pub(super) struct Disk {
     next: std::sync::atomic::AtomicU64,
 }
 
-/// A segment on disk. The file goes when nobody needs it any more.
-#[derive(Debug)]
+/// A segment on disk.
+#[derive(Clone, Debug)]
 pub(super) struct Cold {
     summary: Summary,
-    /// For codes of another table, what they are in this one.
-    recoded: Option<Arc<Recoded>>,
+    /// For codes as they are on disk what they have become, one after the other.
+    recoded: Vec<Arc<Recoded>>,
+    page: Arc<Page>,
+}
+
+/// The file, which goes when nobody needs it any more.
+#[derive(Debug)]
+struct Page {
     path: PathBuf,
     hash: blake3::Hash,
 }
 
 /// What is remembered of a segment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Summary {
     len: usize,
     pub(super) spans: Spans,
@@ -54,14 +60,14 @@ pub(super) struct Summary {
 }
 
 /// The numbers of the rows, counted from the lowest where they are near each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Numbers {
     Near(u64, Box<[u32]>),
     Far(Box<[u64]>),
 }
 
 /// Codes and how many jobs have each.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tally(Box<[(u32, u16)]>);
 
 /// A job that waits or runs.
@@ -98,7 +104,8 @@ impl Disk {
             remove(&path);
             return Err(ViewError::of(&cause));
         }
-        Ok(Some(Cold { summary: Summary::of(segment), recoded: None, path, hash }))
+        let page = Arc::new(Page { path, hash });
+        Ok(Some(Cold { summary: Summary::of(segment), recoded: Vec::new(), page }))
     }
 }
 
@@ -109,22 +116,19 @@ impl Cold {
 
     /// The segment as it was written: some tenths of a millisecond.
     pub(super) fn read(&self) -> Result<Segment, ViewError> {
-        let damaged =
-            |cause: &str| ViewError::Io(format!("a page of the list of jobs, {}: {cause}", self.path.display()));
-        let bytes = fs::read(&self.path).map_err(|cause| damaged(&cause.to_string()))?;
-        if blake3::hash(&bytes) != self.hash {
+        let Page { path, hash } = &*self.page;
+        let damaged = |cause: &str| ViewError::Io(format!("a page of the list of jobs, {}: {cause}", path.display()));
+        let bytes = fs::read(path).map_err(|cause| damaged(&cause.to_string()))?;
+        if blake3::hash(&bytes) != *hash {
             return Err(damaged("it is not what was written"));
         }
         let mut segment: Segment = codec::decode_page(&bytes)?;
-        if let Some(recoded) = &self.recoded {
-            segment.recode(recoded);
-        }
+        self.recoded.iter().for_each(|recoded| segment.recode(recoded));
         Ok(segment)
     }
 
-    /// Gives all codes those of another table. Done once: segments are absorbed by one table only.
+    /// Gives all codes those of another table.
     pub(super) fn recode(&mut self, recoded: &Arc<Recoded>) {
-        debug_assert!(self.recoded.is_none(), "a table that absorbed another one is not absorbed");
         let Summary { names, queues, workers, connections, unfinished, .. } = &mut self.summary;
         names.recode(&recoded.names);
         queues.recode(&recoded.queues);
@@ -137,11 +141,11 @@ impl Cold {
             recode(&mut job.queue, &recoded.queues);
             recode(&mut job.worker, &recoded.workers);
         }
-        self.recoded = Some(Arc::clone(recoded));
+        self.recoded.push(Arc::clone(recoded));
     }
 }
 
-impl Drop for Cold {
+impl Drop for Page {
     fn drop(&mut self) {
         remove(&self.path);
     }
@@ -242,7 +246,9 @@ impl Numbers {
 impl Tally {
     fn of(codes: &[u32]) -> Self {
         let mut counts: HashMap<u32, u16> = HashMap::new();
-        codes.iter().for_each(|code| *counts.entry(*code).or_default() += 1);
+        for code in codes {
+            *counts.entry(*code).or_default() += 1;
+        }
         Self(counts.into_iter().collect())
     }
 

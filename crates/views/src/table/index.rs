@@ -75,12 +75,13 @@ impl Index {
 /// Job ids are hashes already, but for a few fixed bits.
 fn print(id: Uuid) -> [u8; 6] {
     let (high, low) = id.as_u64_pair();
-    let [a, b, c, d, e, f, _, _] = (high ^ low.rotate_left(32)).to_le_bytes();
-    [a, b, c, d, e, f]
+    let mixed = (high ^ low.rotate_left(32)).to_le_bytes();
+    std::array::from_fn(|byte| mixed[byte])
 }
 
 /// The table looks at the highest bits and the lowest ones.
 fn spread(print: [u8; 6]) -> u64 {
-    let [a, b, c, d, e, f] = print;
-    u64::from_le_bytes([a, b, c, d, e, f, 0, 0]).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(8)
+    let mut bytes = [0; 8];
+    bytes[..print.len()].copy_from_slice(&print);
+    u64::from_le_bytes(bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(8)
 }

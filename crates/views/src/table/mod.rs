@@ -28,6 +28,7 @@ use proto_events::{Framework, Position, Timestamp};
 use uuid::Uuid;
 
 use self::codes::{Recoded, Texts};
+use self::cold::Summary;
 use self::index::Index;
 use self::memory::Memory;
 use self::part::Part;
@@ -42,6 +43,9 @@ pub(crate) use self::snapshot::Snapshot;
 const HOUR: i64 = 3_600_000;
 /// So many hours are filled at a time; jobs of others go where those of the hour next to theirs are.
 const HOURS: usize = if cfg!(test) { 4 } else { 512 };
+
+/// So many texts may be there of which no job has any.
+const FEW_TEXTS: usize = if cfg!(test) { 2 } else { 10_000 };
 
 /// All jobs.
 #[derive(Default)]
@@ -122,18 +126,9 @@ impl Table {
         let recoded = Arc::new(Recoded::into(&mut self.texts, &other.texts));
         let base = self.parts.len();
         self.index.absorb(&other.index, base * SEGMENT);
-        for part in other.parts {
-            self.parts.push(match part {
-                Part::Hot(segment) => {
-                    let mut segment = Arc::unwrap_or_clone(segment);
-                    segment.recode(&recoded);
-                    Part::Hot(Arc::new(segment))
-                }
-                Part::Cold(mut cold) => {
-                    Arc::get_mut(&mut cold).expect("nobody else holds a table that is being made").recode(&recoded);
-                    Part::Cold(cold)
-                }
-            });
+        for mut part in other.parts {
+            part.recode(&recoded);
+            self.parts.push(part);
         }
         for (hour, part) in other.hours {
             self.hours.entry(hour).or_insert(base + part);
@@ -316,7 +311,35 @@ impl Table {
                 rest.forget(number, sequence, &mut gone)?;
             }
         }
+        rest.forget_texts();
         Ok((rest, gone))
+    }
+
+    /// Lets go of texts that no job has any more, once they are many and the most part.
+    fn forget_texts(&mut self) {
+        if self.texts.len() < FEW_TEXTS {
+            return;
+        }
+        let mut used = self.texts.unused();
+        for part in &self.parts {
+            match part {
+                Part::Hot(segment) => {
+                    let Segment { names, queues, workers, .. } = &**segment;
+                    used.mark(names.iter().copied(), queues.iter().copied(), workers.iter().copied());
+                }
+                Part::Cold(cold) => {
+                    let Summary { names, queues, workers, .. } = cold.summary();
+                    used.mark(names.codes(), queues.codes(), workers.codes());
+                }
+            }
+        }
+        if used.count() > self.texts.len() / 2 {
+            return;
+        }
+        let (texts, recoded) = self.texts.only(&used);
+        let recoded = Arc::new(recoded);
+        self.parts.iter_mut().for_each(|part| part.recode(&recoded));
+        self.texts = texts;
     }
 
     /// Takes the jobs out of a part that have no event from this message on.

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::codes::Recoded;
 use super::cold::Cold;
 use super::segment::{Segment, Spans};
 use crate::error::ViewError;
@@ -36,6 +37,14 @@ impl Part {
         match self {
             Self::Hot(segment) => Ok(Columns::Kept(segment)),
             Self::Cold(cold) => cold.read().map(|segment| Columns::Read(Box::new(segment))),
+        }
+    }
+
+    /// Gives all codes those of another table.
+    pub(super) fn recode(&mut self, recoded: &Arc<Recoded>) {
+        match self {
+            Self::Hot(segment) => Arc::make_mut(segment).recode(recoded),
+            Self::Cold(cold) => Arc::make_mut(cold).recode(recoded),
         }
     }
 

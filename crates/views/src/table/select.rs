@@ -273,6 +273,9 @@ impl<'a> Search<'a> {
     }
 }
 
+/// A number of a span as a [`Key`] has it.
+type ToValue = fn(i64) -> u64;
+
 /// An order, ready for the columns of one snapshot.
 struct Order {
     values: Values,
@@ -359,7 +362,7 @@ impl Order {
     }
 
     /// The span that goes by the order, and its numbers as [`Key`]s have them.
-    fn span(&self, spans: &Spans) -> Option<(Span, fn(i64) -> u64)> {
+    fn span(&self, spans: &Spans) -> Option<(Span, ToValue)> {
         match &self.values {
             Values::Created => Some((spans.created, sortable)),
             Values::Started => Some((spans.started, sortable)),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::support::{Log, assert_shows, digest_of, open_in};
-use crate::{Opened, Outcome, Query, Reason, Signs, ViewError};
+use super::support::{Log, OPTIONS, assert_shows, digest_of, open_in};
+use crate::{Opened, Options, Outcome, Query, Reason, Signs, ViewError, open};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -138,4 +138,35 @@ fn a_row_that_is_missing_is_missed() {
     drop(opened);
     let opened = open_in(dir.path());
     assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::Damaged(_), .. }));
+}
+
+#[test]
+fn a_damaged_page_of_the_list_is_an_error_and_the_next_start_makes_it_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::scripted(300, 100);
+    let options = Options { list_bytes: 0, ..OPTIONS };
+    let mut opened = open(dir.path(), &options).unwrap();
+    log.apply(&mut opened, 300).unwrap();
+    opened.writer.flush().unwrap();
+    let truth = log.truth(300);
+    assert_shows(&opened.reader, &truth);
+    let mut all = Vec::new();
+    files(dir.path(), &mut all);
+    let pages: Vec<&PathBuf> =
+        all.iter().filter(|path| path.parent().is_some_and(|dir| dir.ends_with("list"))).collect();
+    assert!(!pages.is_empty(), "something is on disk");
+    for page in pages {
+        let mut bytes = fs::read(page).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(page, bytes).unwrap();
+    }
+
+    // What needs a page is refused, and what does not is answered.
+    assert!(matches!(opened.reader.list(&Query::default(), &Signs::default()), Err(ViewError::Io(_))));
+    assert!(opened.reader.row(log.0[0].id()).unwrap().is_some());
+    drop(opened);
+    let opened = open(dir.path(), &options).unwrap();
+    assert_eq!(opened.outcome, Outcome::Existing);
+    assert_shows(&opened.reader, &truth);
 }
