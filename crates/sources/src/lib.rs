@@ -11,6 +11,7 @@
 //! a reason. Nothing here panics whatever it is given.
 
 pub mod celery;
+mod frameworks;
 mod json;
 pub mod lines;
 pub mod redis;
