@@ -1,6 +1,6 @@
 //! What a result backend tells of itself.
 
-use ::redis::RedisError;
+use ::redis::{ErrorKind, RedisError};
 use parking_lot::Mutex;
 use proto_events::{Event, Timestamp};
 use serde::Serialize;
@@ -72,9 +72,15 @@ impl Figures {
 
     /// Tells whether this is news.
     pub(super) fn failed(&self, error: &RedisError, url: &BrokerUrl) -> bool {
-        let is_refused = matches!(error.code(), Some("NOPERM" | "NOAUTH" | "WRONGPASS"));
-        let reason =
-            if error.code() == Some("NOPERM") { format!("{error}: {}", advice(url)) } else { error.to_string() };
+        let is_refused = error.kind() == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOPERM" | "NOAUTH" | "WRONGPASS"));
+        let reason = match error.code() {
+            Some("NOPERM") => format!("{error}: {}", advice(url)),
+            _ if error.kind() == ErrorKind::AuthenticationFailed => {
+                format!("Redis refused the user ({}) or password: correct the backend's URL", url.user())
+            }
+            _ => error.to_string(),
+        };
         let mut status = self.0.lock();
         status.state = if is_refused { SourceState::Refused } else { SourceState::Down };
         let is_news = status.reason.as_ref() != Some(&reason);
