@@ -55,7 +55,8 @@ def simple():
 
 def mixed():
     count = int(sys.argv[2])
-    for n in range(count):
+    # Those that wait for their time first, while the worker has nothing else to do than to take them.
+    for n in sorted(range(count), key=lambda n: n % 20 != 3):
         kind = n % 20
         if kind == 0:
             sent("retry twice", retry_twice.delay())
@@ -64,7 +65,7 @@ def mixed():
         elif kind == 2:
             sent("progress", progress.delay())
         elif kind == 3:
-            eta = datetime.now(timezone.utc) + timedelta(seconds=1)
+            eta = datetime.now(timezone.utc) + timedelta(seconds=8)
             sent("eta", add.apply_async((4, 5), eta=eta), eta=eta)
         elif kind == 4:
             sent("expired", add.apply_async((1, 2), expires=datetime.now(timezone.utc) - timedelta(seconds=5)))
