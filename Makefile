@@ -39,10 +39,13 @@ bench: build ## the speed figures, as a table; BENCH='--json' for JSON, BENCH='-
 	@$(GET) redis
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
-soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOAK_SEED=1, and more cases of every property
+soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOAK_SEED=1, every version of Celery with every pool (MATRIX_JOBS=2000), and more cases of every property
 	PROPTEST_CASES=20000 cargo test --release --package proto-events --package projection
+	FOREBAY_BIN="$(TARGET)/release/forebay" MATRIX_JOBS=$(or $(MATRIX_JOBS),2000) \
+		cargo test --release --package forebay-tests --test e2e -- --ignored --exact --nocapture \
+		matrix::every_version_of_celery_with_every_pool_is_recorded_as_it_reports_itself
 	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) \
 		cargo test --release --package forebay-tests --test e2e -- crashes::faults --nocapture
 
 test-tools: ## what the tests need beside the toolchain: nats-server, redis-server, Celery and schemathesis
-	@$(GET) nats nats-old redis celery schemathesis
+	@$(GET) nats nats-old redis celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis

@@ -307,6 +307,18 @@ pub struct Job {
     /// Whatever else the framework said.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub extensions: Map<String, Value>,
+    /// Whose word it is where nobody announced it; absent when the framework itself did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where an event was read that nobody announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Origin {
+    /// Celery's result backend, which was asked how the job ended. Of its end alone: what was announced is better known.
+    #[serde(rename = "result-backend")]
+    ResultBackend,
 }
 
 impl Job {
@@ -336,6 +348,7 @@ impl Job {
             root_id: None,
             tags: Map::new(),
             extensions: Map::new(),
+            origin: None,
         }
     }
 }

@@ -21,7 +21,7 @@ mod upcast;
 pub mod wire;
 
 pub use about::{Queue, Source, SourceState, Trim, Worker, WorkerState};
-pub use event::{CeleryFacts, CeleryKind, Event, EventType, Framework, Job, JobState, Producer};
+pub use event::{CeleryFacts, CeleryKind, Event, EventType, Framework, Job, JobState, Origin, Producer};
 pub use identity::{EventId, Position, job_id, queue_id, worker_id};
 pub use time::Timestamp;
 pub use wire::{DecodeError, VERSION, decode, encode};

@@ -26,6 +26,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
             "49122cb676f913cf3de4794d42825564",
         ],
     ),
+    ("job.reconciled", &["6dab7440815abbd2b83e8c4a28f5b81f"]),
     ("job.report", &["4fb0f60c9003e90b5b2ccc0827c998a9"]),
     ("queue", &["7ae0a6e936763d345d0191509a5cea09"]),
     ("source", &["ece2c3beda8dfa868d8a51bab7d555af"]),

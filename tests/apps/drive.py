@@ -3,6 +3,8 @@
     drive.py stories    every kind of end, for workers on the queues celery, mail and slow
     drive.py simple     what needs nothing but one worker on the queue celery
     drive.py one        one job
+    drive.py nap        one that takes three seconds, on the queue slow
+    drive.py mixed N    N jobs of every kind that any pool can run, on the queue celery
     drive.py day        a day's work on the queues celery, mail, slow, reports and images, told by what became of it
 """
 
@@ -49,6 +51,30 @@ def simple():
     sent("retry twice", retry_twice.delay())
     sent("give up", give_up.delay())
     sent("unicode", unicode_result.delay("Zoë"))
+
+
+def mixed():
+    count = int(sys.argv[2])
+    # Those that wait for their time first, while the worker has nothing else to do than to take them.
+    for n in sorted(range(count), key=lambda n: n % 20 != 3):
+        kind = n % 20
+        if kind == 0:
+            sent("retry twice", retry_twice.delay())
+        elif kind == 1:
+            sent("give up", give_up.delay())
+        elif kind == 2:
+            sent("progress", progress.delay())
+        elif kind == 3:
+            eta = datetime.now(timezone.utc) + timedelta(seconds=8)
+            sent("eta", add.apply_async((4, 5), eta=eta), eta=eta)
+        elif kind == 4:
+            sent("expired", add.apply_async((1, 2), expires=datetime.now(timezone.utc) - timedelta(seconds=5)))
+        elif kind == 5:
+            sent("unicode", unicode_result.delay("Zoë"))
+        elif kind in (6, 7, 8):
+            sent("fail", fail.delay(n))
+        else:
+            sent("ok", add.delay(n, 3))
 
 
 def stories():
@@ -115,7 +141,7 @@ def truth(job):
     result = job.pop("result")
     try:
         if job["outcome"] is None:
-            result.get(timeout=60, propagate=False)
+            result.get(timeout=600 if sys.argv[1] == "mixed" else 60, propagate=False)
     except StillRunning:
         sys.exit(f"{job['story']} did not end in time: {result.state}")
     meta = result.backend.get_task_meta(result.id, cache=False)
@@ -141,6 +167,6 @@ def truth(job):
     }
 
 
-{"stories": stories, "simple": simple, "day": day, "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
+{"stories": stories, "mixed": mixed, "simple": simple, "day": day, "nap": lambda: sent("ok", nap.apply_async((3,), queue="slow"), queue="slow"), "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
 for each in jobs:
     print(json.dumps(truth(each)), flush=True)

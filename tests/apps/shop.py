@@ -127,6 +127,7 @@ def progress(self):
     for part in (0.25, 0.5):
         self.send_event("task-progress", progress=part)
         time.sleep(0.05)
+    self.send_event("task-invoiced", invoice=17)
     return "half way is enough"
 
 

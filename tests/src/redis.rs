@@ -67,6 +67,18 @@ impl Redis {
         }
     }
 
+    /// Sends a command and gives the first line of the answer.
+    pub fn command(&self, words: &[&str]) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let words: Vec<String> = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        let request = format!("*{}\r\n{}", words.len(), words.concat());
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        assert!(!answer.starts_with('-'), "Redis answered {answer} to {words:?}");
+        answer.trim_end().to_owned()
+    }
+
     /// Its port.
     pub const fn port(&self) -> u16 {
         self.port

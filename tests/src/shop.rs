@@ -55,12 +55,20 @@ pub struct Shop {
     dir: TempDir,
     broker: String,
     environment: Vec<(String, String)>,
+    python: PathBuf,
 }
 
 impl Shop {
     /// The app on this broker.
     pub fn new(broker: String) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), broker, environment: Vec::new() }
+        Self { dir: tempfile::tempdir().unwrap(), broker, environment: Vec::new(), python: python() }
+    }
+
+    /// With this version of Celery, such as `5.4`.
+    #[must_use]
+    pub fn with_celery(mut self, version: &str) -> Self {
+        self.python = tool(&format!("venv-celery-{version}/bin/celery")).with_file_name("python");
+        self
     }
 
     /// With the stock SDK in it, which reports to this server.
@@ -93,7 +101,12 @@ impl Shop {
 
     /// Has `drive.py` send the work of this kind and wait for its end.
     pub fn drive(&self, what: &str) -> Vec<Truth> {
-        let output = self.command("python").arg(apps().join("drive.py")).arg(what).output().unwrap();
+        self.drive_with(what, &[])
+    }
+
+    /// The same with arguments.
+    pub fn drive_with(&self, what: &str, arguments: &[&str]) -> Vec<Truth> {
+        let output = self.command("python").arg(apps().join("drive.py")).arg(what).args(arguments).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "drive.py failed: {errors}");
         lines(&output.stdout)
@@ -101,12 +114,30 @@ impl Shop {
 
     /// The diary of a job: its starts and ends, in the order in which they were written.
     pub fn runs(&self, id: &str) -> Vec<Run> {
-        let diary = std::fs::read(self.runs_file()).unwrap_or_default();
-        lines::<Run>(&diary).into_iter().filter(|run| run.id == id).collect()
+        self.diary().into_iter().filter(|run| run.id == id).collect()
+    }
+
+    /// The diary of all jobs.
+    pub fn diary(&self) -> Vec<Run> {
+        lines(&std::fs::read(self.runs_file()).unwrap_or_default())
+    }
+
+    /// Writes down which events of tasks reach the broker, beside Forebay, until it is dropped.
+    pub fn tee(&self) -> Process {
+        let mut command = self.command("python");
+        command.arg(apps().join("tee.py")).arg(self.dir.path().join("tee.jsonl"));
+        let tee = Process::start("tee", &mut command, &self.dir.path().join("tee.log"));
+        wait_for("the tee to listen", 30, || tee.log().contains("listening").then_some(()));
+        tee
+    }
+
+    /// What the tee has written down: the id of a task and the type of an event.
+    pub fn teed(&self) -> Vec<(String, String)> {
+        lines(&std::fs::read(self.dir.path().join("tee.jsonl")).unwrap_or_default())
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(python().with_file_name(program));
+        let mut command = Command::new(self.python.with_file_name(program));
         command
             .env("PYTHONPATH", apps())
             .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -5,6 +5,7 @@
 #   get.sh nats-old      the oldest kind of nats-server that is accepted, for tests
 #   get.sh redis         redis-server
 #   get.sh celery        a virtual environment with Celery and the stock SDK
+#   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -93,7 +94,7 @@ redis() {
 
 # installed NAME VENV: the pinned packages of NAME.txt with their program, in target/VENV.
 installed() {
-    [ -x "$target/$2/bin/$1" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
+    [ -x "$target/$2/bin/${1%%-*}" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
     venv "$2"
     say "installing $1 in target/$2"
     "$target/$2/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$here/$1.txt" ||
@@ -107,8 +108,9 @@ for what in "$@"; do
     nats-old) nats_old ;;
     redis) redis ;;
     celery) installed celery venv ;;
+    celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, celery, schemathesis)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, celery, celery-5.4 to celery-5.7, schemathesis)" ;;
     esac
 done

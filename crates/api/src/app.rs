@@ -7,6 +7,7 @@ use event_log::EventLog;
 use projector::{Handle, Phase};
 use serde_json::{Value, json};
 use sources::SourceStatus;
+use sources::backend::BackendStatus;
 use tokio::sync::Semaphore;
 use views::Reader;
 
@@ -19,6 +20,9 @@ use crate::stream::Streams;
 
 /// The state of every source now.
 pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
+
+/// The state of every result backend now.
+pub type Backends = Arc<dyn Fn() -> Vec<BackendStatus> + Send + Sync>;
 
 /// The parts that the API stands on.
 pub struct Parts {
@@ -34,6 +38,8 @@ pub struct Parts {
     pub keys: Arc<ReadKeys>,
     /// For health.
     pub sources: Sources,
+    /// For health, too.
+    pub backends: Backends,
     /// For rebuilding and verifying the views.
     pub maintenance: Maintenance,
     /// Whether arguments and results are dropped from what is sent over HTTP, too.

@@ -10,6 +10,7 @@ use projector::{
 };
 use schemars::JsonSchema;
 use serde::Serialize;
+use sources::backend::BackendStatus;
 use sources::{SourceState, SourceStatus};
 use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
@@ -70,6 +71,8 @@ struct Health {
     retention: Option<RetentionStatus>,
     disk: Option<DiskStatus>,
     sources: Vec<SourceStatus>,
+    /// Celery's result backends that are asked for ends that no event told.
+    backends: Vec<BackendStatus>,
 }
 
 /// How it is.
@@ -237,6 +240,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         retention: Some(retention),
         disk: parts.maintenance.disk(),
         sources,
+        backends: (parts.backends)(),
     }
 }
 
@@ -367,6 +371,7 @@ impl Health {
             retention: None,
             disk: None,
             sources: Vec::new(),
+            backends: Vec::new(),
         }
     }
 }

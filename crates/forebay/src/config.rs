@@ -99,6 +99,17 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "FOREBAY_CELERY_FILE", help_heading = "Sources")]
     celery_file: Option<PathBuf>,
 
+    /// Celery's result backend to ask how jobs ended of which no event tells, `NAME=redis://HOST:PORT/DB`; only read
+    ///
+    /// Without a name it is asked for the jobs of the default connection. Also `FOREBAY_CELERY_BACKEND`.
+    #[arg(long, value_name = "[NAME=]URL", help_heading = "Sources")]
+    celery_backend: Vec<String>,
+
+    /// How long after the last news of a job the result backend is asked for it: a time such as `30s` or `5m`
+    /// [default: 1m]
+    #[arg(long, value_name = "TIME", env = "FOREBAY_CELERY_BACKEND_AFTER", help_heading = "Sources")]
+    celery_backend_after: Option<String>,
+
     /// Drop the arguments and results of jobs before anything is stored
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
@@ -161,6 +172,8 @@ struct TomlFile {
     listen: Option<String>,
     celery: Vec<String>,
     celery_file: Option<PathBuf>,
+    celery_backend: Vec<String>,
+    celery_backend_after: Option<String>,
     redact_args: Option<bool>,
     scrub: Option<String>,
     retention: Option<String>,
@@ -206,6 +219,8 @@ pub(crate) struct ServeConfig {
     pub(crate) stack: StackConfig,
     pub(crate) listen: String,
     pub(crate) celery: Vec<SourceSpec>,
+    pub(crate) backends: Vec<SourceSpec>,
+    pub(crate) backends_after: Duration,
     pub(crate) redact_args: bool,
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
@@ -254,7 +269,10 @@ impl ServeArgs {
     /// Puts the flags, the environment and the file together.
     pub(crate) fn resolve(self) -> anyhow::Result<ServeConfig> {
         let file = TomlFile::read(self.stack.config.as_deref())?;
-        let mut celery = celery(&self.celery, variable("FOREBAY_CELERY")?, &file)?;
+        let mut celery = celery("celery", &self.celery, variable("FOREBAY_CELERY")?, &file.celery)?;
+        let backends = variable("FOREBAY_CELERY_BACKEND")?;
+        let backends = self::celery("celery-backend", &self.celery_backend, backends, &file.celery_backend)?;
+        let after = given(self.celery_backend_after.clone()).or_else(|| file.celery_backend_after.clone());
         if let Some(path) = self.celery_file.as_ref().or(file.celery_file.as_ref()) {
             celery.extend(celery_file(path)?);
         }
@@ -271,6 +289,8 @@ impl ServeArgs {
             stack,
             listen: given(self.listen).or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned()),
             celery,
+            backends,
+            backends_after: units::backend_after(after.as_deref())?,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
             scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
             policy,
@@ -291,11 +311,21 @@ impl TomlFile {
 }
 
 /// The texts themselves are never repeated: they may hold passwords.
-fn celery(flags: &[String], environment: Option<String>, file: &TomlFile) -> anyhow::Result<Vec<SourceSpec>> {
+/// Brokers or backends, from wherever they are given.
+fn celery(
+    name: &'static str,
+    flags: &[String],
+    environment: Option<String>,
+    file: &[String],
+) -> anyhow::Result<Vec<SourceSpec>> {
     match (flags, environment) {
-        ([], Some(list)) => parse_sources(&list).context("FOREBAY_CELERY"),
-        ([], None) => file.celery.iter().map(|spec| parse_source(spec).context("celery in the file")).collect(),
-        (flags, _) => flags.iter().map(|spec| parse_source(spec).context("--celery")).collect(),
+        ([], Some(list)) => {
+            parse_sources(&list).with_context(|| format!("FOREBAY_{}", name.to_uppercase().replace('-', "_")))
+        }
+        ([], None) => {
+            file.iter().map(|spec| parse_source(spec).with_context(|| format!("{name} in the file"))).collect()
+        }
+        (flags, _) => flags.iter().map(|spec| parse_source(spec).with_context(|| format!("--{name}"))).collect(),
     }
 }
 
@@ -343,13 +373,17 @@ impl ServeConfig {
             Some(name) => format!("{name}={}", spec.url),
             None => spec.url.to_string(),
         };
-        let celery = self.celery.iter().map(source).collect::<Vec<_>>().join(" ");
+        let listed = |specs: &[SourceSpec]| match specs {
+            [] => "none".to_owned(),
+            specs => specs.iter().map(source).collect::<Vec<_>>().join(" "),
+        };
         let from = |given: bool| if given { "given" } else { "made up and kept in credentials.json" };
         let rows = [
             ("data-dir", stack.data_dir.display().to_string()),
             ("listen", self.listen.clone()),
             ("log", log),
-            ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
+            ("celery", listed(&self.celery)),
+            ("celery-backend", listed(&self.backends)),
             ("redact-args", self.redact_args.to_string()),
             ("list-memory", format!("{} bytes", stack.list_memory)),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),

@@ -17,6 +17,7 @@ mod offline;
 mod serve;
 mod stack;
 mod text;
+mod unended;
 mod units;
 
 use std::io::Write as _;

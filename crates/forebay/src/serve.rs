@@ -14,6 +14,7 @@ use api::{App, Auth, DefaultConnection};
 use event_log::EventLog;
 use proto_events::{Event, EventType, Framework, Timestamp};
 use sources::SourceSpec;
+use sources::backend::BackendConfig;
 use sources::redis::{RedisConfig, RedisSource};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,6 +137,16 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
     for spec in specs {
         add_source(config, spec, &default, &stack).await?;
     }
+    for spec in &config.backends {
+        let connection = connection_of(spec, &default, &stack).await?;
+        stack.add_backend(BackendConfig {
+            name: connection.name,
+            url: spec.url.clone(),
+            connection: connection.id,
+            redact_args: config.redact_args,
+            after: config.backends_after,
+        });
+    }
     tokio::spawn(tick(stack.log.clone(), default.id));
     let care = Care {
         scrub: config.scrub,
@@ -218,16 +229,21 @@ async fn tick(log: EventLog, connection: Uuid) {
     }
 }
 
+/// Whose jobs a broker or a backend is about.
+async fn connection_of(spec: &SourceSpec, default: &api::Connection, stack: &Stack) -> anyhow::Result<api::Connection> {
+    match &spec.name {
+        Some(name) => Ok(stack.connections.ensure(name).await?),
+        None => Ok(default.clone()),
+    }
+}
+
 async fn add_source(
     config: &ServeConfig,
     spec: &SourceSpec,
     default: &api::Connection,
     stack: &Stack,
 ) -> anyhow::Result<()> {
-    let connection = match &spec.name {
-        Some(name) => stack.connections.ensure(name).await?,
-        None => default.clone(),
-    };
+    let connection = connection_of(spec, default, stack).await?;
     let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
     redis.redact_args = config.redact_args;
     stack.projector.live().expect_source(redis.connection, &redis.name);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
+use sources::backend::{Backend, BackendConfig, BackendHandle};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ use views::{Checkpoint, Found, Frozen, Opened, Writer};
 
 use crate::config::{Fsync, Nats, StackConfig, mask_url};
 use crate::data_dir::{DataDir, LOG_PLACE, LogPlace};
+use crate::unended;
 
 /// Views that lack more messages than this are not waited for where others can answer.
 const NEAR: u64 = 1_000;
@@ -50,6 +52,7 @@ pub(crate) struct Stack {
     /// The writer of empty views that are to be filled by a pass over the whole log.
     empty: Mutex<Option<Writer>>,
     sources: Arc<RwLock<Vec<SourceHandle>>>,
+    backends: Arc<RwLock<Vec<BackendHandle>>>,
 }
 
 impl Stack {
@@ -86,13 +89,13 @@ impl Stack {
             }
         };
         let empty = Mutex::new(empty);
-        let sources = Arc::default();
-        Ok(Self { log, connections, keys, projector, reader, generations, places, empty, sources })
+        let (sources, backends) = (Arc::default(), Arc::default());
+        Ok(Self { log, connections, keys, projector, reader, generations, places, empty, sources, backends })
     }
 
     /// Lets the API answer from these parts.
     pub(crate) fn attach(&self, app: &App, redact_args: bool, care: Option<&Care>) {
-        let sources = Arc::clone(&self.sources);
+        let (sources, backends) = (Arc::clone(&self.sources), Arc::clone(&self.backends));
         let mut maintenance = Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations);
         let empty = locked(self.empty.lock()).take();
         let is_filled = empty.is_none();
@@ -117,6 +120,7 @@ impl Stack {
             connections: Arc::clone(&self.connections),
             keys: Arc::clone(&self.keys),
             sources: Arc::new(move || locked(sources.read()).iter().map(SourceHandle::status).collect()),
+            backends: Arc::new(move || locked(backends.read()).iter().map(BackendHandle::status).collect()),
             maintenance,
             redact_args,
         });
@@ -127,8 +131,16 @@ impl Stack {
         locked(self.sources.write()).push(source);
     }
 
+    /// Begins to ask a result backend, so that health tells of it.
+    pub(crate) fn add_backend(&self, config: BackendConfig) {
+        let walks = unended::walks(self.reader.clone(), self.projector.clone(), config.connection);
+        locked(self.backends.write()).push(Backend::spawn(config, &self.log, walks));
+    }
+
     /// Stops what brings events first and what stores them last, so that nothing that was taken in is lost.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
+        // What a backend was about to tell it will tell again.
+        locked(self.backends.write()).clear();
         let sources = std::mem::take(&mut *locked(self.sources.write()));
         sources.into_iter().map(SourceHandle::stop).collect::<JoinSet<()>>().join_all().await;
         let stopped = self.projector.stop().await;

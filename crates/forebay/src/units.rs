@@ -15,6 +15,9 @@ const LIST_MEMORY: u64 = 1_000_000_000;
 /// The log's server keeps what workers say for a day.
 const FORGET_WORKERS: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// By then the events of a job have arrived, if they do.
+const BACKEND_AFTER: Duration = Duration::from_secs(60);
+
 /// How often the views are compared with the log; `None` is never.
 pub(crate) fn scrub(text: Option<&str>) -> anyhow::Result<Option<Duration>> {
     match text {
@@ -31,6 +34,12 @@ pub(crate) fn retention(text: Option<&str>) -> anyhow::Result<Option<Duration>> 
         Some("off") => Ok(None),
         Some(text) => time(text).map(Some).context("retention must be `off` or a time such as 12h, 7d or 90d"),
     }
+}
+
+/// How long after the last news of a job the result backend is asked for it.
+pub(crate) fn backend_after(text: Option<&str>) -> anyhow::Result<Duration> {
+    let Some(text) = text else { return Ok(BACKEND_AFTER) };
+    time(text).context("celery-backend-after must be a time such as 30s or 5m")
 }
 
 /// For how long a worker that is gone is remembered.

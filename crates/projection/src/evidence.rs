@@ -8,7 +8,7 @@ use proto_events::{Event, EventId, Position, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::json::JsonText;
-use crate::seen::{Left, Seen};
+use crate::seen::{Left, Said, Seen};
 
 /// How many events are kept from the beginning of a job's life, and how many from its end.
 const FIRST: usize = 200;
@@ -95,7 +95,10 @@ impl Evidence {
             }
             Err(place) => place,
         };
-        self.earliest = Some(self.earliest.map_or(seen.earliest(), |earliest| earliest.min(seen.earliest())));
+        // When a result was stored says nothing of the beginning.
+        if seen.said != Said::Reconciled {
+            self.earliest = Some(self.earliest.map_or(seen.earliest(), |earliest| earliest.min(seen.earliest())));
+        }
         self.highest_attempt = self.highest_attempt.max(seen.attempt.unwrap_or(0));
         let key = seen.key();
         let changed = self.claim_texts(&seen);

@@ -70,6 +70,7 @@ fn of_fields(seen: &Seen, is_first: bool) -> (Verdict, Option<&'static str>) {
     match seen.said {
         Said::Custom => (Verdict::Counted, Some("it changes no state; its fields are kept")),
         Said::Reported => (Verdict::Collapsed, Some("Celery's own event says the same")),
+        Said::Reconciled => (Verdict::Collapsed, Some("the end was announced, and that counts more")),
         _ if !is_first => (Verdict::Collapsed, Some("the same event came twice")),
         Said::Succeeded => (Verdict::Refused, Some("a success without a runtime of an execution that was terminated")),
         _ => (Verdict::Collapsed, Some("the same end was announced again")),
@@ -89,6 +90,7 @@ fn unmoved(item: &Item<'_>, state: Option<JobState>) -> (Verdict, Option<&'stati
         (What::Waiting { .. }, Said::Received) => (Verdict::Counted, Some("a delivery; the state stays")),
         (What::Waiting { .. }, _) => (Verdict::Collapsed, Some("the job waits already")),
         (What::EndWithoutRun, _) => (Verdict::Refused, Some("the job had ended, or runs elsewhere")),
+        (What::Report, Said::Reconciled) => (Verdict::Refused, Some("the end is known from events")),
         (What::Report, _) if item.seen.state == state.unwrap_or(JobState::Unknown) => {
             (Verdict::Collapsed, Some("the same state was reported before"))
         }

@@ -1,5 +1,7 @@
 //! Evidence in, record out.
 
+use std::collections::HashSet;
+
 use proto_events::{JobState, Timestamp, job_id};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -7,13 +9,16 @@ use uuid::Uuid;
 use crate::evidence::Evidence;
 use crate::json::JsonText;
 use crate::order::{Item, What, order};
-use crate::record::{Execution, Outcome, Record, Transition};
+use crate::record::{Execution, Note, Outcome, OutcomeFrom, Record, Transition};
 use crate::seen::{Said, Seen};
 use crate::stream::{self, Run};
 use crate::timeline::{Entry, Shown, Timeline};
 
 /// A report by the SDK and an event of Celery's own stream this close speak of the same thing.
 const SAME_FACT: i64 = 5_000_000;
+/// Notes that are kept from the beginning and from the end.
+const FIRST_NOTES: usize = 20;
+const LAST_NOTES: usize = 80;
 /// A pool child may speak of its task this long before its worker announces the start.
 const CHILD_AHEAD: i64 = 1_000_000;
 
@@ -28,7 +33,8 @@ pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<
     for place in &order {
         timeline.step(*place, &items);
     }
-    for seen in covered {
+    // What the backend says beside an announced end is not needed: the record is as if it had not been asked.
+    for seen in covered.into_iter().filter(|seen| seen.said == Said::Reported) {
         attach(&mut timeline.runs, seen);
     }
     mark_replaced(&mut timeline.runs, &items);
@@ -37,6 +43,7 @@ pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<
     let last = history.last()?;
     let shown = ShownFields::of(&timeline, events);
     let (name, replaced) = name(&ordered);
+    let (notes, notes_truncated) = notes(events);
     let latest = |field: fn(&Seen) -> Option<&JsonText>| ordered.iter().rev().find_map(|seen| field(seen)).cloned();
     let record = Record {
         id: job_id(connection, external_id),
@@ -70,6 +77,9 @@ pub fn fold(connection: Uuid, external_id: &str, evidence: &Evidence) -> Option<
         // Nothing runs that was not delivered, even where the receipt was not seen.
         deliveries: deliveries.max(timeline.reported_deliveries).max(timeline.begun.len() as u32),
         truncated: evidence.is_truncated() || evidence.is_trimmed(),
+        notes,
+        notes_truncated,
+        outcome_from: outcome_from(&timeline, last.state),
         state_history: history,
     };
     #[cfg(feature = "testing")]
@@ -91,14 +101,30 @@ pub(crate) fn prepare(events: &[Seen]) -> Prepared<'_> {
     let mut items = stream.items;
     let (covered, moving): (Vec<&Seen>, Vec<&Seen>) = events
         .iter()
-        .filter(|seen| seen.said == Said::Reported)
+        .filter(|seen| seen.said.is_by_word())
         .partition(|report| events.iter().any(|event| covers(event, report)));
     items.extend(covered.iter().map(|seen| Item::new(seen, What::Fields)));
-    items.extend(moving.into_iter().map(|seen| Item::new(seen, What::Report)));
+    for seen in moving {
+        let after = if seen.said == Said::Reconciled { before_end(&items, &stream.runs, seen) } else { Vec::new() };
+        items.push(Item { after, ..Item::new(seen, What::Report) });
+    }
     Prepared { runs: stream.runs, items, covered, deliveries: stream.deliveries }
 }
 
-/// Whether an event of Celery's own stream says what the report says. The report then moves nothing.
+/// What came before an end that only the result backend told of: the first message, and the starts of executions that are
+/// not known to have ended, since a worker may announce one when the task has stored its result already.
+fn before_end(items: &[Item<'_>], runs: &[Run<'_>], end: &Seen) -> Vec<usize> {
+    let begun_before = |run: usize| {
+        let begun = runs[run].begun.filter(|_| runs[run].ended.is_none());
+        begun.is_some_and(|begun| begun.at.micros() <= end.at.micros() + SAME_FACT)
+    };
+    let starts = (0..items.len()).filter(|item| matches!(items[*item].what, What::Start { run } if begun_before(run)));
+    let sent = (0..items.len()).filter(|item| items[*item].seen.said == Said::Sent);
+    starts.chain(sent.min_by_key(|item| items[*item].seen.key())).collect()
+}
+
+/// Whether an event of Celery's own stream says what the report says, or anybody's word of the end comes beside that of
+/// the result backend. The report then moves nothing.
 fn covers(event: &Seen, report: &Seen) -> bool {
     let says_the_same = match event.said {
         Said::Sent => report.state == JobState::Unknown,
@@ -108,9 +134,21 @@ fn covers(event: &Seen, report: &Seen) -> bool {
         Said::Failed | Said::Rejected => report.state == JobState::Failed,
         Said::Retried => report.state == JobState::Retrying,
         Said::Revoked | Said::Cancelled => report.state == JobState::Cancelled,
-        Said::Custom | Said::Reported => false,
+        Said::Custom | Said::Reported | Said::Reconciled => false,
     };
+    let says_the_same = if report.said == Said::Reconciled { tells_an_end(event, report.state) } else { says_the_same };
     says_the_same && (event.at.micros() - report.at.micros()).abs() <= SAME_FACT
+}
+
+/// Whether an event, or anybody's report, tells how the job ended, or that it is tried again where the backend says that.
+fn tells_an_end(event: &Seen, state: JobState) -> bool {
+    match event.said {
+        Said::Succeeded | Said::Failed | Said::Revoked | Said::Cancelled => true,
+        Said::Rejected => event.requeue != Some(true),
+        Said::Retried => state == JobState::Retrying,
+        Said::Reported => event.state.is_final() || event.state == state,
+        _ => false,
+    }
 }
 
 /// Lets a report that moves nothing fill in what the execution it speaks of leaves open.
@@ -205,12 +243,7 @@ fn extensions(ordered: &[&Seen], timeline: &Timeline<'_>, state: JobState, repla
         extensions.insert("replacedFrom".to_owned(), json!(replaced));
     }
     if state == JobState::Cancelled {
-        let end = match timeline.shown {
-            Shown::Run(run) => timeline.runs[run].ended,
-            Shown::End(end) => Some(end),
-            Shown::Nothing => None,
-        };
-        match end.map(|end| (end.said, end)) {
+        match timeline.shown_end().map(|end| (end.said, end)) {
             Some((Said::Cancelled, _)) => {
                 extensions.insert("cancelledBy".to_owned(), json!("worker"));
             }
@@ -222,6 +255,33 @@ fn extensions(ordered: &[&Seen], timeline: &Timeline<'_>, state: JobState, repla
         }
     }
     if extensions.is_empty() { JsonText::empty_object() } else { JsonText::of_map(&extensions) }
+}
+
+/// What the task said of its own: the first and the last of it.
+fn notes(events: &[Seen]) -> (Vec<Note>, bool) {
+    // The same event through two sources may differ in its texts, never in who said it and when.
+    let mut known = HashSet::new();
+    let told = events.iter().filter_map(|seen| Some((seen, seen.note.as_ref()?)));
+    let told: Vec<_> =
+        told.filter(|(seen, note)| known.insert((&note.name, seen.at, &seen.host, seen.pid, seen.clock))).collect();
+    let is_kept = |place: usize| place < FIRST_NOTES || place + LAST_NOTES >= told.len();
+    let kept = told.iter().enumerate().filter(|(place, _)| is_kept(*place));
+    let notes = kept.map(|(_, (seen, note))| Note {
+        name: note.name.to_string(),
+        timestamp: seen.at,
+        data: note.data.clone(),
+        truncated: note.cut,
+    });
+    (notes.collect(), told.len() > FIRST_NOTES + LAST_NOTES)
+}
+
+/// Who told of the outcome that is shown.
+fn outcome_from(timeline: &Timeline<'_>, state: JobState) -> Option<OutcomeFrom> {
+    if !state.is_final() && state != JobState::Retrying {
+        return None;
+    }
+    let by_backend = timeline.shown_end().is_some_and(|end| end.said == Said::Reconciled);
+    Some(if by_backend { OutcomeFrom::ResultBackend } else { OutcomeFrom::Event })
 }
 
 fn execution(run: &Run<'_>) -> Execution {

@@ -34,7 +34,7 @@ pub use json::JsonText;
 pub use measure::{ERROR_CHARACTERS, Measure, beginning, outcome};
 #[cfg(feature = "testing")]
 pub use pretended::pretend;
-pub use record::{Execution, Outcome, Record, Transition};
+pub use record::{Execution, Note, Outcome, OutcomeFrom, Record, Transition};
 
 use proto_events::{Event, Position};
 use serde::{Deserialize, Serialize};

@@ -88,6 +88,40 @@ pub struct Record {
     pub deliveries: u32,
     /// Whether it lacks events: there were too many, or the log has forgotten the first of them.
     pub truncated: bool,
+    /// What the task itself said (`self.send_event('task-…')`), in the order of time: the first 20 and the last 80.
+    pub notes: Vec<Note>,
+    /// Whether there were more of them.
+    pub notes_truncated: bool,
+    /// Who told how it ended, or that it is tried again; null while it did not.
+    pub outcome_from: Option<OutcomeFrom>,
+}
+
+/// What a task said of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// The type of its event, such as `task-invoiced`.
+    pub name: String,
+    /// When.
+    #[serde(with = "millis")]
+    #[cfg_attr(feature = "schema", schemars(with = "millis::Shown"))]
+    pub timestamp: Timestamp,
+    /// The fields that it sent; where they take more than 1,024 bytes the beginning of them, as a text.
+    pub data: JsonText,
+    /// Whether there was more of it.
+    pub truncated: bool,
+}
+
+/// Who told of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum OutcomeFrom {
+    /// An event of the framework, or a report.
+    Event,
+    /// No event came; Celery's result backend was asked.
+    ResultBackend,
 }
 
 /// A change of state.

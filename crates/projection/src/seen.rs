@@ -1,6 +1,6 @@
 //! One event as the evidence keeps it: compact, cleaned, without what the fold cannot use.
 
-use proto_events::{CeleryKind, Event, EventId, Framework, JobState, Position, Timestamp};
+use proto_events::{CeleryKind, Event, EventId, Framework, Job, JobState, Origin, Position, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +22,17 @@ pub(crate) enum Said {
     Custom,
     /// A report of a state, by the SDK or by another framework.
     Reported,
+    /// How the job ended, by the word of the result backend.
+    Reconciled,
+}
+
+/// What a task said of its own, beside how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) name: Box<str>,
+    pub(crate) data: JsonText,
+    /// Whether there was more of it.
+    pub(crate) cut: bool,
 }
 
 /// Where an event stands in the log beside its lowest place.
@@ -58,6 +69,10 @@ pub(crate) struct Seen {
     pub(crate) framework: Framework,
     pub(crate) said: Said,
     pub(crate) state: JobState,
+    /// The state before, by the word of a report.
+    pub(crate) before: Option<JobState>,
+    /// Whether its worker was found gone: `BullMQ` calls such a job stalled.
+    pub(crate) stalled: bool,
     pub(crate) host: Option<Box<str>>,
     pub(crate) pid: Option<i64>,
     pub(crate) clock: Option<i64>,
@@ -87,7 +102,13 @@ pub(crate) struct Seen {
     pub(crate) root: Option<Box<str>>,
     pub(crate) tags: Option<JsonText>,
     pub(crate) extensions: Option<JsonText>,
+    pub(crate) note: Option<Told>,
 }
+
+/// Bytes of what a task says at once; of more the beginning is kept.
+const NOTE: usize = 1_024;
+/// Characters of the name that it says it under.
+const NOTE_NAME: usize = 128;
 
 /// Attempts beyond are nonsense, and the fold counts on from those that it hears of.
 const ATTEMPTS: u32 = u32::MAX / 2;
@@ -97,7 +118,12 @@ impl Seen {
     pub(crate) fn of(position: Position, event: &Event) -> Option<Self> {
         let job = event.job.as_deref()?;
         let celery = job.celery.as_ref();
-        let said = celery.map_or(Said::Reported, |facts| said(facts.event));
+        let said = match (job.origin, celery) {
+            (Some(Origin::ResultBackend), _) => Said::Reconciled,
+            (None, Some(facts)) => said(facts.event),
+            (None, None) => Said::Reported,
+        };
+        let note = if said == Said::Custom { told(job) } else { None };
         let producer = event.producer.as_ref();
         let stacktrace = text(job.stacktrace.as_deref()).filter(|trace| !trace.starts_with("<traceback object at"));
         let error = clean_error(job.error.as_deref()).or_else(|| stacktrace.as_deref().and_then(last_line));
@@ -105,7 +131,7 @@ impl Seen {
         let worker = match said {
             Said::Sent | Said::Custom => None,
             _ => text(job.worker_id.as_deref()).or_else(|| {
-                producer.filter(|_| said != Said::Reported).and_then(|producer| text(Some(&producer.hostname)))
+                producer.filter(|_| !said.is_by_word()).and_then(|producer| text(Some(&producer.hostname)))
             }),
         };
         let attempt = celery.and_then(|facts| facts.retries).map(|retries| retries.saturating_add(1)).or(job.attempt);
@@ -118,6 +144,8 @@ impl Seen {
             framework: event.framework,
             said,
             state: job.state,
+            before: job.previous_state.filter(|_| said == Said::Reported),
+            stalled: job.extensions.get("bullmqState").is_some_and(|state| state == "stalled"),
             host: producer.map(|producer| producer.hostname.as_str().into()),
             pid: producer.and_then(|producer| producer.pid),
             clock: producer.and_then(|producer| producer.clock),
@@ -144,7 +172,8 @@ impl Seen {
             parent: text(job.parent_id.as_deref().filter(is_own)),
             root: text(job.root_id.as_deref()),
             tags: (!job.tags.is_empty()).then(|| JsonText::of_map(&job.tags)),
-            extensions: (!job.extensions.is_empty()).then(|| JsonText::of_map(&job.extensions)),
+            extensions: (!job.extensions.is_empty() && note.is_none()).then(|| JsonText::of_map(&job.extensions)),
+            note,
         })
     }
 
@@ -206,6 +235,31 @@ impl Seen {
             _ => JobState::Queued,
         }
     }
+}
+
+impl Said {
+    /// Whether it is what somebody says of the job, not an event of Celery's own stream.
+    pub(crate) const fn is_by_word(self) -> bool {
+        matches!(self, Self::Reported | Self::Reconciled)
+    }
+}
+
+/// What a custom event says, unless it only tells how far the task is.
+fn told(job: &Job) -> Option<Told> {
+    let mut fields = job.extensions.clone();
+    let name = match fields.remove("celeryEvent") {
+        Some(Value::String(name)) => name,
+        _ => "task-custom".to_owned(),
+    };
+    if name == "task-progress" {
+        return None;
+    }
+    let mut name = name;
+    limits::cut(&mut name, NOTE_NAME);
+    let data = JsonText::of_map(&fields);
+    let cut = data.as_str().len() > NOTE;
+    let data = if cut { data.shortened(NOTE / 4) } else { data };
+    Some(Told { name: name.into(), data, cut })
 }
 
 fn said(kind: CeleryKind) -> Said {

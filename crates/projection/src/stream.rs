@@ -69,8 +69,8 @@ impl<'a> Run<'a> {
     /// Its error; a message that was refused for good has at least that.
     pub(crate) fn error(&self) -> Option<&'a str> {
         let said = self.events().find_map(|seen| seen.error.as_deref());
-        let refused =
-            self.outcome == Some(Outcome::Rejected) && self.ended.is_some_and(|ended| ended.requeue != Some(true));
+        let refused = self.outcome == Some(Outcome::Rejected)
+            && self.ended.is_some_and(|ended| ended.requeue != Some(true) && !ended.said.is_by_word());
         said.or(refused.then_some("Rejected (requeue=false)"))
     }
 
@@ -95,10 +95,9 @@ pub(crate) fn read(events: &[Seen]) -> Stream<'_> {
     for seen in events {
         // The same event through two sources may differ in its texts, never in who said it and when.
         let time = if seen.clock.is_some() { 0 } else { seen.at.micros() };
-        let is_repeat =
-            seen.said != Said::Reported && !known.insert((seen.said, &seen.host, seen.pid, seen.clock, time));
+        let is_repeat = !seen.said.is_by_word() && !known.insert((seen.said, &seen.host, seen.pid, seen.clock, time));
         match seen.said {
-            Said::Reported => {}
+            Said::Reported | Said::Reconciled => {}
             _ if is_repeat => {
                 reader.push(seen, What::Fields);
             }
@@ -272,7 +271,9 @@ impl<'a> Reader<'a> {
     /// follows; else the oldest of the highest attempt.
     fn take_open(&self, seen: &Seen, process: &mut Process) -> Option<usize> {
         let distance = |run: usize| match begun_at(seen) {
-            Some(begun) => self.runs[run].begun.map_or(i64::MAX, |start| (start.at.micros() - begun).abs()),
+            Some(begun) => {
+                self.runs[run].begun.map_or(i64::MAX, |start| start.at.micros().saturating_sub(begun).saturating_abs())
+            }
             None if seen.said == Said::Retried => self.nearest_message(self.runs[run].attempt + 1, seen.at),
             None => 0,
         };
@@ -302,7 +303,7 @@ impl<'a> Reader<'a> {
         match (seen.said, begun_at(seen)) {
             (Said::Succeeded, Some(begun)) => {
                 // It ran to its end after all, in the moment in which it was revoked.
-                let starts_there = |start: &Seen| (start.at.micros() - begun).abs() <= ETA_SLACK;
+                let starts_there = |start: &Seen| start.at.micros().saturating_sub(begun).saturating_abs() <= ETA_SLACK;
                 let cancelled = self.runs[run].outcome == Some(Outcome::Cancelled);
                 (cancelled && self.runs[run].begun.is_some_and(starts_there)).then_some((run, true))
             }
@@ -434,7 +435,7 @@ impl<'a> Reader<'a> {
 
 /// When the execution that an outcome ends began, by the runtime it reports.
 fn begun_at(seen: &Seen) -> Option<i64> {
-    seen.runtime.map(|runtime| seen.at.micros() - (runtime * 1e6) as i64)
+    seen.runtime.map(|runtime| seen.at.micros().saturating_sub((runtime * 1e6) as i64))
 }
 
 /// The runs of the processes behind one hostname, in the order of their first events; each in the order of its clock.

@@ -1,6 +1,6 @@
 //! The states that a job went through: one step per item, in the order of [`crate::order`].
 
-use proto_events::{JobState, Timestamp};
+use proto_events::{Framework, JobState, Timestamp};
 
 use crate::order::{Item, What};
 use crate::record::Outcome;
@@ -53,6 +53,8 @@ pub(crate) struct Timeline<'a> {
     sent_again: Option<&'a Seen>,
     /// A `queued` that was reported while the job ran.
     early: Option<&'a Seen>,
+    /// One that was reported after the end, which counts only when something comes of it.
+    reported_again: Option<&'a Seen>,
 }
 
 impl<'a> Timeline<'a> {
@@ -71,6 +73,7 @@ impl<'a> Timeline<'a> {
             withheld: Vec::new(),
             sent_again: None,
             early: None,
+            reported_again: None,
         }
     }
 
@@ -96,6 +99,15 @@ impl<'a> Timeline<'a> {
 
     pub(crate) fn state(&self) -> Option<JobState> {
         self.history.last().map(|entry| entry.state)
+    }
+
+    /// The event that the execution shown, or the job without one, ended by.
+    pub(crate) fn shown_end(&self) -> Option<&'a Seen> {
+        match self.shown {
+            Shown::Run(run) => self.runs[run].ended,
+            Shown::End(end) => Some(end),
+            Shown::Nothing => None,
+        }
     }
 
     /// The execution that started last: it alone moves the state.
@@ -124,6 +136,7 @@ impl<'a> Timeline<'a> {
         self.received = false;
         self.sent_again = None;
         self.early = None;
+        self.reported_again = None;
         self.attempt = self.attempt.max(attempt);
         self.learn_waiting(seen);
     }
@@ -264,6 +277,15 @@ impl<'a> Timeline<'a> {
     }
 
     fn end_without_run(&mut self, seen: &'a Seen) {
+        // What a worker announces is better known than what its backend said of the same end.
+        if let Shown::End(end) = self.shown
+            && (end.said, end.state) == (Said::Reconciled, seen.state)
+            && let Some(entry) = self.history.last_mut()
+        {
+            entry.at = seen.at;
+            self.shown = Shown::End(seen);
+            return;
+        }
         if self.runs_now().is_some() || self.state().is_some_and(JobState::is_final) {
             return;
         }
@@ -271,7 +293,44 @@ impl<'a> Timeline<'a> {
         self.shown = Shown::End(seen);
     }
 
+    /// What the result backend holds counts where no event tells the end.
+    fn reconcile(&mut self, seen: &'a Seen) {
+        let outcome = match seen.state {
+            JobState::Completed => Outcome::Completed,
+            JobState::Failed => Outcome::Failed,
+            JobState::Retrying => Outcome::Retrying,
+            JobState::Cancelled => Outcome::Cancelled,
+            _ => return,
+        };
+        let is_active = self.state() == Some(JobState::Active);
+        let known = self.last().map_or(self.attempt, |run| self.runs[run].attempt.max(self.attempt));
+        if self.state().is_some_and(JobState::is_final) || seen.attempt.is_some_and(|attempt| attempt < known) {
+            return;
+        }
+        // One whose process is gone may have stored its result before.
+        let mut run = self.last().filter(|run| is_active && (!self.over[*run] || self.runs[*run].ended.is_none()));
+        if run.is_some_and(|run| !self.over[run] && self.runs[run].ended.is_some()) {
+            return;
+        }
+        if let Some(before) = run.filter(|run| seen.attempt.is_some_and(|attempt| attempt > self.runs[*run].attempt)) {
+            self.retried_unseen(before, seen.at);
+            run = None;
+        }
+        let run = match (run, outcome) {
+            (Some(run), _) => run,
+            (None, Outcome::Retrying) => return,
+            (None, Outcome::Cancelled) => return self.end_without_run(seen),
+            (None, _) => self.add_run(seen, None),
+        };
+        self.runs[run].ended = Some(seen);
+        self.runs[run].outcome = Some(outcome);
+        self.end(run, seen);
+    }
+
     fn report(&mut self, seen: &'a Seen) {
+        if seen.said == Said::Reconciled {
+            return self.reconcile(seen);
+        }
         self.attempt = self.attempt.max(seen.attempt.unwrap_or(0));
         match seen.state {
             JobState::Unknown | JobState::Queued | JobState::Scheduled => self.report_waiting(seen),
@@ -288,11 +347,19 @@ impl<'a> Timeline<'a> {
         let says_nothing = seen.state == JobState::Unknown && self.state().is_some();
         match self.state() {
             _ if says_nothing => {}
+            Some(JobState::Active) if seen.before == Some(JobState::Active) && self.runs_now().is_some() => {
+                self.given_back(seen);
+                self.wait(seen, attempt, seen.at);
+            }
             Some(JobState::Active) if self.runs_now().is_some() => {
                 self.early = Some(seen);
                 return;
             }
-            Some(JobState::Completed | JobState::Failed | JobState::Cancelled) if !self.begins_anew(seen) => return,
+            Some(JobState::Completed | JobState::Failed | JobState::Cancelled) if !self.begins_anew(seen) => {
+                // Celery's SDK tells things twice, and what it tells late is no message of its own.
+                self.reported_again = Some(seen).filter(|seen| seen.framework != Framework::Celery);
+                return;
+            }
             // Its worker has it, and it is not due yet: the SDK calls that queued as well.
             Some(JobState::Scheduled)
                 if seen.state == JobState::Queued && self.eta.is_some_and(|eta| eta > seen.at) =>
@@ -326,11 +393,25 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// Whether a report after the end is the beginning of a second execution. A higher attempt is; where both workers
-    /// are named, one worker's own order decides and another worker runs it again; else a long gap decides.
+    /// Closes the execution whose job waits again without having ended: its worker gave it back (`BullMQ`'s parents wait
+    /// so for their children), or is gone.
+    fn given_back(&mut self, seen: &'a Seen) {
+        if let Some(run) = self.runs_now() {
+            self.over[run] = true;
+            self.runs[run].outcome = Some(if seen.stalled { Outcome::Lost } else { Outcome::Rejected });
+            self.runs[run].ended = (!seen.stalled).then_some(seen);
+        }
+    }
+
+    /// Whether a report after the end is the beginning of a second execution. A higher attempt is, and a report that
+    /// names an end as the state before. Where both workers are named, one worker's own order decides and another worker
+    /// runs it again; else a long gap decides. Only Celery's SDK tells things twice: a start that another framework tells
+    /// after an end is another start.
     fn begins_anew(&self, seen: &Seen) -> bool {
         let ended = self.history.last().map_or(seen.at, |entry| entry.at);
-        if seen.attempt.is_some_and(|attempt| attempt > self.attempt_of_last().max(1)) {
+        let is_start = seen.state == JobState::Active && seen.progress.is_none() && seen.framework != Framework::Celery;
+        let names_end = seen.before.is_some_and(|state| state.is_final() || state == JobState::Retrying);
+        if names_end || is_start || seen.attempt.is_some_and(|attempt| attempt > self.attempt_of_last().max(1)) {
             return true;
         }
         let ended_by = match self.shown {
@@ -360,6 +441,9 @@ impl<'a> Timeline<'a> {
             }
         } else if self.state().is_some_and(JobState::is_final) && !self.begins_anew(seen) {
             return;
+        }
+        if let Some(again) = self.reported_again.take().filter(|_| self.state().is_some_and(JobState::is_final)) {
+            self.wait(again, seen.attempt.unwrap_or_else(|| self.reported_attempt()), again.at);
         }
         let run = self.add_run(seen, Some(seen));
         self.begin(run, seen.started_at.unwrap_or(seen.at));

@@ -6,7 +6,8 @@ mod story;
 
 use projection::{Evidence, Row};
 use proptest::prelude::*;
-use proto_events::{CeleryFacts, CeleryKind, Event, Framework, Job, JobState, Position, Producer, Timestamp};
+use proto_events::{CeleryFacts, CeleryKind, Event, Framework, Job, JobState, Origin, Position, Producer, Timestamp};
+use serde_json::json;
 use story::{NOON, Story, stories, tell};
 use uuid::Uuid;
 
@@ -49,6 +50,11 @@ fn well_formed(row: &Row) -> Result<(), TestCaseError> {
         prop_assert!(pair[0].timestamp <= pair[1].timestamp, "back in time: {:?}", record.state_history);
     }
     prop_assert!(record.attempt >= 1);
+    prop_assert_eq!(record.outcome_from.is_some(), record.state.is_final() || record.state == JobState::Retrying);
+    prop_assert!(record.notes.len() <= 100 && record.notes.is_sorted_by_key(|note| note.timestamp));
+    for note in &record.notes {
+        prop_assert!(note.data.as_str().len() <= 1_024, "{}", note.data.as_str().len());
+    }
     if let (Some(start), Some(end), Some(duration)) = (record.started_at, record.completed_at, record.duration_ms) {
         prop_assert_eq!(duration, (end.millis() - start.millis()).max(0) as u64);
     }
@@ -167,8 +173,16 @@ fn any_event() -> impl Strategy<Value = Event> {
         proptest::option::of(any::<bool>()),
     );
     let texts = (proptest::option::of("[a-c]{0,2}"), proptest::option::of(0_usize..3_000));
-    (kind, 0_usize..8, at, who, facts, texts).prop_map(
-        |(kind, state, at, (host, pid, clock), (retries, runtime, flag), (name, long))| {
+    let word = (
+        prop_oneof![2 => Just(Framework::Celery), 1 => Just(Framework::Bullmq), 1 => Just(Framework::Sidekiq)],
+        proptest::option::of((0_usize..8).prop_map(|state| JobState::ALL[state])),
+        proptest::bool::weighted(0.2),
+        any::<bool>(),
+    );
+    (kind, 0_usize..8, at, who, facts, texts, word).prop_map(
+        |(kind, state, at, (host, pid, clock), (retries, runtime, flag), (name, long), word)| {
+            let (framework, before, by_backend, progress) = word;
+            let kind = kind.filter(|_| !by_backend);
             let mut job = Job::new("story", JobState::ALL[state]);
             job.celery = kind.map(|kind| CeleryFacts {
                 retries,
@@ -183,7 +197,14 @@ fn any_event() -> impl Strategy<Value = Event> {
             job.name = name;
             job.stacktrace = long.map(|length| "x".repeat(length));
             job.worker_id = (host > 0).then(|| format!("w{host}"));
-            let mut event = Event::job(Timestamp(at), Framework::Celery, job);
+            job.previous_state = before;
+            job.origin = by_backend.then_some(Origin::ResultBackend);
+            if kind == Some(CeleryKind::Custom) {
+                let name = if progress { "task-progress" } else { "task-invoiced" };
+                job.extensions.insert("celeryEvent".to_owned(), json!(name));
+                job.extensions.insert("what".to_owned(), json!("y".repeat(long.unwrap_or_default())));
+            }
+            let mut event = Event::job(Timestamp(at), framework, job);
             event.producer = kind.map(|_| Producer { hostname: format!("w{host}"), pid: Some(pid), clock });
             event
         },

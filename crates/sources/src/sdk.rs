@@ -11,6 +11,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::frameworks;
 use crate::json::{Broken, Fields, each_object_in, shown};
 
 /// Events of one batch; more is no batch but an import, to be sent in parts.
@@ -124,7 +125,7 @@ pub(crate) fn event(mut fields: Fields<'_>, connection: Uuid, options: Options) 
     let payload = payload_for(&kind, &fields)?;
     let content = fields.object(payload).ok_or_else(|| Fault::invalid(format!("{payload} must be an object.")))?;
     let mut event = match payload {
-        "job" => Event::job(timestamp, framework, job(content.into(), options)?),
+        "job" => Event::job(timestamp, framework, job(framework, content.into(), options)?),
         "worker" => Event {
             worker: Some(Box::new(worker(content.into())?)),
             ..Event::bare(EventType::WorkerStateChange, timestamp, framework)
@@ -200,10 +201,15 @@ fn payload_for(kind: &str, fields: &Fields<'_>) -> Result<&'static str, Fault> {
     }
 }
 
-fn job(mut fields: Fields<'_>, options: Options) -> Result<Job, Fault> {
+fn job(framework: Framework, mut fields: Fields<'_>, options: Options) -> Result<Job, Fault> {
     let id = required_text(&mut fields, "externalId").map_err(|fault| fault.inside("job"))?;
     check_external_id(&id).map_err(|reason| Fault::invalid(format!("job.{reason}.")))?;
-    let state = required::<JobState>(&mut fields, "state", "one of the eight job states");
+    let own = fields.get("state").and_then(Value::as_str).map(str::to_owned);
+    let named = own.and_then(|name| frameworks::state(framework, &name).map(|named| (named, name)));
+    let state = match &named {
+        Some((named, _)) => Ok(named.state),
+        None => required::<JobState>(&mut fields, "state", "one of the eight job states"),
+    };
     let state = state.map_err(|fault| fault.inside("job"))?;
     let redacted = |value: Option<Value>| value.filter(|_| !options.redact_args);
     let attempt = fields.get("attempt").and_then(Value::as_u64);
@@ -215,7 +221,7 @@ fn job(mut fields: Fields<'_>, options: Options) -> Result<Job, Fault> {
         // Attempts count from 1; a 0 is kept as it was said.
         attempt: if attempt == Some(0) { None } else { fields.small_count("attempt") },
         max_retries: fields.small_count("maxRetries"),
-        progress: fields.number("progress").map(|progress| progress.clamp(0.0, 1.0)),
+        progress: fields.number("progress").map(|progress| frameworks::progress(framework, progress)),
         error: fields.text("error"),
         stacktrace: fields.text("stacktrace"),
         created_at: fields.time("createdAt"),
@@ -230,7 +236,13 @@ fn job(mut fields: Fields<'_>, options: Options) -> Result<Job, Fault> {
         tags: fields.object("tags").unwrap_or_default(),
         ..Job::new(id, state)
     };
+    if named.is_some() {
+        fields.take("state");
+    }
+    frameworks::fill(framework, named, &mut job, &mut fields);
+    let own = std::mem::take(&mut job.extensions);
     job.extensions = extensions(fields);
+    job.extensions.extend(own);
     Ok(job)
 }
 

@@ -141,7 +141,7 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-pub(crate) const ROW_FORMAT: u8 = 6;
+pub(crate) const ROW_FORMAT: u8 = 7;
 /// A body of so many bytes is compressed, if that makes it smaller. sled writes what it holds several times over, and
 /// frees its cache by the number of accesses, not bytes: 4,000 rows with tracebacks of 50 KB took 400 MB of memory and
 /// 600 MB of disk, and a tenth of both when compressed. The events of an ordinary job say much of the same again and

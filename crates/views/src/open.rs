@@ -30,7 +30,7 @@ const SUMMED_AT_ONCE: usize = 20_000;
 /// In the directory of a generation: what of the list of jobs is not in memory. Of one process only.
 const LIST: &str = "list";
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 6;
+const LAYOUT: u32 = 7;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]

@@ -46,7 +46,12 @@ pub(crate) fn record(api: &Api, truth: &Truth) -> Value {
 
 /// Compares everything that both know.
 pub(crate) fn check(record: &Value, truth: &Truth, shop: &Shop) {
-    let starts: Vec<Run> = shop.runs(&truth.id).into_iter().filter(|run| run.what == "start").collect();
+    check_with(record, truth, &shop.runs(&truth.id));
+}
+
+/// The same, with the diary of the job.
+pub(crate) fn check_with(record: &Value, truth: &Truth, runs: &[Run]) {
+    let starts: Vec<Run> = runs.iter().filter(|run| run.what == "start").cloned().collect();
     let case = Case { record, truth, starts: &starts };
     case.identity();
     case.history();
@@ -199,6 +204,11 @@ impl Case<'_> {
         }
         if truth.story == "progress" {
             self.equal("progress", &json!(0.5));
+            let note = &record["notes"][0];
+            self.holds(
+                (&note["name"], &note["data"]) == (&json!("task-invoiced"), &json!({"invoice": 17})),
+                "what the task said of its own",
+            );
         }
     }
 }

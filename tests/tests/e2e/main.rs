@@ -10,6 +10,8 @@ mod demo;
 mod described;
 mod documented;
 mod map;
+mod matrix;
+mod reconcile;
 mod retention;
 mod sdk;
 mod silence;

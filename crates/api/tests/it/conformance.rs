@@ -48,8 +48,15 @@ const DETAIL: [(&str, &str); 13] = [
 ];
 
 /// What we add to a job in full.
-const ADDED: [(&str, &str); 4] =
-    [("kwargs", "any"), ("executions", "array"), ("deliveries", "count"), ("truncated", "flag")];
+const ADDED: [(&str, &str); 7] = [
+    ("kwargs", "any"),
+    ("executions", "array"),
+    ("deliveries", "count"),
+    ("truncated", "flag"),
+    ("notes", "array"),
+    ("notesTruncated", "flag"),
+    ("outcomeFrom", "text?"),
+];
 
 const TRANSITION: [(&str, &str); 2] = [("state", "state"), ("timestamp", "time")];
 

@@ -131,6 +131,7 @@ impl Node {
             connections: Arc::clone(&connections),
             keys: ReadKeys::open(log.kv()).await.unwrap(),
             sources: Arc::new(Vec::new),
+            backends: Arc::new(Vec::new),
             redact_args: false,
         });
         Self { client: bare.client.clone(), log, connections, projector, bare, _dir: dir }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
-use projection::{Execution, Outcome, Record};
+use projection::{Execution, Note, Outcome, OutcomeFrom, Record};
 use proto_events::{JobState, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,6 +39,7 @@ pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
     let mut text = header(&record, paint);
     text.push_str(&timeline(&record, paint));
     text.push_str(&executions(&record.executions, paint));
+    text.push_str(&notes(&record, paint));
     if let Some(error) = &record.error {
         let _ = write!(text, "\n{}\n  {}\n", paint.bold("Error"), indented(error, |line| paint.red(line)));
     }
@@ -109,6 +110,9 @@ fn header(record: &Record, paint: Paint) -> String {
             let _ = writeln!(text, "  {}  {}", paint.dim(&format!("{name:<13}")), short(&value, LINE));
         }
     }
+    if record.outcome_from == Some(OutcomeFrom::ResultBackend) {
+        text.push_str("  No event told how it ended: Celery's result backend was asked.\n");
+    }
     if record.truncated {
         text.push_str("  Not all events of this job are kept: some steps may be missing.\n");
     }
@@ -168,6 +172,18 @@ fn outcome(outcome: Outcome) -> String {
     name.as_str().unwrap_or("-").to_owned()
 }
 
+/// What the task said of its own.
+fn notes(record: &Record, paint: Paint) -> String {
+    if record.notes.is_empty() {
+        return String::new();
+    }
+    let line = |note: &Note| vec![time(note.timestamp), short(&note.name, CELL), short(note.data.as_str(), LINE)];
+    let rows: Vec<Vec<String>> = record.notes.iter().map(line).collect();
+    let more =
+        if record.notes_truncated { "  There were more than these, between the first and the last.\n" } else { "" };
+    format!("\n{}\n{}{more}", paint.bold("Notes"), table(&["time", "event", "fields"], &rows, paint))
+}
+
 fn recent(others: &[Recent], paint: Paint) -> String {
     if others.is_empty() {
         return String::new();
@@ -224,6 +240,19 @@ mod tests {
   1970-01-01 00:03:07.000Z  completed  +1 min 16 s";
         assert_eq!(timeline, expected);
         assert!(text.contains("  2  2        completed"), "{text}");
+    }
+
+    #[test]
+    fn what_a_task_said_and_who_told_its_end_are_shown() {
+        let mut answer = retried();
+        answer["notes"] = serde_json::json!([{
+            "name": "task-invoiced", "timestamp": "1970-01-01T00:02:00.000Z", "data": {"invoice": 17}, "truncated": false,
+        }]);
+        assert!(!describe(&answer, Paint::plain()).unwrap().contains("result backend"));
+        answer["outcomeFrom"] = "result-backend".into();
+        let text = describe(&answer, Paint::plain()).unwrap();
+        assert!(text.contains("1970-01-01 00:02:00.000Z  task-invoiced  {\"invoice\":17}"), "{text}");
+        assert!(text.contains("result backend was asked"), "{text}");
     }
 
     #[test]

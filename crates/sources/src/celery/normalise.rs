@@ -212,8 +212,11 @@ fn known(job: &mut Job, kind: CeleryKind, mut raw: Fields<'_>) {
 fn custom(job: &mut Job, type_name: &str, mut raw: Fields<'_>) {
     job.celery = Some(CeleryFacts::new(CeleryKind::Custom));
     if type_name == "task-progress" {
-        // A percentage or a count of steps is not guessed at: it stays in the extensions as it was sent.
-        job.progress = raw.get("progress").and_then(Value::as_f64).filter(|progress| (0.0..=1.0).contains(progress));
+        // What is neither a part of one nor a part of a total is not guessed at: it stays in the extensions as it was sent.
+        let number = |key| raw.get(key).and_then(Value::as_f64);
+        let of_total = number("current").zip(number("total")).filter(|(_, total)| *total > 0.0);
+        let progress = number("progress").or_else(|| of_total.map(|(current, total)| current / total));
+        job.progress = progress.filter(|progress| (0.0..=1.0).contains(progress));
     }
     raw.take("celeryEvent");
     job.extensions = raw.rest();

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use projection::{Evidence, Execution, JsonText, Outcome, Record, Row, Transition};
+use projection::{Evidence, Execution, JsonText, Note, Outcome, OutcomeFrom, Record, Row, Transition};
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
@@ -121,6 +121,14 @@ fn record() -> Record {
         }],
         deliveries: 2,
         truncated: true,
+        notes: vec![Note {
+            name: "task-invoiced".to_owned(),
+            timestamp: time(3),
+            data: JsonText::of(&json!({"total": 7})),
+            truncated: false,
+        }],
+        notes_truncated: true,
+        outcome_from: Some(OutcomeFrom::ResultBackend),
     }
 }
 

@@ -105,6 +105,9 @@ fn record() -> impl Strategy<Value = Record> {
             executions: executions(started_at, completed_at, attempt),
             deliveries: 1,
             truncated: false,
+            notes: Vec::new(),
+            notes_truncated: false,
+            outcome_from: None,
         }
     })
 }
