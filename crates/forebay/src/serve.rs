@@ -13,8 +13,7 @@ use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
 use event_log::EventLog;
 use proto_events::{Event, EventType, Framework, Timestamp};
-use sources::SourceSpec;
-use sources::redis::{RedisConfig, RedisSource};
+use sources::{SourceConfig, SourceSpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -228,10 +227,14 @@ async fn add_source(
         Some(name) => stack.connections.ensure(name).await?,
         None => default.clone(),
     };
-    let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
-    redis.redact_args = config.redact_args;
-    stack.projector.live().expect_source(redis.connection, &redis.name);
-    stack.add_source(RedisSource::spawn(redis, &stack.log)?);
+    stack.projector.live().expect_source(connection.id, &connection.name);
+    let source = SourceConfig {
+        name: connection.name,
+        url: spec.url.clone(),
+        connection: connection.id,
+        redact_args: config.redact_args,
+    };
+    stack.add_source(source.spawn(&stack.log)?);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
-use sources::redis::SourceHandle;
+use sources::SourceHandle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};

@@ -8,9 +8,9 @@ use event_log::Batcher;
 use proto_events::{CeleryKind, Event, WorkerState};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::heartbeats::Heartbeats;
 use super::queue::{Item, Queue};
 use crate::celery::Normaliser;
+use crate::heartbeats::Heartbeats;
 use crate::status::Figures;
 
 /// Bytes decoded between two chances for other tasks: less than a millisecond of work.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use crate::spec::BrokerUrl;
+use super::url::{RedisUrl, escape};
 use crate::status::{Figures, now};
 
 /// A depth that stays as it is is told again after so long, so that everybody knows that it is still true.
@@ -137,7 +137,7 @@ fn snapshot(name: &str, depth: u64, unacked: Option<u64>) -> Event {
 
 /// The blocking half.
 pub(super) struct Asker {
-    url: BrokerUrl,
+    url: RedisUrl,
     patience: Duration,
     connection: Option<Connection>,
     /// Where the look through the keys goes on.
@@ -151,7 +151,7 @@ pub(super) struct Asker {
 type Bound = (String, &'static str);
 
 impl Asker {
-    pub(super) fn new(url: BrokerUrl, patience: Duration) -> Self {
+    pub(super) fn new(url: RedisUrl, patience: Duration) -> Self {
         let (found, known) = (BTreeSet::new(), BTreeSet::new());
         Self { url, patience, connection: None, cursor: 0, found, known }
     }
@@ -193,7 +193,7 @@ impl Asker {
     /// Goes on looking for bindings.
     fn look(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let began = Instant::now();
-        let pattern = format!("{}*", crate::spec::escape(&self.key(BINDINGS)));
+        let pattern = format!("{}*", escape(&self.key(BINDINGS)));
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(self.cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
@@ -277,7 +277,7 @@ impl Asker {
     }
 
     fn advice(&self) -> String {
-        let (user, keys) = (self.url.user(), crate::spec::escape(self.url.key_prefix()));
+        let (user, keys) = (self.url.user(), escape(self.url.key_prefix()));
         let select = if self.url.database() == 0 { "" } else { " +select" };
         format!(
             "the depth of queues is not known, because the Redis user {user} may not read it: \
