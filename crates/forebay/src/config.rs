@@ -99,6 +99,11 @@ pub(crate) struct ServeArgs {
     #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
     redact_args: Option<bool>,
 
+    /// Ask workers that were started without -E to send the events of their tasks, over Celery's remote control
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(env = "FOREBAY_ENABLE_EVENTS", help_heading = "Sources")]
+    enable_events: Option<bool>,
+
     /// How often the views are compared with a fresh replay of the log, slowly and in the background: a time such as
     /// `90m`, `24h` or `7d`, or `off` [default: 24h]
     #[arg(long, value_name = "TIME", env = "FOREBAY_SCRUB", help_heading = "Views")]
@@ -156,6 +161,7 @@ struct TomlFile {
     celery: Vec<String>,
     celery_file: Option<PathBuf>,
     redact_args: Option<bool>,
+    enable_events: Option<bool>,
     scrub: Option<String>,
     retention: Option<String>,
     max_log_size: Option<String>,
@@ -199,6 +205,7 @@ pub(crate) struct ServeConfig {
     pub(crate) listen: String,
     pub(crate) celery: Vec<SourceSpec>,
     pub(crate) redact_args: bool,
+    pub(crate) enable_events: bool,
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
     pub(crate) policy: Policy,
@@ -263,6 +270,7 @@ impl ServeArgs {
             listen: given(self.listen).or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned()),
             celery,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
+            enable_events: self.enable_events.or(file.enable_events).unwrap_or_default(),
             scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
             policy,
             forget_workers: units::forget_workers(given(self.forget_workers).or(file.forget_workers).as_deref())?,
@@ -342,6 +350,7 @@ impl ServeConfig {
             ("log", log),
             ("celery", if celery.is_empty() { "none".to_owned() } else { celery }),
             ("redact-args", self.redact_args.to_string()),
+            ("enable-events", self.enable_events.to_string()),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),
             ("retention", self.policy.keep.map_or("off".to_owned(), units::in_words)),
             (

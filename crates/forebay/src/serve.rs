@@ -233,6 +233,7 @@ async fn add_source(
         url: spec.url.clone(),
         connection: connection.id,
         redact_args: config.redact_args,
+        enable_events: config.enable_events,
     };
     stack.add_source(source.spawn(&stack.log)?);
     Ok(())

@@ -8,12 +8,15 @@
 //! - [`SourceConfig::spawn`] starts a source of any kind, [`SourceHandle`] watches and stops it, [`SourceStatus`] is what it
 //!   tells of itself
 //! - [`redis`]: listening to Celery's events on a kind of broker, into the log
+//! - `hearing`: what is done with a message of any broker; `enabling`: which workers are asked for their events
 //! - `heartbeats`: the latest of each worker, beside the log
 //!
 //! What a sender says and we do not understand is kept in `extensions`; what cannot be an event at all is refused with
 //! a reason. Nothing here panics whatever it is given.
 
 pub mod celery;
+mod enabling;
+mod hearing;
 mod heartbeats;
 mod json;
 pub mod lines;

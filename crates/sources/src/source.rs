@@ -27,6 +27,8 @@ pub struct SourceConfig {
     pub connection: Uuid,
     /// Drop `args`, `kwargs` and `result`.
     pub redact_args: bool,
+    /// Ask workers that do not to send the events of their tasks.
+    pub enable_events: bool,
 }
 
 impl SourceConfig {
@@ -36,7 +38,8 @@ impl SourceConfig {
         match self.url {
             BrokerUrl::Redis(url) => {
                 let redis = RedisConfig::new(self.name, url, self.connection);
-                RedisSource::spawn(RedisConfig { redact_args: self.redact_args, ..redis }, log)
+                let (redact_args, enable_events) = (self.redact_args, self.enable_events);
+                RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, log)
             }
         }
     }

@@ -138,3 +138,9 @@ pub(crate) fn broken(kind: &'static str, reason: impl Into<String>) -> SpecError
 pub(crate) fn option(url: &Url, name: &str) -> Option<String> {
     url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
+
+/// The exchange on which workers take orders; `?control_exchange=` is what Celery's setting of that name says.
+pub(crate) fn control_exchange(url: &Url) -> String {
+    let namespace = option(url, "control_exchange").filter(|name| !name.is_empty());
+    format!("{}.pidbox", namespace.as_deref().unwrap_or("celery"))
+}

@@ -76,6 +76,7 @@ pub(crate) struct Figures {
     last_decode_error: Mutex<Option<String>>,
     pub(crate) hint: Mutex<Option<String>>,
     pub(crate) depth_hint: Mutex<Option<String>>,
+    pub(crate) control_hint: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -108,6 +109,7 @@ impl Figures {
             last_decode_error: Mutex::new(None),
             hint: Mutex::new(None),
             depth_hint: Mutex::new(None),
+            control_hint: Mutex::new(None),
         }
     }
 
@@ -151,7 +153,8 @@ impl Figures {
     }
 
     fn hint(&self) -> Option<String> {
-        let hints: Vec<String> = [&self.hint, &self.depth_hint].iter().filter_map(|hint| hint.lock().clone()).collect();
+        let hints = [&self.hint, &self.depth_hint, &self.control_hint];
+        let hints: Vec<String> = hints.iter().filter_map(|hint| hint.lock().clone()).collect();
         (!hints.is_empty()).then(|| hints.join("; "))
     }
 

@@ -9,6 +9,7 @@ use proto_events::{Event, SourceState, Timestamp};
 
 use super::queue::Queue;
 use super::url::RedisUrl;
+use crate::enabling::Enabling;
 use crate::source::change;
 use crate::status::{Figures, Lost, now};
 
@@ -30,6 +31,7 @@ pub(super) struct Drain {
     pub(super) patience: Duration,
     pub(super) queue: Arc<Queue>,
     pub(super) figures: Arc<Figures>,
+    pub(super) enabling: Option<Arc<Enabling>>,
     pub(super) stop: Arc<AtomicBool>,
 }
 
@@ -86,6 +88,9 @@ impl Drain {
         self.figures.connected();
         tracing::info!(source = self.name, broker = %self.url, channels = self.channels, "listening to Celery's events");
         self.queue.push_change(self.change(SourceState::Connected, now(), None));
+        if let Some(enabling) = &self.enabling {
+            enabling.connected();
+        }
         self.listen(&mut connection.as_pubsub())
     }
 

@@ -6,12 +6,14 @@
 //! - `drain`: one thread that only empties the socket
 //! - `queue`: what it empties it into, bounded by bytes
 //! - `decode`: the task that makes events of it and appends them to the log
+//! - `control`: asks workers to send the events of their tasks
 //! - `depths`: how full the queues are, beside the log too
 //!
 //! # Invariants
 //! - The drainer never waits for the log: Redis cuts off who reads too slowly, and keeps nothing for them.
 //! - Whatever is lost is counted: messages dropped, seconds not connected, events not readable.
 
+mod control;
 mod decode;
 mod depths;
 mod drain;
@@ -29,10 +31,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::celery::Normaliser;
+use crate::enabling::Enabling;
+use crate::hearing::Hearing;
 use crate::heartbeats::Heartbeats;
 use crate::source::{LAST_WORDS, Running, SourceHandle, change};
 use crate::status::{Figures, now};
-use decode::{Advice, Decode};
+use control::Control;
+use decode::Decode;
 use depths::{Asker, Depths};
 use drain::Drain;
 use queue::Queue;
@@ -50,6 +55,8 @@ pub struct RedisConfig {
     pub connection: Uuid,
     /// Drop `args`, `kwargs` and `result`.
     pub redact_args: bool,
+    /// Ask workers that do not to send the events of their tasks.
+    pub enable_events: bool,
     /// The pattern of the event channels; without one it follows from the URL.
     pub channels: Option<String>,
     /// Bytes that may wait to be decoded.
@@ -70,6 +77,7 @@ impl RedisConfig {
             url,
             connection,
             redact_args: false,
+            enable_events: false,
             channels: None,
             queue_bytes: 64 << 20,
             // With the two seconds between heartbeats, within half a minute of the start.
@@ -91,6 +99,7 @@ impl RedisSource {
         let queue = Arc::new(Queue::new(config.queue_bytes));
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
+        let enabling = config.enable_events.then(Arc::<Enabling>::default);
         let drain = Drain {
             name: config.name.clone(),
             channels: config.channels.unwrap_or_else(|| config.url.channels().to_owned()),
@@ -98,19 +107,22 @@ impl RedisSource {
             patience: config.patience,
             queue: Arc::clone(&queue),
             figures: Arc::clone(&figures),
+            enabling: enabling.clone(),
             stop: Arc::clone(&stop),
         };
         let drain = std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())?;
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
-            name: config.name.clone(),
             normaliser: Normaliser { redact_args: config.redact_args },
             queue: Arc::clone(&queue),
-            figures: Arc::clone(&figures),
             batcher: log.batcher(config.connection),
-            heartbeats: Arc::clone(&heartbeats),
-            advice: Advice::new(config.hint_after),
-            warned: None,
+            hearing: Hearing::new(
+                config.name.clone(),
+                Arc::clone(&figures),
+                Arc::clone(&heartbeats),
+                enabling.clone(),
+                config.hint_after,
+            ),
         };
         let depths = Depths {
             name: config.name.clone(),
@@ -120,6 +132,10 @@ impl RedisSource {
             log: log.clone(),
             asker: Asker::new(config.url.clone(), config.patience),
         };
+        let control = enabling.map(|enabling| {
+            let control = Control::new(config.name.clone(), config.url.clone(), config.patience, Arc::clone(&figures));
+            tokio::spawn(control.run(enabling))
+        });
         let masked = config.url.masked().to_owned();
         let running = Threads {
             name: config.name.clone(),
@@ -130,6 +146,7 @@ impl RedisSource {
             decode: tokio::spawn(decode.run()),
             heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
             depths: tokio::spawn(depths.run()),
+            control,
         };
         Ok(SourceHandle::new(config.name, "celery-redis", masked, figures, Box::new(running)))
     }
@@ -145,6 +162,7 @@ struct Threads {
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     depths: JoinHandle<()>,
+    control: Option<JoinHandle<()>>,
 }
 
 impl Running for Threads {
@@ -193,5 +211,8 @@ impl Drop for Threads {
         self.decode.abort();
         self.heartbeats.abort();
         self.depths.abort();
+        if let Some(control) = &self.control {
+            control.abort();
+        }
     }
 }

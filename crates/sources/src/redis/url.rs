@@ -7,7 +7,7 @@ use ::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConne
 use ::redis::{RedisResult, TlsCertificates};
 use url::Url;
 
-use crate::spec::{SpecError, broken, decoded, option, parse};
+use crate::spec::{SpecError, broken, control_exchange, decoded, option, parse};
 
 /// Whose URLs these are.
 const REDIS: &str = "Redis";
@@ -21,6 +21,7 @@ pub struct RedisUrl {
     channels: String,
     database: u32,
     key_prefix: String,
+    control_exchange: String,
 }
 
 #[derive(Clone, Default)]
@@ -49,6 +50,16 @@ impl RedisUrl {
     /// What stands before each of Celery's keys.
     pub(super) fn key_prefix(&self) -> &str {
         &self.key_prefix
+    }
+
+    /// The exchange of Celery's remote control, `celery.pidbox`.
+    pub(super) fn control_exchange(&self) -> &str {
+        &self.control_exchange
+    }
+
+    /// The channel on which workers hear it.
+    pub(super) fn control_channel(&self) -> String {
+        format!("{}/{}.{}", self.key_prefix, self.database, self.control_exchange)
     }
 
     /// The user whom Redis must allow to listen.
@@ -168,6 +179,7 @@ fn build(url: &Url, address: ConnectionAddr, tls: TlsFiles, place: &str, databas
         channels: channels(url, database),
         database,
         key_prefix: option(url, "global_keyprefix").unwrap_or_default(),
+        control_exchange: control_exchange(url),
     })
 }
 
