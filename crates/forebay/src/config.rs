@@ -82,9 +82,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST:PORT", env = "FOREBAY_LISTEN")]
     listen: Option<String>,
 
-    /// Celery broker to listen to, `NAME=redis://:PASSWORD@HOST:PORT/DB`; may be given more than once
+    /// Celery broker to listen to, `NAME=redis://:PASSWORD@HOST:PORT/DB` or `NAME=amqp://USER:PASSWORD@HOST:PORT/VHOST`;
+    /// may be given more than once
     ///
-    /// Name, password, port and database may be left out.
+    /// Name, user, password, port and what follows it may be left out.
     /// Without a name its jobs belong to the default connection, with one to the connection of that name, which is made
     /// at first use. Also `FOREBAY_CELERY`, several separated by blanks or commas.
     #[arg(long, value_name = "[NAME=]URL", help_heading = "Sources")]

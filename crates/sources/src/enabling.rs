@@ -157,3 +157,63 @@ pub(crate) fn message(asked: &Asked) -> Value {
     };
     json!({"method": "enable_events", "arguments": {}, "destination": destination, "pattern": null, "matcher": null})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(name: &str, state: WorkerState, pid: i64, processed: u64) -> Worker {
+        let json =
+            json!({"externalId": name, "hostname": name, "state": state, "pid": pid, "processedTotal": processed});
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_worker_is_asked_when_it_is_new_and_not_again_while_it_may_have_nothing_to_say() {
+        let enabling = Enabling::default();
+        let heard = |state, pid, processed| enabling.worker_heard(&worker("w", state, pid, processed));
+        let asked = || Some(Asked::Workers(vec!["w".to_owned()]));
+        enabling.connected();
+        heard(WorkerState::Heartbeat, 1, 5);
+        assert_eq!(enabling.take(), Some(Asked::Everyone), "which includes it");
+        heard(WorkerState::Heartbeat, 1, 5);
+        heard(WorkerState::Heartbeat, 1, 6);
+        assert_eq!(enabling.take(), None, "not so soon");
+        heard(WorkerState::Offline, 1, 6);
+        assert_eq!(enabling.take(), None, "it hears nothing");
+        heard(WorkerState::Online, 1, 0);
+        assert_eq!(enabling.take(), asked(), "it has connected anew and forgotten");
+        heard(WorkerState::Heartbeat, 2, 0);
+        assert_eq!(enabling.take(), asked(), "another process");
+
+        let later = |enabling: &Enabling| {
+            for known in enabling.state.lock().workers.values_mut() {
+                known.silent -= AGAIN;
+            }
+        };
+        later(&enabling);
+        heard(WorkerState::Heartbeat, 2, 0);
+        assert_eq!(enabling.take(), None, "it has done nothing");
+        heard(WorkerState::Heartbeat, 2, 1);
+        assert_eq!(enabling.take(), asked(), "it goes on without a word");
+        later(&enabling);
+        enabling.task_heard("w");
+        heard(WorkerState::Heartbeat, 2, 9);
+        assert_eq!(enabling.take(), None, "it tells of its tasks");
+        later(&enabling);
+        heard(WorkerState::Heartbeat, 2, 10);
+        assert_eq!(enabling.take(), asked(), "and no longer does");
+    }
+
+    #[test]
+    fn many_at_once_are_asked_by_one_message_to_all_and_made_up_names_are_bounded() {
+        let enabling = Enabling::default();
+        for number in 0..=MOST {
+            enabling.worker_heard(&worker(&format!("w{number}"), WorkerState::Heartbeat, 1, 0));
+        }
+        assert_eq!(enabling.take(), Some(Asked::Everyone));
+        assert_eq!(enabling.state.lock().workers.len(), MOST);
+        assert_eq!(message(&Asked::Everyone)["destination"], Value::Null);
+        assert_eq!(message(&Asked::Workers(vec!["a@b".to_owned()]))["destination"], json!(["a@b"]));
+    }
+}

@@ -9,12 +9,14 @@
 //!   tells of itself
 //! - [`redis`]: listening to Celery's events on a kind of broker, into the log
 //! - `hearing`: what is done with a message of any broker; `enabling`: which workers are asked for their events
-//! - `heartbeats`: the latest of each worker, beside the log
+//! - `heartbeats`: the latest of each worker; `depths`: of each queue; both beside the log
 //!
 //! What a sender says and we do not understand is kept in `extensions`; what cannot be an event at all is refused with
 //! a reason. Nothing here panics whatever it is given.
 
+pub mod amqp;
 pub mod celery;
+mod depths;
 mod enabling;
 mod hearing;
 mod heartbeats;

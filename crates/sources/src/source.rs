@@ -9,6 +9,7 @@ use event_log::EventLog;
 use proto_events::{Event, EventType, Framework, Source, SourceState as Heard, Timestamp};
 use uuid::Uuid;
 
+use crate::amqp::{AmqpConfig, AmqpSource};
 use crate::redis::{RedisConfig, RedisSource};
 use crate::spec::BrokerUrl;
 use crate::status::{Figures, Identity, SourceState, SourceStatus};
@@ -35,11 +36,15 @@ impl SourceConfig {
     /// Starts to listen; from now on the source keeps itself going. Must be called within a tokio runtime. The error is
     /// that the system gives no thread.
     pub fn spawn(self, log: &EventLog) -> std::io::Result<SourceHandle> {
+        let (redact_args, enable_events) = (self.redact_args, self.enable_events);
         match self.url {
             BrokerUrl::Redis(url) => {
                 let redis = RedisConfig::new(self.name, url, self.connection);
-                let (redact_args, enable_events) = (self.redact_args, self.enable_events);
                 RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, log)
+            }
+            BrokerUrl::Amqp(url) => {
+                let amqp = AmqpConfig::new(self.name, url, self.connection);
+                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, ..amqp }, log))
             }
         }
     }

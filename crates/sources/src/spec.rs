@@ -6,6 +6,7 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::amqp::{self, AmqpUrl};
 use crate::redis::{self, RedisUrl};
 
 /// A broker to listen to, and the connection that its events belong to.
@@ -22,19 +23,19 @@ pub struct SourceSpec {
 #[non_exhaustive]
 pub enum SpecError {
     /// No scheme at all.
-    #[error("not a broker URL: expected [NAME=]redis://[USER:PASSWORD@]HOST[:PORT]/[DB]")]
+    #[error(
+        "not a broker URL: expected [NAME=]redis://[USER:PASSWORD@]HOST[:PORT]/[DB] or \
+         [NAME=]amqp://[USER:PASSWORD@]HOST[:PORT]/[VIRTUAL HOST]"
+    )]
     NotAUrl,
     /// The name of the connection.
     #[error("not a connection name before '=': 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")]
     Name,
-    /// `RabbitMQ`.
-    #[error("{0}:// (RabbitMQ) is not supported yet and comes in a later version; redis:// and rediss:// are")]
-    RabbitMq(String),
     /// Redis Sentinel.
     #[error("sentinel:// is not supported yet: give the redis:// URL of the present primary")]
     Sentinel,
     /// Anything else.
-    #[error("brokers of the scheme {0}:// are not supported: redis:// and rediss:// are")]
+    #[error("brokers of the scheme {0}:// are not supported: redis://, rediss://, amqp:// and amqps:// are")]
     UnknownScheme(String),
     /// The URL of a known kind of broker, and it cannot be read.
     #[error("not a usable {kind} URL: {reason} (special characters in user and password must be percent-encoded)")]
@@ -51,6 +52,8 @@ pub enum SpecError {
 pub enum BrokerUrl {
     /// Redis, and what speaks like it.
     Redis(RedisUrl),
+    /// `RabbitMQ`.
+    Amqp(AmqpUrl),
 }
 
 /// Reads `[NAME=]URL`.
@@ -85,6 +88,7 @@ impl BrokerUrl {
     pub fn masked(&self) -> &str {
         match self {
             Self::Redis(url) => url.masked(),
+            Self::Amqp(url) => url.masked(),
         }
     }
 }
@@ -109,7 +113,7 @@ impl FromStr for BrokerUrl {
         let scheme = scheme.to_ascii_lowercase();
         match scheme.as_str() {
             _ if redis::is_scheme(&scheme) => redis::read(&scheme, text).map(Self::Redis),
-            "amqp" | "amqps" | "pyamqp" | "librabbitmq" => Err(SpecError::RabbitMq(scheme)),
+            _ if amqp::is_scheme(&scheme) => amqp::read(text).map(Self::Amqp),
             "sentinel" => Err(SpecError::Sentinel),
             _ if scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '+') => {
                 Err(SpecError::UnknownScheme(scheme))

@@ -1,4 +1,4 @@
-//! The main job, end to end: the real binary, a real nats-server, a real Redis, real Celery workers.
+//! The main job, end to end: the real binary, a real nats-server, real Redis and RabbitMQ, real Celery workers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,9 @@ mod day;
 mod demo;
 mod described;
 mod documented;
+mod enabling;
 mod map;
+mod rabbitmq;
 mod retention;
 mod sdk;
 mod silence;

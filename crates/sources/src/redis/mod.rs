@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::celery::Normaliser;
+use crate::depths::Teller;
 use crate::enabling::Enabling;
 use crate::hearing::Hearing;
 use crate::heartbeats::Heartbeats;
@@ -126,10 +127,9 @@ impl RedisSource {
         };
         let depths = Depths {
             name: config.name.clone(),
-            connection: config.connection,
             every: config.depths_every,
             figures: Arc::clone(&figures),
-            log: log.clone(),
+            teller: Teller::new(log.clone(), config.connection),
             asker: Asker::new(config.url.clone(), config.patience),
         };
         let control = enabling.map(|enabling| {

@@ -124,7 +124,7 @@ impl Drop for Redis {
 
 /// A source with the patience of a test.
 pub(crate) fn spawn(url: &str, log: &EventLog, change: impl FnOnce(&mut RedisConfig)) -> SourceHandle {
-    let BrokerUrl::Redis(url) = parse_source(url).unwrap().url;
+    let BrokerUrl::Redis(url) = parse_source(url).unwrap().url else { panic!("{url} is Redis'") };
     let mut config = RedisConfig::new("main", url, CONNECTION);
     config.patience = Duration::from_secs(1);
     config.depths_every = Duration::from_millis(50);
