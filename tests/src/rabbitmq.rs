@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -109,21 +110,30 @@ impl RabbitMq {
             .env("RABBITMQ_NODENAME", format!("forebay{}@localhost", self.ports[0]))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("ERL_EPMD_PORT", self.ports[2].to_string())
-            .args([
-                "list_queues",
-                "name",
-                "type",
-                "durable",
-                "arguments",
-                "messages",
-                "--formatter",
-                "json",
-                "--silent",
-            ])
+            .args(["list_queues", "name", "type", "durable", "arguments", "--formatter", "json", "--silent"])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// How many messages are ready in its queues, all together. Its own command tells it only some seconds later.
+    pub fn ready(&self) -> u32 {
+        let names: Vec<String> = self.queues().iter().map(|queue| queue["name"].as_str().unwrap().to_owned()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let counted: lapin::Result<u32> = runtime.block_on(async {
+            let connection = connect(&self.url()).await?;
+            let channel = connection.create_channel().await?;
+            let mut ready = 0;
+            for name in names {
+                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let queue = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await?;
+                ready += queue.message_count();
+            }
+            connection.close(200, "done".into()).await?;
+            Ok(ready)
+        });
+        counted.unwrap()
     }
 
     /// Its port.
@@ -167,11 +177,7 @@ impl RabbitMq {
 }
 
 async fn publish(url: &str, exchange: &str, routing_key: &str, left: &mut VecDeque<&String>) -> lapin::Result<()> {
-    let connection = Connection::connect(
-        &format!("{}%2F", url.trim_end_matches('/').to_owned() + "/"),
-        ConnectionProperties::default(),
-    )
-    .await?;
+    let connection = connect(url).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     while !left.is_empty() {
@@ -195,6 +201,12 @@ async fn publish(url: &str, exchange: &str, routing_key: &str, left: &mut VecDeq
         }
     }
     connection.close(200, "done".into()).await
+}
+
+/// To the usual virtual host, the name of which lapin wants encoded.
+async fn connect(url: &str) -> lapin::Result<Connection> {
+    let url = format!("{}/%2F", url.trim_end_matches('/'));
+    Connection::connect(&url, ConnectionProperties::default()).await
 }
 
 fn free_port() -> u16 {

@@ -209,12 +209,16 @@ async fn tick(log: EventLog, connection: Uuid) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let event = Event::bare(EventType::ClockTick, Timestamp(since_epoch.as_micros() as i64), Framework::Celery);
+        let event = Event::bare(EventType::ClockTick, now(), Framework::Celery);
         if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
             tracing::debug!(%error, "a clock tick is missing in the log");
         }
     }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since_epoch.as_micros() as i64)
 }
 
 async fn add_source(
@@ -234,6 +238,7 @@ async fn add_source(
         connection: connection.id,
         redact_args: config.redact_args,
         enable_events: config.enable_events,
+        queues: stack.queues(connection.id, now()),
     };
     stack.add_source(source.spawn(&stack.log)?);
     Ok(())

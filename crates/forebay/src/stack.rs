@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
+use proto_events::Timestamp;
 use sources::SourceHandle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -125,6 +126,12 @@ impl Stack {
     /// Adds a source, so that health tells of it and it is stopped with the rest.
     pub(crate) fn add_source(&self, source: SourceHandle) {
         locked(self.sources.write()).push(source);
+    }
+
+    /// The queues that jobs of this connection went through lately, as far as the views know.
+    pub(crate) fn queues(&self, connection: Uuid, now: Timestamp) -> Vec<String> {
+        let queues = self.reader.queues(Some(&[connection]), views::Range::Week, now);
+        queues.into_iter().filter_map(|queue| queue.name).map(|name| name.to_string()).collect()
     }
 
     /// Stops what brings events first and what stores them last, so that nothing that was taken in is lost.

@@ -30,6 +30,8 @@ pub struct SourceConfig {
     pub redact_args: bool,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
+    /// Queues of tasks that are known from earlier; a broker that can list its queues needs none.
+    pub queues: Vec<String>,
 }
 
 impl SourceConfig {
@@ -44,7 +46,7 @@ impl SourceConfig {
             }
             BrokerUrl::Amqp(url) => {
                 let amqp = AmqpConfig::new(self.name, url, self.connection);
-                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, ..amqp }, log))
+                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, queues: self.queues, ..amqp }, log))
             }
         }
     }

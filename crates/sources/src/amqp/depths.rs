@@ -1,8 +1,8 @@
 //! How full the queues of tasks are: asked of RabbitMQ now and then by declaring them passively, which changes nothing and
 //! needs no permission.
 //!
-//! AMQP gives no list of queues, so that those are asked for that events name, that the broker URL names, and Celery's
-//! usual one. On a channel of its own: RabbitMQ closes it when there is no queue of that name.
+//! AMQP gives no list of queues, so that those are asked for that events name or named before the start, that the
+//! broker URL names, and Celery's usual one. On a channel of its own: RabbitMQ closes it when there is no queue of that name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,9 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Names(Mutex<BTreeSet<String>>);
 
 impl Names {
-    pub(super) fn new(named: &[String]) -> Self {
+    pub(super) fn new<'a>(named: impl Iterator<Item = &'a String>) -> Self {
         let usual = std::iter::once(USUAL.to_owned());
-        Self(Mutex::new(usual.chain(named.iter().cloned()).collect()))
+        Self(Mutex::new(usual.chain(named.cloned()).take(MOST).collect()))
     }
 
     /// A queue that an event names.

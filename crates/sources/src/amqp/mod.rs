@@ -65,6 +65,8 @@ pub struct AmqpConfig {
     pub redact_args: bool,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
+    /// Queues whose depth is asked for, beside those that events and the URL name.
+    pub queues: Vec<String>,
     /// How much of events of tasks the broker keeps for us while we are away.
     pub tasks: Bounds,
     /// The same, of events of workers.
@@ -86,6 +88,7 @@ impl AmqpConfig {
             connection,
             redact_args: false,
             enable_events: false,
+            queues: Vec::new(),
             tasks: Bounds { messages: 1_000_000, bytes: 512 << 20 },
             workers: Bounds { messages: 20_000, bytes: 16 << 20 },
             // With the two seconds between heartbeats, within half a minute of the start.
@@ -105,7 +108,7 @@ impl AmqpSource {
     pub fn spawn(config: AmqpConfig, log: &EventLog) -> SourceHandle {
         let figures = Arc::new(Figures::new());
         let heartbeats = Arc::new(Heartbeats::default());
-        let names = Arc::new(Names::new(config.url.queues()));
+        let names = Arc::new(Names::new(config.url.queues().iter().chain(&config.queues)));
         let enabling = config.enable_events.then(Arc::<Enabling>::default);
         let (batcher, receipts) = log.batcher_with_receipts(config.connection);
         let (order, orders) = watch::channel(Order::Run);
