@@ -15,7 +15,7 @@ if os.environ.get("SLUICE_API_KEY"):
 
     sluice.init()
 
-app = Celery("shop", broker=BROKER, backend=BROKER)
+app = Celery("shop", broker=BROKER, backend=os.environ.get("SHOP_BACKEND", BROKER))
 app.conf.update(
     task_send_sent_event=True,
     # The backend then also keeps the name, the worker, the queue and the number of retries.

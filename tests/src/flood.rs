@@ -60,6 +60,12 @@ impl Flood {
     /// The events of so many more jobs in `task.multi` messages of so many events each, and what must become of the
     /// jobs.
     pub fn messages(&mut self, jobs: usize, events_each: usize) -> (Vec<Vec<u8>>, Vec<FloodJob>) {
+        let (arrays, made) = self.arrays(jobs, events_each);
+        (arrays.iter().map(|array| message(array)).collect(), made)
+    }
+
+    /// The same without kombu's envelope, as they are on RabbitMQ.
+    pub fn arrays(&mut self, jobs: usize, events_each: usize) -> (Vec<String>, Vec<FloodJob>) {
         let mut events = Vec::new();
         let mut made = Vec::with_capacity(jobs);
         while made.len() < jobs {
@@ -70,7 +76,7 @@ impl Flood {
             window.sort_by(|one, other| one.at.total_cmp(&other.at));
             events.extend(window.into_iter().map(|told| self.stamped(&told)));
         }
-        (events.chunks(events_each).map(message).collect(), made)
+        (events.chunks(events_each).map(array).collect(), made)
     }
 
     fn job(&mut self, events: &mut Vec<Told>) -> FloodJob {
@@ -131,14 +137,18 @@ impl Flood {
     }
 }
 
-/// The envelope that kombu puts around an array of events.
-fn message(events: &[String]) -> Vec<u8> {
+fn array(events: &[String]) -> String {
     let mut array = String::from("[");
     for event in events {
         // Writing to a string cannot fail.
         let _ = write!(array, "{}{event}", if array.len() == 1 { "" } else { ", " });
     }
     array.push(']');
+    array
+}
+
+/// The envelope that kombu puts around an array of events.
+fn message(array: &str) -> Vec<u8> {
     let envelope = json!({
         "body": STANDARD.encode(array), "content-encoding": "utf-8", "content-type": "application/json",
         "headers": { "hostname": "celery@worker-0" },

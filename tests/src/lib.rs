@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`Forebay`]: the binary under test with a data directory of its own, and [`Api`], its client
-//! - [`Redis`]: a broker on a free port
+//! - [`Redis`], [`RabbitMq`]: a broker on a free port
 //! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
 //! - [`Flood`]: many jobs' events in Celery's wire format
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
@@ -16,6 +16,7 @@ mod api;
 mod flood;
 mod forebay;
 mod process;
+mod rabbitmq;
 mod redis;
 mod shop;
 mod wait;
@@ -24,6 +25,7 @@ pub use api::{Answer, Api};
 pub use flood::{Flood, FloodJob};
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use process::{Process, tool};
+pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 pub use shop::{Run, Shop, Truth, python};
 pub use wait::wait_for;

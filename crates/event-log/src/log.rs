@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::batcher::Batcher;
+use crate::batcher::{Batcher, Receipts};
 use crate::config::ServerConfig;
 use crate::connect::{External, Link, Target};
 use crate::embedded::{Embedded, Settings};
@@ -230,7 +230,13 @@ impl EventLog {
 
     /// Gathers the events of a broker source into messages. See [`Batcher`].
     pub fn batcher(&self, connection: Uuid) -> Batcher {
-        Batcher::start(self.clone(), connection)
+        Batcher::start(self.clone(), connection, None)
+    }
+
+    /// The same, for a source that must know which events are in the log.
+    pub fn batcher_with_receipts(&self, connection: Uuid) -> (Batcher, Receipts) {
+        let (sender, receipts) = tokio::sync::mpsc::unbounded_channel();
+        (Batcher::start(self.clone(), connection, Some(sender)), receipts)
     }
 
     /// Replaces the latest status of one named thing: a worker's heartbeat, a queue's depth. It is no part of the log.

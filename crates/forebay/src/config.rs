@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use projector::{Most, Policy};
 use serde::Deserialize;
-use sources::{SourceSpec, parse_source, parse_sources};
+use sources::{BackendSpec, SourceSpec, parse_source, parse_sources};
 use uuid::Uuid;
 
 use crate::units;
@@ -87,9 +87,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST:PORT", env = "FOREBAY_LISTEN")]
     listen: Option<String>,
 
-    /// Celery broker to listen to, `NAME=redis://:PASSWORD@HOST:PORT/DB`; may be given more than once
+    /// Celery broker to listen to, `NAME=redis://:PASSWORD@HOST:PORT/DB` or `NAME=amqp://USER:PASSWORD@HOST:PORT/VHOST`;
+    /// may be given more than once
     ///
-    /// Name, password, port and database may be left out.
+    /// Name, user, password, port and what follows it may be left out.
     /// Without a name its jobs belong to the default connection, with one to the connection of that name, which is made
     /// at first use. Also `FOREBAY_CELERY`, several separated by blanks or commas.
     #[arg(long, value_name = "[NAME=]URL", help_heading = "Sources")]
@@ -114,6 +115,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
     redact_args: Option<bool>,
+
+    /// Ask workers that were started without -E to send the events of their tasks, over Celery's remote control
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(env = "FOREBAY_ENABLE_EVENTS", help_heading = "Sources")]
+    enable_events: Option<bool>,
 
     /// How often the views are compared with a fresh replay of the log, slowly and in the background: a time such as
     /// `90m`, `24h` or `7d`, or `off` [default: 24h]
@@ -175,6 +181,7 @@ struct TomlFile {
     celery_backend: Vec<String>,
     celery_backend_after: Option<String>,
     redact_args: Option<bool>,
+    enable_events: Option<bool>,
     scrub: Option<String>,
     retention: Option<String>,
     max_log_size: Option<String>,
@@ -219,9 +226,10 @@ pub(crate) struct ServeConfig {
     pub(crate) stack: StackConfig,
     pub(crate) listen: String,
     pub(crate) celery: Vec<SourceSpec>,
-    pub(crate) backends: Vec<SourceSpec>,
+    pub(crate) backends: Vec<BackendSpec>,
     pub(crate) backends_after: Duration,
     pub(crate) redact_args: bool,
+    pub(crate) enable_events: bool,
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
     pub(crate) policy: Policy,
@@ -272,6 +280,8 @@ impl ServeArgs {
         let mut celery = celery("celery", &self.celery, variable("FOREBAY_CELERY")?, &file.celery)?;
         let backends = variable("FOREBAY_CELERY_BACKEND")?;
         let backends = self::celery("celery-backend", &self.celery_backend, backends, &file.celery_backend)?;
+        let backends = backends.into_iter().map(BackendSpec::try_from).collect::<Result<_, _>>();
+        let backends: Vec<BackendSpec> = backends.context("--celery-backend")?;
         let after = given(self.celery_backend_after.clone()).or_else(|| file.celery_backend_after.clone());
         if let Some(path) = self.celery_file.as_ref().or(file.celery_file.as_ref()) {
             celery.extend(celery_file(path)?);
@@ -292,6 +302,7 @@ impl ServeArgs {
             backends,
             backends_after: units::backend_after(after.as_deref())?,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
+            enable_events: self.enable_events.or(file.enable_events).unwrap_or_default(),
             scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
             policy,
             forget_workers: units::forget_workers(given(self.forget_workers).or(file.forget_workers).as_deref())?,
@@ -310,8 +321,7 @@ impl TomlFile {
     }
 }
 
-/// The texts themselves are never repeated: they may hold passwords.
-/// Brokers or backends, from wherever they are given.
+/// Brokers or backends, from wherever they are given. The texts themselves are never repeated: they may hold passwords.
 fn celery(
     name: &'static str,
     flags: &[String],
@@ -369,23 +379,23 @@ impl ServeConfig {
                 if stack.fsync == Fsync::Always { "always" } else { "every 100 ms" }
             ),
         };
-        let source = |spec: &SourceSpec| match &spec.name {
-            Some(name) => format!("{name}={}", spec.url),
-            None => spec.url.to_string(),
+        let named = |name: &Option<String>, url: &str| match name {
+            Some(name) => format!("{name}={url}"),
+            None => url.to_owned(),
         };
-        let listed = |specs: &[SourceSpec]| match specs {
-            [] => "none".to_owned(),
-            specs => specs.iter().map(source).collect::<Vec<_>>().join(" "),
-        };
+        let listed = |specs: Vec<String>| if specs.is_empty() { "none".to_owned() } else { specs.join(" ") };
+        let celery = self.celery.iter().map(|spec| named(&spec.name, spec.url.masked())).collect();
+        let backends = self.backends.iter().map(|spec| named(&spec.name, spec.url.masked())).collect();
         let from = |given: bool| if given { "given" } else { "made up and kept in credentials.json" };
         let rows = [
             ("data-dir", stack.data_dir.display().to_string()),
             ("listen", self.listen.clone()),
             ("log", log),
-            ("celery", listed(&self.celery)),
-            ("celery-backend", listed(&self.backends)),
+            ("celery", listed(celery)),
+            ("celery-backend", listed(backends)),
             ("redact-args", self.redact_args.to_string()),
             ("list-memory", format!("{} bytes", stack.list_memory)),
+            ("enable-events", self.enable_events.to_string()),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),
             ("retention", self.policy.keep.map_or("off".to_owned(), units::in_words)),
             (

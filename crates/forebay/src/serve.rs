@@ -13,9 +13,8 @@ use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
 use event_log::EventLog;
 use proto_events::{Event, EventType, Framework, Timestamp};
-use sources::SourceSpec;
 use sources::backend::BackendConfig;
-use sources::redis::{RedisConfig, RedisSource};
+use sources::{SourceConfig, SourceSpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -138,7 +137,7 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
         add_source(config, spec, &default, &stack).await?;
     }
     for spec in &config.backends {
-        let connection = connection_of(spec, &default, &stack).await?;
+        let connection = connection_of(spec.name.as_deref(), &default, &stack).await?;
         stack.add_backend(BackendConfig {
             name: connection.name,
             url: spec.url.clone(),
@@ -221,8 +220,7 @@ async fn tick(log: EventLog, connection: Uuid) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let event = Event::bare(EventType::ClockTick, Timestamp(since_epoch.as_micros() as i64), Framework::Celery);
+        let event = Event::bare(EventType::ClockTick, now(), Framework::Celery);
         if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
             tracing::debug!(%error, "a clock tick is missing in the log");
         }
@@ -230,11 +228,20 @@ async fn tick(log: EventLog, connection: Uuid) {
 }
 
 /// Whose jobs a broker or a backend is about.
-async fn connection_of(spec: &SourceSpec, default: &api::Connection, stack: &Stack) -> anyhow::Result<api::Connection> {
-    match &spec.name {
+async fn connection_of(
+    name: Option<&str>,
+    default: &api::Connection,
+    stack: &Stack,
+) -> anyhow::Result<api::Connection> {
+    match name {
         Some(name) => Ok(stack.connections.ensure(name).await?),
         None => Ok(default.clone()),
     }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since_epoch.as_micros() as i64)
 }
 
 async fn add_source(
@@ -243,11 +250,17 @@ async fn add_source(
     default: &api::Connection,
     stack: &Stack,
 ) -> anyhow::Result<()> {
-    let connection = connection_of(spec, default, stack).await?;
-    let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
-    redis.redact_args = config.redact_args;
-    stack.projector.live().expect_source(redis.connection, &redis.name);
-    stack.add_source(RedisSource::spawn(redis, &stack.log)?);
+    let connection = connection_of(spec.name.as_deref(), default, stack).await?;
+    stack.projector.live().expect_source(connection.id, &connection.name);
+    let source = SourceConfig {
+        name: connection.name,
+        url: spec.url.clone(),
+        connection: connection.id,
+        redact_args: config.redact_args,
+        enable_events: config.enable_events,
+        queues: stack.queues(connection.id, now()),
+    };
+    stack.add_source(source.spawn(&stack.log)?);
     Ok(())
 }
 

@@ -8,8 +8,9 @@ use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
+use proto_events::Timestamp;
+use sources::SourceHandle;
 use sources::backend::{Backend, BackendConfig, BackendHandle};
-use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};
@@ -135,6 +136,12 @@ impl Stack {
     pub(crate) fn add_backend(&self, config: BackendConfig) {
         let walks = unended::walks(self.reader.clone(), self.projector.clone(), config.connection);
         locked(self.backends.write()).push(Backend::spawn(config, &self.log, walks));
+    }
+
+    /// The queues that jobs of this connection went through lately, as far as the views know.
+    pub(crate) fn queues(&self, connection: Uuid, now: Timestamp) -> Vec<String> {
+        let queues = self.reader.queues(Some(&[connection]), views::Range::Week, now);
+        queues.into_iter().filter_map(|queue| queue.name).map(|name| name.to_string()).collect()
     }
 
     /// Stops what brings events first and what stores them last, so that nothing that was taken in is lost.

@@ -418,7 +418,7 @@ fn a_broker_that_is_away_degrades_and_one_that_is_not_supported_is_refused() {
     assert!(!said.contains("s3cret"), "{said}");
     let list = printed(&run(dir.path(), &["connection", "list"]));
     assert!(list.contains("shop"), "made at first use: {list}");
-    let refused = complaint(&run(dir.path(), &["serve", "--celery", "amqp://guest:s3cret@localhost//"]));
+    let refused = complaint(&run(dir.path(), &["serve", "--celery", "amqp://guest:s3cret@localhost:x//"]));
     assert!(refused.contains("RabbitMQ") && !refused.contains("s3cret"), "{refused}");
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub struct SourceStatus {
     /// The source's name.
     pub name: String,
-    /// What it listens to, `celery-redis`.
+    /// What it listens to, `celery-redis` or `celery-rabbitmq`.
     pub kind: &'static str,
     /// Where, without the password.
     pub url_masked: String,
@@ -34,14 +34,14 @@ pub struct SourceStatus {
     pub decode_errors: u64,
     /// Why the last of them could not.
     pub last_decode_error: Option<String>,
-    /// Messages dropped because the log was away for longer than the queue could hold.
+    /// Messages dropped here because the log was away for longer than the queue could hold; none of RabbitMQ's ever are.
     pub dropped: u64,
     /// How often it had to connect again.
     pub reconnects: u64,
-    /// Seconds in which it did not hear its broker; Redis keeps nothing for those who are away.
+    /// Seconds in which it did not hear its broker; Redis keeps nothing for those who are away, RabbitMQ does.
     #[serde(rename = "missedSeconds")]
     pub missed: f64,
-    /// Bytes waiting to be decoded.
+    /// Bytes that wait in memory to be decoded, or for the log to take them.
     pub queue_bytes: u64,
     /// What to do when workers are heard, but no events of tasks, or when the depth of queues may not be read.
     pub hint: Option<String>,
@@ -76,6 +76,7 @@ pub(crate) struct Figures {
     last_decode_error: Mutex<Option<String>>,
     pub(crate) hint: Mutex<Option<String>>,
     pub(crate) depth_hint: Mutex<Option<String>>,
+    pub(crate) control_hint: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -108,6 +109,7 @@ impl Figures {
             last_decode_error: Mutex::new(None),
             hint: Mutex::new(None),
             depth_hint: Mutex::new(None),
+            control_hint: Mutex::new(None),
         }
     }
 
@@ -151,7 +153,8 @@ impl Figures {
     }
 
     fn hint(&self) -> Option<String> {
-        let hints: Vec<String> = [&self.hint, &self.depth_hint].iter().filter_map(|hint| hint.lock().clone()).collect();
+        let hints = [&self.hint, &self.depth_hint, &self.control_hint];
+        let hints: Vec<String> = hints.iter().filter_map(|hint| hint.lock().clone()).collect();
         (!hints.is_empty()).then(|| hints.join("; "))
     }
 

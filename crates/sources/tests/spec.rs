@@ -2,7 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
-use sources::{SpecError, parse_source, parse_sources};
+use sources::amqp::QueueKind;
+use sources::redis::RedisUrl;
+use sources::{BrokerUrl, SpecError, parse_source, parse_sources};
+
+fn redis(url: &BrokerUrl) -> &RedisUrl {
+    let BrokerUrl::Redis(url) = url else { panic!("{url} is Redis'") };
+    url
+}
 
 #[test]
 fn the_url_says_where_which_database_and_which_channels() {
@@ -24,15 +31,46 @@ fn the_url_says_where_which_database_and_which_channels() {
     ];
     for (spec, shown, channels) in cases {
         let source = parse_source(spec).unwrap();
-        assert_eq!((source.name, source.url.masked(), source.url.channels()), (None, shown, channels), "{spec}");
+        assert_eq!(
+            (source.name, source.url.masked(), redis(&source.url).channels()),
+            (None, shown, channels),
+            "{spec}"
+        );
     }
+}
+
+/// As kombu reads it: only the slash after the host is no part of the virtual host's name, and none is the usual one.
+#[test]
+fn a_rabbitmq_url_says_which_virtual_host_which_exchange_and_which_queue() {
+    for (spec, shown, vhost) in [
+        ("amqp://", "amqp://localhost:5672//", "/"),
+        ("amqp://h", "amqp://h:5672//", "/"),
+        ("amqp://h/", "amqp://h:5672//", "/"),
+        ("amqp://h//", "amqp://h:5672//", "/"),
+        ("pyamqp://h:1/shop", "pyamqp://h:1/shop", "shop"),
+        ("amqps://h//shop", "amqps://h:5671//shop", "/shop"),
+        ("amqp://h/%2Fshop", "amqp://h:5672//shop", "/shop"),
+        ("amqp://h/a%20b?heartbeat=5", "amqp://h:5672/a b", "a b"),
+        ("amqp://u@/v", "amqp://u@localhost:5672/v", "v"),
+        ("librabbitmq://[::1]/v", "librabbitmq://[::1]:5672/v", "v"),
+        ("amqp://a/v;amqp://b:7/v;", "amqp://a:5672/v;amqp://b:7/v", "v"),
+    ] {
+        let source = parse_source(spec).unwrap();
+        let BrokerUrl::Amqp(url) = &source.url else { panic!("{spec} is RabbitMQ's") };
+        assert_eq!((source.url.masked(), url.virtual_host(), url.exchange()), (shown, vhost, "celeryev"), "{spec}");
+        assert_eq!(url.queue_kind(), QueueKind::Quorum);
+    }
+    let named = parse_source("shop=amqp://h/v?event_exchange=ev&queue_type=classic").unwrap();
+    assert_eq!(named.name.as_deref(), Some("shop"));
+    let BrokerUrl::Amqp(url) = &named.url else { panic!("it is RabbitMQ's") };
+    assert_eq!((url.exchange(), url.queue_kind()), ("ev", QueueKind::Classic));
 }
 
 #[test]
 fn a_name_before_the_url_names_the_connection() {
     let named = parse_source(" billing-eu.1=redis://h/0?global_keyprefix=a=b ").unwrap();
     assert_eq!(named.name.as_deref(), Some("billing-eu.1"));
-    assert_eq!(named.url.channels(), "a=b/0.celeryev/*");
+    assert_eq!(redis(&named.url).channels(), "a=b/0.celeryev/*");
     assert_eq!(parse_source("redis://h/0?a=b").unwrap().name, None);
     for name in ["", "-a", "a b", "a/b", "ä", &"x".repeat(64)] {
         assert_eq!(parse_source(&format!("{name}=redis://h")).unwrap_err(), SpecError::Name, "{name}");
@@ -54,6 +92,8 @@ fn no_password_is_ever_shown() {
         ("redis://:s3cret@h/0", "redis://:***@h:6379/0"),
         ("redis://us%40er:s3c%2Fret@h/0?password=s3cret", "redis://us%40er:***@h:6379/0"),
         ("redis+socket://:s3cret@/run/r.sock", "redis+socket://:***@/run/r.sock?virtual_host=0"),
+        ("amqp://us%40er:s3c%2Fret@h//?password=s3cret", "amqp://us%40er:***@h:5672//"),
+        ("amqp://:s3cret@h;amqp://u:s3cret@i", "amqp://:***@h:5672//;amqp://u:***@i:5672//"),
     ] {
         let source = parse_source(spec).unwrap();
         assert_eq!(source.url.to_string(), masked);
@@ -69,7 +109,11 @@ fn no_password_is_ever_shown() {
         ":s3cret@h",
         "s3cret",
         "n n=redis://:s3cret@h",
-        "amqp://u:s3cret@h//",
+        "amqp://u:s3cret@h:port//",
+        "amqp://u:s3cret@h//%ff",
+        "amqp://u:s3cret@h//?queue_type=s3cret",
+        "amqp://u:s3cret@h;redis://u:s3cret@h",
+        "sqs://u:s3cret@h//",
         "s3cret-://h",
         "http://u:s3cret@h",
         "redis+socket://:s3cret@",
@@ -85,8 +129,6 @@ fn no_password_is_ever_shown() {
 #[test]
 fn other_brokers_are_refused_in_one_line_that_says_what_works() {
     for (spec, expected) in [
-        ("amqp://guest:guest@h//", "amqp:// (RabbitMQ) is not supported yet"),
-        ("x=pyamqp://h", "pyamqp:// (RabbitMQ) is not supported yet"),
         ("sentinel://h:26379;sentinel://i:26379", "sentinel:// is not supported yet"),
         ("sqs://", "brokers of the scheme sqs:// are not supported"),
     ] {

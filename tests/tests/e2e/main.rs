@@ -1,4 +1,4 @@
-//! The main job, end to end: the real binary, a real nats-server, a real Redis, real Celery workers.
+//! The main job, end to end: the real binary, a real nats-server, real Redis and RabbitMQ, real Celery workers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,8 +9,10 @@ mod day;
 mod demo;
 mod described;
 mod documented;
+mod enabling;
 mod map;
 mod matrix;
+mod rabbitmq;
 mod reconcile;
 mod retention;
 mod sdk;

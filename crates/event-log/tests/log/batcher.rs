@@ -52,6 +52,36 @@ async fn a_lone_event_goes_out_by_itself_and_the_rest_when_the_batcher_is_droppe
     until("all of it", async || stored(&log).await.concat() == [1, 2, 3]).await;
 }
 
+/// A source acknowledges to its broker what it has a receipt for: never before the log has it, and never not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_comes_for_what_the_log_has_and_for_what_it_never_will() {
+    let mut server = TestServer::with(event_log::testing::nats_server(), "max_payload: 40000\nmax_pending: 64MB");
+    let log = open(&server).await;
+    let (batcher, mut receipts) = log.batcher_with_receipts(CONNECTION);
+    let mut large = event(2);
+    large.job.as_mut().unwrap().error = Some("x".repeat(50_000));
+    batcher.push_numbered(event(1), 1).await;
+    batcher.push_numbered(large, 2).await;
+    batcher.push(event(3)).await;
+    batcher.push_numbered(event(4), 2).await;
+    within("the flush", batcher.flush()).await;
+    let mut told = Vec::new();
+    while let Ok(numbers) = receipts.try_recv() {
+        told.extend(numbers);
+    }
+    told.sort_unstable();
+    assert_eq!(told, [1, 2, 2], "as often as it was given, and nothing of what has no number");
+
+    server.kill();
+    until("the loss of the connection", async || !log.connected()).await;
+    batcher.push_numbered(event(5), 5).await;
+    until("an attempt to have failed", async || batcher.stats().retries > 0).await;
+    assert!(receipts.try_recv().is_err(), "nothing is in a log that is away");
+    server.restart();
+    assert_eq!(within("the receipt", receipts.recv()).await.unwrap(), [5]);
+    assert!(stored(&log).await.concat().contains(&5));
+}
+
 /// Events larger than half of what a small server takes go alone; larger than all of it, they are dropped and counted.
 #[tokio::test]
 async fn an_event_that_can_never_be_stored_harms_no_other() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::redis::{Connection, RedisResult, cmd};
 
 use super::Unended;
-use crate::spec::BrokerUrl;
+use crate::redis::RedisUrl;
 
 /// What stands before the id of a task.
 const KEY: &str = "celery-task-meta-";
@@ -13,14 +13,14 @@ const KEY: &str = "celery-task-meta-";
 const AT_ONCE: usize = 20;
 
 pub(super) struct Asker {
-    url: BrokerUrl,
+    url: RedisUrl,
     patience: Duration,
     connection: Option<Connection>,
     prefix: String,
 }
 
 impl Asker {
-    pub(super) fn new(url: BrokerUrl, patience: Duration) -> Self {
+    pub(super) fn new(url: RedisUrl, patience: Duration) -> Self {
         let prefix = key_prefix(url.key_prefix());
         Self { url, patience, connection: None, prefix }
     }
@@ -61,8 +61,8 @@ fn key_prefix(global: &str) -> String {
 }
 
 /// What the user of the URL must be allowed.
-pub(super) fn advice(url: &BrokerUrl) -> String {
-    let (user, keys) = (url.user(), crate::spec::escape(&key_prefix(url.key_prefix())));
+pub(super) fn advice(url: &RedisUrl) -> String {
+    let (user, keys) = (url.user(), crate::redis::escape(&key_prefix(url.key_prefix())));
     let select = if url.database() == 0 { "" } else { " +select" };
     format!("allow it with  ACL SETUSER {user} ~{keys}* +mget{select}")
 }

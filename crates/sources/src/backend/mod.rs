@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use crate::spec::BrokerUrl;
+use crate::redis::RedisUrl;
 use crate::status::now;
 use answer::{Answer, Unreadable};
 use ask::Asker;
@@ -50,7 +50,7 @@ pub struct BackendConfig {
     /// Its name: that of the connection.
     pub name: String,
     /// Where it is; database and `global_keyprefix` as for a broker.
-    pub url: BrokerUrl,
+    pub url: RedisUrl,
     /// Whose jobs these are.
     pub connection: Uuid,
     /// Drop results.
@@ -121,7 +121,7 @@ impl Backend {
 /// A running backend. It stops when this is dropped.
 pub struct BackendHandle {
     name: String,
-    url: BrokerUrl,
+    url: RedisUrl,
     figures: Arc<Figures>,
     task: JoinHandle<()>,
 }

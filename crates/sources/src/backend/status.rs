@@ -6,7 +6,7 @@ use proto_events::{Event, Timestamp};
 use serde::Serialize;
 
 use super::ask::advice;
-use crate::spec::BrokerUrl;
+use crate::redis::RedisUrl;
 use crate::status::{SourceState, now};
 
 /// How a result backend is that is asked.
@@ -71,7 +71,7 @@ impl Figures {
     }
 
     /// Tells whether this is news.
-    pub(super) fn failed(&self, error: &RedisError, url: &BrokerUrl) -> bool {
+    pub(super) fn failed(&self, error: &RedisError, url: &RedisUrl) -> bool {
         let is_refused = error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOPERM" | "NOAUTH" | "WRONGPASS"));
         let reason = match error.code() {

@@ -15,7 +15,12 @@ pub(crate) use repair::repaired;
 
 /// A text for an error message: short, whatever it was.
 pub(crate) fn shown(text: &str) -> String {
+    shown_up_to(text, 80)
+}
+
+/// The same, of so many characters.
+pub(crate) fn shown_up_to(text: &str, most: usize) -> String {
     let mut shown = text.to_owned();
-    proto_events::limits::cut(&mut shown, 80);
+    proto_events::limits::cut(&mut shown, most);
     shown
 }

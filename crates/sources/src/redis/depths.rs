@@ -3,23 +3,17 @@
 //! The queues are those that Celery has bound to its exchanges. A queue's messages lie in a list of its name and, those
 //! of other priorities, in lists beside it. What workers hold unacknowledged lies in one hash for all queues together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::{Connection, FromRedisValue, Pipeline, RedisError, RedisResult, cmd, pipe};
-use bytes::Bytes;
-use event_log::EventLog;
-use proto_events::{Event, EventType, Framework, Queue};
-use serde_json::{Map, Value};
 use tokio::time::MissedTickBehavior;
-use uuid::Uuid;
 
-use crate::spec::BrokerUrl;
-use crate::status::{Figures, now};
+use super::url::{RedisUrl, escape};
+use crate::depths::{Depth, Teller};
+use crate::status::Figures;
 
-/// A depth that stays as it is is told again after so long, so that everybody knows that it is still true.
-const AGAIN: Duration = Duration::from_secs(30);
 /// After a refusal so many rounds are left out.
 const ROUNDS_OFF: u32 = 12;
 
@@ -43,10 +37,9 @@ const PRIORITIES: std::ops::RangeInclusive<u32> = 1..=9;
 /// What asks, and tells the log.
 pub(super) struct Depths {
     pub(super) name: String,
-    pub(super) connection: Uuid,
     pub(super) every: Duration,
     pub(super) figures: Arc<Figures>,
-    pub(super) log: EventLog,
+    pub(super) teller: Teller,
     pub(super) asker: Asker,
 }
 
@@ -64,7 +57,6 @@ impl Depths {
     pub(super) async fn run(mut self) {
         let mut rounds = tokio::time::interval(self.every);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = HashMap::new();
         let mut off = 0_u32;
         loop {
             rounds.tick().await;
@@ -87,7 +79,8 @@ impl Depths {
                 Ok(round) => {
                     off = if round.is_refused { ROUNDS_OFF } else { 0 };
                     self.hint(round.is_refused);
-                    self.publish(&round, &mut told).await;
+                    let depths = round.depths.iter().map(|(name, depth)| (name.as_str(), Depth::of(*depth)));
+                    self.teller.tell(depths, round.unacked).await;
                 }
                 Err(error) => {
                     tracing::debug!(source = self.name, %error, "the depth of queues is not known");
@@ -109,35 +102,11 @@ impl Depths {
         }
         *known = hint;
     }
-
-    async fn publish(&self, round: &Round, told: &mut HashMap<String, (u64, Instant)>) {
-        told.retain(|name, _| round.depths.contains_key(name));
-        for (name, depth) in &round.depths {
-            let is_known = |(before, at): &(u64, Instant)| before == depth && at.elapsed() < AGAIN;
-            if told.get(name).is_some_and(is_known) {
-                continue;
-            }
-            let payload = Bytes::from(proto_events::encode(&[snapshot(name, *depth, round.unacked)]));
-            // What did not get through is told in the next round: the log is away, and says so itself.
-            if let Err(error) = self.log.publish_status(self.connection, "queue", name, payload).await {
-                tracing::debug!(%error, "depths not published");
-                return;
-            }
-            told.insert(name.clone(), (*depth, Instant::now()));
-        }
-    }
-}
-
-fn snapshot(name: &str, depth: u64, unacked: Option<u64>) -> Event {
-    let extensions = unacked.map(|unacked| ("unackedOfAllQueues".to_owned(), Value::from(unacked)));
-    let extensions: Map<String, Value> = extensions.into_iter().collect();
-    let queue = Queue { name: name.to_owned(), depth: Some(depth), consumers: None, extensions };
-    Event { queue: Some(Box::new(queue)), ..Event::bare(EventType::QueueSnapshot, now(), Framework::Celery) }
 }
 
 /// The blocking half.
 pub(super) struct Asker {
-    url: BrokerUrl,
+    url: RedisUrl,
     patience: Duration,
     connection: Option<Connection>,
     /// Where the look through the keys goes on.
@@ -151,7 +120,7 @@ pub(super) struct Asker {
 type Bound = (String, &'static str);
 
 impl Asker {
-    pub(super) fn new(url: BrokerUrl, patience: Duration) -> Self {
+    pub(super) fn new(url: RedisUrl, patience: Duration) -> Self {
         let (found, known) = (BTreeSet::new(), BTreeSet::new());
         Self { url, patience, connection: None, cursor: 0, found, known }
     }
@@ -193,7 +162,7 @@ impl Asker {
     /// Goes on looking for bindings.
     fn look(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let began = Instant::now();
-        let pattern = format!("{}*", crate::spec::escape(&self.key(BINDINGS)));
+        let pattern = format!("{}*", escape(&self.key(BINDINGS)));
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(self.cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
@@ -277,7 +246,7 @@ impl Asker {
     }
 
     fn advice(&self) -> String {
-        let (user, keys) = (self.url.user(), crate::spec::escape(self.url.key_prefix()));
+        let (user, keys) = (self.url.user(), escape(self.url.key_prefix()));
         let select = if self.url.database() == 0 { "" } else { " +select" };
         format!(
             "the depth of queues is not known, because the Redis user {user} may not read it: \

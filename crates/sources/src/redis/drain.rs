@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::redis::{Connection, ErrorKind, PubSub, RedisError, ServerError, Value, cmd};
-use proto_events::{Event, EventType, Framework, Source, SourceState, Timestamp};
+use proto_events::{Event, SourceState, Timestamp};
 
 use super::queue::Queue;
-use crate::spec::BrokerUrl;
+use super::url::RedisUrl;
+use crate::enabling::Enabling;
+use crate::source::change;
 use crate::status::{Figures, Lost, now};
 
 /// How long a read waits at most, and so how soon a stop is noticed.
@@ -23,12 +25,13 @@ const GOOD: Duration = Duration::from_secs(10);
 
 pub(super) struct Drain {
     pub(super) name: String,
-    pub(super) url: BrokerUrl,
+    pub(super) url: RedisUrl,
     pub(super) channels: String,
     /// After so long without a word Redis is asked whether it is there, and has as long to answer.
     pub(super) patience: Duration,
     pub(super) queue: Arc<Queue>,
     pub(super) figures: Arc<Figures>,
+    pub(super) enabling: Option<Arc<Enabling>>,
     pub(super) stop: Arc<AtomicBool>,
 }
 
@@ -85,6 +88,9 @@ impl Drain {
         self.figures.connected();
         tracing::info!(source = self.name, broker = %self.url, channels = self.channels, "listening to Celery's events");
         self.queue.push_change(self.change(SourceState::Connected, now(), None));
+        if let Some(enabling) = &self.enabling {
+            enabling.connected();
+        }
         self.listen(&mut connection.as_pubsub())
     }
 
@@ -163,7 +169,7 @@ impl Drain {
         }
     }
 
-    pub(super) fn change(&self, state: SourceState, at: Timestamp, reason: Option<String>) -> Event {
+    fn change(&self, state: SourceState, at: Timestamp, reason: Option<String>) -> Event {
         change(&self.name, state, at, reason)
     }
 
@@ -203,12 +209,6 @@ impl Drain {
         };
         Failure { reason, refused, heard: Instant::now() }
     }
-}
-
-/// An event about the source itself.
-pub(super) fn change(name: &str, state: SourceState, at: Timestamp, reason: Option<String>) -> Event {
-    let source = Source { name: name.to_owned(), state, reason };
-    Event { source: Some(Box::new(source)), ..Event::bare(EventType::SourceStateChange, at, Framework::Celery) }
 }
 
 /// By the routing key at the end of the channel, `/0.celeryev/worker.heartbeat`.

@@ -1,24 +1,26 @@
 //! Celery's events over Redis pub/sub.
 //!
 //! # Layout
-//! - [`RedisSource::spawn`] starts a source, [`SourceHandle`] watches and stops it
+//! - [`RedisSource::spawn`] starts a source
+//! - [`RedisUrl`]: where it is
 //! - `drain`: one thread that only empties the socket
 //! - `queue`: what it empties it into, bounded by bytes
 //! - `decode`: the task that makes events of it and appends them to the log
-//! - `heartbeats`: the latest of each worker, beside the log
+//! - `control`: asks workers to send the events of their tasks
 //! - `depths`: how full the queues are, beside the log too
 //!
 //! # Invariants
 //! - The drainer never waits for the log: Redis cuts off who reads too slowly, and keeps nothing for them.
 //! - Whatever is lost is counted: messages dropped, seconds not connected, events not readable.
 
+mod control;
 mod decode;
 mod depths;
 mod drain;
-mod heartbeats;
 mod queue;
+mod url;
 
-use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,16 +31,20 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::celery::Normaliser;
-use crate::spec::BrokerUrl;
-use crate::status::{Figures, Identity, SourceState, SourceStatus, now};
-use decode::{Advice, Decode};
+use crate::depths::Teller;
+use crate::enabling::Enabling;
+use crate::hearing::Hearing;
+use crate::heartbeats::Heartbeats;
+use crate::source::{LAST_WORDS, Running, SourceHandle, change};
+use crate::status::{Figures, now};
+use control::Control;
+use decode::Decode;
 use depths::{Asker, Depths};
 use drain::Drain;
-use heartbeats::Heartbeats;
 use queue::Queue;
-
-/// How long a stop waits for the log to take what was heard.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+pub use url::RedisUrl;
+pub(crate) use url::escape;
+pub(crate) use url::{is_scheme, read};
 
 /// What a source is to do.
 #[derive(Clone, Debug)]
@@ -46,11 +52,13 @@ pub struct RedisConfig {
     /// The source's name, in the status and in the log.
     pub name: String,
     /// The broker.
-    pub url: BrokerUrl,
+    pub url: RedisUrl,
     /// Whose events these are.
     pub connection: Uuid,
     /// Drop `args`, `kwargs` and `result`.
     pub redact_args: bool,
+    /// Ask workers that do not to send the events of their tasks.
+    pub enable_events: bool,
     /// The pattern of the event channels; without one it follows from the URL.
     pub channels: Option<String>,
     /// Bytes that may wait to be decoded.
@@ -65,12 +73,13 @@ pub struct RedisConfig {
 
 impl RedisConfig {
     /// The usual settings.
-    pub fn new(name: impl Into<String>, url: BrokerUrl, connection: Uuid) -> Self {
+    pub fn new(name: impl Into<String>, url: RedisUrl, connection: Uuid) -> Self {
         Self {
             name: name.into(),
             url,
             connection,
             redact_args: false,
+            enable_events: false,
             channels: None,
             queue_bytes: 64 << 20,
             // With the two seconds between heartbeats, within half a minute of the start.
@@ -92,6 +101,7 @@ impl RedisSource {
         let queue = Arc::new(Queue::new(config.queue_bytes));
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
+        let enabling = config.enable_events.then(Arc::<Enabling>::default);
         let drain = Drain {
             name: config.name.clone(),
             channels: config.channels.unwrap_or_else(|| config.url.channels().to_owned()),
@@ -99,46 +109,53 @@ impl RedisSource {
             patience: config.patience,
             queue: Arc::clone(&queue),
             figures: Arc::clone(&figures),
+            enabling: enabling.clone(),
             stop: Arc::clone(&stop),
         };
         let drain = std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())?;
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
-            name: config.name.clone(),
             normaliser: Normaliser { redact_args: config.redact_args },
             queue: Arc::clone(&queue),
-            figures: Arc::clone(&figures),
             batcher: log.batcher(config.connection),
-            heartbeats: Arc::clone(&heartbeats),
-            advice: Advice::new(config.hint_after),
-            warned: None,
+            hearing: Hearing::new(
+                config.name.clone(),
+                Arc::clone(&figures),
+                Arc::clone(&heartbeats),
+                enabling.clone(),
+                config.hint_after,
+            ),
         };
         let depths = Depths {
             name: config.name.clone(),
-            connection: config.connection,
             every: config.depths_every,
             figures: Arc::clone(&figures),
-            log: log.clone(),
+            teller: Teller::new(log.clone(), config.connection),
             asker: Asker::new(config.url.clone(), config.patience),
         };
-        Ok(SourceHandle {
-            name: config.name,
-            url: config.url,
+        let control = enabling.map(|enabling| {
+            let control = Control::new(config.name.clone(), config.url.clone(), config.patience, Arc::clone(&figures));
+            tokio::spawn(control.run(enabling))
+        });
+        let masked = config.url.masked().to_owned();
+        let running = Threads {
+            name: config.name.clone(),
             queue,
-            figures,
+            figures: Arc::clone(&figures),
             stop,
             drain,
             decode: tokio::spawn(decode.run()),
             heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
             depths: tokio::spawn(depths.run()),
-        })
+            control,
+        };
+        Ok(SourceHandle::new(config.name, "celery-redis", masked, figures, Box::new(running)))
     }
 }
 
-/// A running source. It stops when this is dropped; [`SourceHandle::stop`] also sees to it that nothing heard is lost.
-pub struct SourceHandle {
+/// What does the work.
+struct Threads {
     name: String,
-    url: BrokerUrl,
     queue: Arc<Queue>,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
@@ -146,57 +163,57 @@ pub struct SourceHandle {
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     depths: JoinHandle<()>,
+    control: Option<JoinHandle<()>>,
 }
 
-impl SourceHandle {
-    /// How it is.
-    pub fn status(&self) -> SourceStatus {
-        let mut status = self.figures.status(&Identity {
-            name: &self.name,
-            kind: "celery-redis",
-            url_masked: self.url.masked(),
-            dropped: self.queue.dropped(),
-            queue_bytes: self.queue.bytes() as u64,
-        });
-        // Neither ends by itself; if one does all the same, that must not look like a quiet broker.
-        if self.drain.is_finished() || self.decode.is_finished() {
-            status.state = SourceState::Down;
-            status.reason = Some("the source has failed and needs a restart of Forebay; the log says why".to_owned());
-        }
-        status
+impl Running for Threads {
+    fn dropped(&self) -> u64 {
+        self.queue.dropped()
     }
 
-    /// Stops listening, and waits until the log has what was heard.
-    pub async fn stop(mut self) {
-        self.hang_up();
-        if self.figures.is_connected() {
-            let stopped = drain::change(&self.name, Heard::Disconnected, now(), Some("Forebay stopped".to_owned()));
-            self.queue.push_change(stopped);
-        }
-        self.queue.close();
-        if tokio::time::timeout(LAST_WORDS, &mut self.decode).await.is_err() {
-            let waiting = self.queue.len();
-            tracing::warn!(source = self.name, waiting, "stopped while the log was away: the last messages are lost");
-        }
+    fn queue_bytes(&self) -> u64 {
+        self.queue.bytes() as u64
     }
 
+    fn has_ended(&self) -> bool {
+        self.drain.is_finished() || self.decode.is_finished()
+    }
+
+    fn stop(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            self.hang_up();
+            if self.figures.is_connected() {
+                let stopped = change(&self.name, Heard::Disconnected, now(), Some("Forebay stopped".to_owned()));
+                self.queue.push_change(stopped);
+            }
+            self.queue.close();
+            if tokio::time::timeout(LAST_WORDS, &mut self.decode).await.is_err() {
+                let waiting = self.queue.len();
+                tracing::warn!(
+                    source = self.name,
+                    waiting,
+                    "stopped while the log was away: the last messages are lost"
+                );
+            }
+        })
+    }
+}
+
+impl Threads {
     fn hang_up(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.drain.thread().unpark();
     }
 }
 
-impl Drop for SourceHandle {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.hang_up();
         self.decode.abort();
         self.heartbeats.abort();
         self.depths.abort();
-    }
-}
-
-impl fmt::Debug for SourceHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceHandle").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+        if let Some(control) = &self.control {
+            control.abort();
+        }
     }
 }

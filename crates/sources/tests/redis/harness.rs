@@ -14,8 +14,8 @@ use proto_events::{Event, EventType, SourceState as Heard};
 use redis::{Client, Connection, cmd, pipe};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sources::redis::{RedisConfig, RedisSource, SourceHandle};
-use sources::{SourceState, parse_source};
+use sources::redis::{RedisConfig, RedisSource};
+use sources::{BrokerUrl, SourceHandle, SourceState, parse_source};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -124,7 +124,8 @@ impl Drop for Redis {
 
 /// A source with the patience of a test.
 pub(crate) fn spawn(url: &str, log: &EventLog, change: impl FnOnce(&mut RedisConfig)) -> SourceHandle {
-    let mut config = RedisConfig::new("main", parse_source(url).unwrap().url, CONNECTION);
+    let BrokerUrl::Redis(url) = parse_source(url).unwrap().url else { panic!("{url} is Redis'") };
+    let mut config = RedisConfig::new("main", url, CONNECTION);
     config.patience = Duration::from_secs(1);
     config.depths_every = Duration::from_millis(50);
     change(&mut config);

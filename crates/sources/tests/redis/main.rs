@@ -15,8 +15,7 @@ use proto_events::{Event, SourceState as Heard, WorkerState};
 use redis::cmd;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sources::redis::SourceHandle;
-use sources::{SourceState, SourceStatus};
+use sources::{SourceHandle, SourceState, SourceStatus};
 use uuid::Uuid;
 
 fn ids(events: &[Event]) -> Vec<&str> {

@@ -17,12 +17,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MOST: usize = 10_000;
 
 #[derive(Default)]
-pub(super) struct Heartbeats {
+pub(crate) struct Heartbeats {
     latest: Mutex<HashMap<String, Event>>,
 }
 
 impl Heartbeats {
-    pub(super) fn note(&self, event: Event) {
+    pub(crate) fn note(&self, event: Event) {
         let Some(worker) = event.worker.as_deref() else { return };
         let mut latest = self.latest.lock();
         if latest.len() < MOST || latest.contains_key(&worker.external_id) {
@@ -31,7 +31,7 @@ impl Heartbeats {
     }
 
     /// Publishes what came since the last round, for ever.
-    pub(super) async fn publish(self: Arc<Self>, log: EventLog, connection: Uuid) {
+    pub(crate) async fn publish(self: Arc<Self>, log: EventLog, connection: Uuid) {
         let mut rounds = tokio::time::interval(INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

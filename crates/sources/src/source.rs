@@ -1,0 +1,133 @@
+//! A source of any kind as the rest of the house sees it: started, watched, stopped.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::EventLog;
+use proto_events::{Event, EventType, Framework, Source, SourceState as Heard, Timestamp};
+use uuid::Uuid;
+
+use crate::amqp::{AmqpConfig, AmqpSource};
+use crate::redis::{RedisConfig, RedisSource};
+use crate::spec::BrokerUrl;
+use crate::status::{Figures, Identity, SourceState, SourceStatus};
+
+/// How long a stop waits for the log to take what was heard.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// What a source is to do, whatever its broker.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// The source's name, in the status and in the log.
+    pub name: String,
+    /// The broker.
+    pub url: BrokerUrl,
+    /// Whose events these are.
+    pub connection: Uuid,
+    /// Drop `args`, `kwargs` and `result`.
+    pub redact_args: bool,
+    /// Ask workers that do not to send the events of their tasks.
+    pub enable_events: bool,
+    /// Queues of tasks that are known from earlier; a broker that can list its queues needs none.
+    pub queues: Vec<String>,
+}
+
+impl SourceConfig {
+    /// Starts to listen; from now on the source keeps itself going. Must be called within a tokio runtime. The error is
+    /// that the system gives no thread.
+    pub fn spawn(self, log: &EventLog) -> std::io::Result<SourceHandle> {
+        let (redact_args, enable_events) = (self.redact_args, self.enable_events);
+        match self.url {
+            BrokerUrl::Redis(url) => {
+                let redis = RedisConfig::new(self.name, url, self.connection);
+                RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, log)
+            }
+            BrokerUrl::Amqp(url) => {
+                let amqp = AmqpConfig::new(self.name, url, self.connection);
+                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, queues: self.queues, ..amqp }, log))
+            }
+        }
+    }
+}
+
+/// A running source. It stops when this is dropped; [`SourceHandle::stop`] also sees to it that nothing heard is lost.
+pub struct SourceHandle {
+    name: String,
+    kind: &'static str,
+    url_masked: String,
+    figures: Arc<Figures>,
+    running: Box<dyn Running>,
+}
+
+/// What a kind of source has of its own. Dropping it stops it at once.
+pub(crate) trait Running: Send + Sync {
+    /// Messages dropped because the log was away for too long.
+    fn dropped(&self) -> u64;
+
+    /// Bytes waiting to be decoded.
+    fn queue_bytes(&self) -> u64;
+
+    /// Whether it has ended by itself, as it never should.
+    fn has_ended(&self) -> bool;
+
+    /// Stops listening, and waits until the log has what was heard.
+    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// The same, for good: what it keeps at the broker goes too.
+    fn remove(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.stop()
+    }
+}
+
+impl SourceHandle {
+    pub(crate) fn new(
+        name: String,
+        kind: &'static str,
+        url_masked: String,
+        figures: Arc<Figures>,
+        running: Box<dyn Running>,
+    ) -> Self {
+        Self { name, kind, url_masked, figures, running }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> SourceStatus {
+        let mut status = self.figures.status(&Identity {
+            name: &self.name,
+            kind: self.kind,
+            url_masked: &self.url_masked,
+            dropped: self.running.dropped(),
+            queue_bytes: self.running.queue_bytes(),
+        });
+        // None ends by itself; if one does all the same, that must not look like a quiet broker.
+        if self.running.has_ended() {
+            status.state = SourceState::Down;
+            status.reason = Some("the source has failed and needs a restart of Forebay; the log says why".to_owned());
+        }
+        status
+    }
+
+    /// Stops listening, and waits until the log has what was heard.
+    pub async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    /// Stops for good: nothing of the source is left behind at the broker.
+    pub async fn remove(self) {
+        self.running.remove().await;
+    }
+}
+
+impl fmt::Debug for SourceHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceHandle").field("name", &self.name).field("url", &self.url_masked).finish_non_exhaustive()
+    }
+}
+
+/// An event about the source itself.
+pub(crate) fn change(name: &str, state: Heard, at: Timestamp, reason: Option<String>) -> Event {
+    let source = Source { name: name.to_owned(), state, reason };
+    Event { source: Some(Box::new(source)), ..Event::bare(EventType::SourceStateChange, at, Framework::Celery) }
+}

@@ -1,0 +1,283 @@
+//! Celery's own event stream over RabbitMQ.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use event_log::EventLog;
+use event_log::testing::TestServer;
+use forebay_tests::{CONNECTION, Flood, FloodJob, Forebay, Options, RabbitMq, Redis, Shop, Truth, job_id, wait_for};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+use sources::amqp::{AmqpConfig, AmqpSource, Bounds};
+use sources::{BrokerUrl, SourceHandle, SourceState, SourceStatus, parse_source};
+
+use crate::compare;
+
+#[test]
+fn every_job_over_rabbitmq_is_recorded_as_celery_reports_it() {
+    let rabbitmq = RabbitMq::start();
+    let redis = Redis::start();
+    let mut forebay = Forebay::start(Options::celery(&[rabbitmq.url().replace("amqp", "pyamqp")]));
+    let shop = Shop::new(rabbitmq.url()).with_backend(redis.url(0));
+    let mut fast = shop.worker("fast", &["-E", "--queues", "celery,mail", "--concurrency", "4"]);
+    let mut slow = shop.worker("slow", &["-E", "--queues", "slow", "--concurrency", "1"]);
+    let jobs: Vec<Truth> = shop.drive("stories").into_iter().filter(|truth| truth.status != "NONE").collect();
+    assert!(jobs.len() > 25);
+    for truth in &jobs {
+        compare::check(&compare::record(&forebay.api, truth), truth, &shop);
+    }
+    let before = records(&forebay, &jobs);
+    // What is published meanwhile waits at the broker.
+    forebay.kill();
+    let meanwhile = shop.drive("simple");
+    forebay.restart();
+    for truth in &meanwhile {
+        compare::check(&compare::record(&forebay.api, truth), truth, &shop);
+    }
+    assert_eq!(records(&forebay, &jobs), before, "after kill -9 of the server");
+    wait_for("the depths of all queues and their consumers", 60, || {
+        let queues = forebay.api.get("/api/queues?timeRange=1h").body["data"].as_array()?.clone();
+        let known = queues.iter().filter(|queue| queue["depth"] == 0).count();
+        (queues.len() == 3 && known == 3).then_some(())
+    });
+    let workers = forebay.api.get("/api/workers").body["data"].as_array().unwrap().len();
+    assert_eq!(workers, 2);
+    fast.stop();
+    slow.stop();
+    // Nobody takes what is sent now.
+    let waiting = vec!["{}".to_owned(); 7];
+    RabbitMq::publish(&rabbitmq.url(), "", "mail", &waiting);
+    wait_for("the depth of what nobody takes", 60, || {
+        let queues = forebay.api.get("/api/queues?timeRange=1h").body["data"].as_array()?.clone();
+        queues.iter().any(|queue| queue["name"] == "mail" && queue["depth"] == 7).then_some(())
+    });
+    let source = forebay.health()["sources"][0].clone();
+    assert_eq!((&source["kind"], &source["decodeErrors"]), (&json!("celery-rabbitmq"), &json!(0)), "{source:#}");
+    forebay.stop();
+}
+
+/// Every record but for the other runs of the same name that are shown with it.
+fn records(forebay: &Forebay, jobs: &[Truth]) -> BTreeMap<String, Value> {
+    let record = |truth: &Truth| {
+        let mut record = forebay.api.job(&truth.id).unwrap();
+        record.as_object_mut().unwrap().remove("recentExecutions");
+        (truth.id.clone(), record)
+    };
+    jobs.iter().map(record).collect()
+}
+
+/// All that RabbitMQ has confirmed is in the record in the end: its publisher waits for the confirmation of each message,
+/// and everything between them and the record is killed in turn.
+#[test]
+fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
+    let mut rabbitmq = RabbitMq::start();
+    let url = rabbitmq.url();
+    let mut forebay = Forebay::start(Options::celery(std::slice::from_ref(&url)));
+    let faults: [&dyn Fn(&mut Forebay, &mut RabbitMq); 4] = [
+        &|forebay, _| forebay.crash_and_restart(),
+        &|forebay, _| {
+            // The log is away for a while, and then it is killed.
+            kill_process(forebay.nats(), Signal::STOP).unwrap();
+            forebay.wait_until("miss its log", |health| health["status"] != "ok");
+            forebay.kill_nats();
+        },
+        &|_, rabbitmq| rabbitmq.restart(),
+        &|forebay, rabbitmq| {
+            forebay.kill();
+            rabbitmq.stop();
+            rabbitmq.restart();
+            forebay.restart();
+        },
+    ];
+    let over = AtomicBool::new(false);
+    let jobs: Vec<FloodJob> = std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut flood = Flood::new(5, 1_790_000_000.0);
+            let mut jobs = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let (arrays, made) = flood.arrays(20, 9);
+                RabbitMq::publish(&url, "celeryev", "task.multi", &arrays);
+                jobs.extend(made);
+            }
+            jobs
+        });
+        // A panic must not leave it going.
+        let stop = Stop(&over);
+        for fault in faults {
+            let before = recorded(&forebay).unwrap();
+            wait_for("the flood to go on", 120, || (recorded(&forebay)? > before + 200).then_some(()));
+            fault(&mut forebay, &mut rabbitmq);
+            forebay.wait_until_well();
+        }
+        drop(stop);
+        publisher.join().unwrap()
+    });
+    assert!(jobs.len() > 1_000, "{} jobs", jobs.len());
+    forebay.wait_until_well();
+    for state in ["completed", "failed"] {
+        let expected = jobs.iter().filter(|job| job.state == state).count();
+        wait_for(&format!("{expected} jobs to be {state}"), 60, || {
+            let answer = forebay.api.try_get(&format!("/api/jobs?limit=1&state={state}"))?;
+            (answer.body["pagination"]["total"] == json!(expected)).then_some(())
+        });
+    }
+    let all = forebay.api.get("/api/jobs?limit=1").body["pagination"]["total"].clone();
+    assert_eq!(all, json!(jobs.len()), "nothing else");
+    for job in jobs.iter().step_by(97) {
+        assert_eq!(forebay.api.job(&job_id(&job.id)).unwrap()["state"], job.state, "{}", job.id);
+    }
+    // And all of it is acknowledged: what is delivered again and again would fill the broker.
+    forebay.stop();
+    assert_eq!(rabbitmq.ready(), 0);
+}
+
+/// Tells the publisher to end.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How many jobs the server knows, if it answers.
+fn recorded(forebay: &Forebay) -> Option<u64> {
+    forebay.api.try_get("/api/jobs?limit=1")?.body["pagination"]["total"].as_u64()
+}
+
+fn config(url: &str, change: impl FnOnce(&mut AmqpConfig)) -> AmqpConfig {
+    let BrokerUrl::Amqp(url) = parse_source(url).unwrap().url else { panic!("{url} is RabbitMQ's") };
+    let mut config = AmqpConfig::new("main", url, CONNECTION);
+    change(&mut config);
+    config
+}
+
+async fn status(source: &SourceHandle, what: &str, is: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = source.status();
+        if is(&status) {
+            return status;
+        }
+        assert!(std::time::Instant::now() < deadline, "{what}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn event(number: usize) -> String {
+    format!(
+        r#"{{"type":"task-received","uuid":"job-{number}","name":"a","hostname":"celery@w","pid":1,"clock":{number},"timestamp":1795440115.5}}"#
+    )
+}
+
+/// Looks on a thread that may wait.
+async fn ready(rabbitmq: RabbitMq, expected: u32) -> RabbitMq {
+    let look = move || {
+        assert_eq!(rabbitmq.ready(), expected);
+        rabbitmq
+    };
+    tokio::task::spawn_blocking(look).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absence_costs_rabbitmq_no_more_than_agreed_and_nothing_is_left_behind() {
+    const MOST: u32 = 100;
+    let rabbitmq = RabbitMq::start();
+    let server = TestServer::start();
+    let log = EventLog::open(server.config()).await.unwrap();
+    let bounded = |url: &str| config(url, |config| config.tasks = Bounds { messages: MOST, bytes: 1 << 20 });
+    let url = rabbitmq.url();
+    let source = AmqpSource::spawn(bounded(&url), &log);
+    status(&source, "it is connected", |status| status.state == SourceState::Connected).await;
+    source.stop().await;
+
+    let queues = rabbitmq.queues();
+    assert_eq!(queues.len(), 2, "a plain stop leaves them: {queues:#?}");
+    for queue in &queues {
+        let arguments = queue["arguments"].to_string();
+        for part in ["x-expires", "86400000", "drop-head", "x-max-length", "x-max-length-bytes"] {
+            assert!(arguments.contains(part), "{part} is missing: {queue:#}");
+        }
+        assert!(queue["name"].as_str().unwrap().starts_with(&format!("forebay.{CONNECTION}.")), "{queue:#}");
+        assert_eq!((&queue["type"], &queue["durable"]), (&json!("quorum"), &json!(true)), "{queue:#}");
+    }
+    let (bodies, to) = ((0..500).map(event).collect::<Vec<_>>(), url.clone());
+    tokio::task::spawn_blocking(move || RabbitMq::publish(&to, "celeryev", "task.received", &bodies)).await.unwrap();
+    let rabbitmq = ready(rabbitmq, MOST).await;
+
+    // The newest are there, and each once; acknowledged once the log has them.
+    let source = AmqpSource::spawn(bounded(&url), &log);
+    status(&source, "all is heard", |status| status.events >= u64::from(MOST)).await;
+    source.stop().await;
+    let rabbitmq = ready(rabbitmq, 0).await;
+    let mut jobs: Vec<String> = Vec::new();
+    let last = log.info().await.unwrap().last_sequence;
+    for sequence in 1..=last {
+        let message = log.message(sequence).await.unwrap().unwrap();
+        let events = proto_events::decode(&message.payload).unwrap();
+        jobs.extend(events.into_iter().filter_map(|event| event.unwrap().job.map(|job| job.external_id)));
+    }
+    assert_eq!(jobs, (400..500).map(|number| format!("job-{number}")).collect::<Vec<_>>());
+
+    // Other bounds are other queues, so that nothing is refused; and a source that goes for good takes its own with it.
+    let other = AmqpSource::spawn(config(&url, |_| {}), &log);
+    status(&other, "it is connected", |status| status.state == SourceState::Connected).await;
+    assert_eq!(rabbitmq.queues().len(), 3, "the same for workers, another for tasks");
+    other.remove().await;
+    AmqpSource::spawn(bounded(&url), &log).remove().await;
+    assert_eq!(rabbitmq.queues(), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rabbitmq_forbids_is_said_in_one_line_that_names_the_permission() {
+    const OURS: &str = "^forebay\\.";
+    let users = [
+        ("enough", [OURS, OURS, "^(forebay\\.|celeryev$)"]),
+        ("no-configure", ["^$", OURS, "^(forebay\\.|celeryev$)"]),
+        ("no-write", [OURS, "^$", "^(forebay\\.|celeryev$)"]),
+        ("no-exchange", [OURS, OURS, OURS]),
+        ("no-read", [OURS, OURS, "^celeryev$"]),
+    ];
+    let rabbitmq = RabbitMq::with_users(&users);
+    let server = TestServer::start();
+    let log = EventLog::open(server.config()).await.unwrap();
+    let spawn = |url: &str| AmqpSource::spawn(config(url, |_| {}), &log);
+    let refused = async |url: &str| {
+        let source = spawn(url);
+        let status = status(&source, url, |status| status.state == SourceState::Refused).await;
+        let reason = status.reason.unwrap();
+        assert!(!reason.contains('\n'), "{reason}");
+        reason
+    };
+    // Before any worker has made the exchange.
+    let reason = refused(&rabbitmq.url_of("enough")).await;
+    assert!(reason.contains("celeryev is not there yet") && reason.contains("configure"), "{reason}");
+    let guest = spawn(&rabbitmq.url());
+    status(&guest, "it is connected", |status| status.state == SourceState::Connected).await;
+    guest.remove().await;
+
+    for (user, expected) in [
+        ("no-configure", "lacks the permission to configure ^forebay"),
+        ("no-write", "lacks the permission to write ^forebay"),
+        ("no-exchange", "lacks the permission to read celeryev"),
+        ("no-read", "lacks the permission to read ^forebay"),
+    ] {
+        let reason = refused(&rabbitmq.url_of(user)).await;
+        assert!(reason.contains(expected) && reason.contains(user), "{user}: {reason}");
+    }
+    let port = rabbitmq.port();
+    let reason = refused(&format!("amqp://enough:s3cret@127.0.0.1:{port}//")).await;
+    assert!(reason.contains("refused the user (enough) or password") && !reason.contains("s3cret"), "{reason}");
+    let reason = refused(&format!("amqp://enough:enough@127.0.0.1:{port}/nowhere")).await;
+    assert!(reason.contains("virtual host nowhere"), "{reason}");
+
+    // And that is all it takes; asking workers for their events takes more.
+    let source = AmqpSource::spawn(config(&rabbitmq.url_of("enough"), |config| config.enable_events = true), &log);
+    status(&source, "it is connected", |status| status.state == SourceState::Connected).await;
+    let body = vec![event(1)];
+    let url = rabbitmq.url();
+    tokio::task::spawn_blocking(move || RabbitMq::publish(&url, "celeryev", "task.received", &body)).await.unwrap();
+    status(&source, "it hears", |status| status.events == 1).await;
+    source.remove().await;
+}
