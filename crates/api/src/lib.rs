@@ -60,7 +60,7 @@ mod times;
 mod tree;
 mod workers;
 
-pub use app::{App, Parts, Sources};
+pub use app::{App, Parts};
 pub use auth::{Auth, PasswordError};
 pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
 pub use errors::ApiError;

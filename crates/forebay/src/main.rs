@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`cli`], [`config`]: what can be said, and what then holds
-//! - [`serve`]: the server; [`stack`]: its parts put together
+//! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources
 //! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
 //! - [`data_dir`], [`credentials`]: the small files of the data directory
 
@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod credentials;
 mod data_dir;
+mod listen;
 mod logging;
 mod offline;
 mod serve;

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
-use event_log::EventLog;
+use event_log::{EventLog, OpenError as LogOpenError};
 use proto_events::{Event, EventType, Framework, Timestamp};
-use sources::{SourceConfig, SourceSpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -23,7 +22,8 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::config::{ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
-use crate::data_dir::{self, Admin, DataDir, OpenError};
+use crate::data_dir::{self, Admin, DataDir, LOG_PLACE, LogPlace, OpenError};
+use crate::listen::Listening;
 use crate::logging;
 use crate::stack::{Care, Stack};
 
@@ -32,6 +32,9 @@ const STOP_TIME: Duration = Duration::from_secs(20);
 
 /// Between two clock ticks in the log.
 const TICK: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach a log that is away.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a command that holds the directory is waited for.
 const LOCK_TIME: Duration = Duration::from_secs(10);
@@ -86,9 +89,15 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
         .context("cannot write to the data directory")?;
     logging::tell(&format!("listening on http://{}", http.address));
 
+    let listening = Listening::begin(&config, &dir, config.connection_id.or(credentials.connection_id)).await?;
+    app.know_sources(Arc::clone(&listening.fleet));
     let stack = tokio::select! {
-        stack = start(&config, &dir, credentials, &app) => stack?,
-        () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
+        stack = start(&config, &dir, credentials, &app, &listening) => stack?,
+        () = &mut told_to_stop => {
+            listening.stop().await;
+            listening.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     let failure = tokio::select! {
         () = &mut told_to_stop => None,
@@ -99,7 +108,10 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let second_signal = stop_signal()?;
     let stopping = async {
         http.stop().await;
-        stack.close().await
+        listening.stop().await;
+        let closed = stack.close().await;
+        listening.close().await;
+        closed
     };
     let stopped = tokio::select! {
         stopped = tokio::time::timeout(STOP_TIME, stopping) => stopped,
@@ -127,14 +139,17 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 /// Opens everything, and lets the API answer.
-async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials, app: &App) -> anyhow::Result<Stack> {
-    let specs = &config.celery;
-    let stack = Stack::open(&config.stack, dir).await?;
+async fn start(
+    config: &ServeConfig,
+    dir: &DataDir,
+    mut credentials: Credentials,
+    app: &App,
+    listening: &Listening,
+) -> anyhow::Result<Stack> {
+    let stack = open(config, dir, app).await?;
     let default = ensure_default(config, dir, &mut credentials, &stack).await?;
     tracing::info!(id = %default.id, "default connection");
-    for spec in specs {
-        add_source(config, spec, &default, &stack).await?;
-    }
+    listening.complete(&stack, &default).await?;
     tokio::spawn(tick(stack.log.clone(), default.id));
     let care = Care {
         scrub: config.scrub,
@@ -144,6 +159,29 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
     };
     stack.attach(app, config.redact_args, Some(&care));
     Ok(stack)
+}
+
+/// Opens the parts. Where the log is somebody else's and was there before, it is waited for: meanwhile the sources go on.
+async fn open(config: &ServeConfig, dir: &DataDir, app: &App) -> anyhow::Result<Stack> {
+    let known: Option<LogPlace> = dir.read(LOG_PLACE).context("cannot read the data directory")?;
+    let may_wait = config.stack.nats.is_some() && known.is_some_and(|place| place.nats_url.is_some());
+    let mut said = false;
+    loop {
+        match Stack::open(&config.stack, dir).await {
+            Err(error) if may_wait && is_away(&error) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "the log is waited for");
+                }
+                app.wait_for_log(error.to_string());
+                tokio::time::sleep(LOG_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LogOpenError::Unreachable { .. }))
 }
 
 /// The default connection is what the configuration says, else what it is already, else made up now.
@@ -216,32 +254,9 @@ async fn tick(log: EventLog, connection: Uuid) {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_micros() as i64)
-}
-
-async fn add_source(
-    config: &ServeConfig,
-    spec: &SourceSpec,
-    default: &api::Connection,
-    stack: &Stack,
-) -> anyhow::Result<()> {
-    let connection = match &spec.name {
-        Some(name) => stack.connections.ensure(name).await?,
-        None => default.clone(),
-    };
-    stack.projector.live().expect_source(connection.id, &connection.name);
-    let source = SourceConfig {
-        name: connection.name,
-        url: spec.url.clone(),
-        connection: connection.id,
-        redact_args: config.redact_args,
-        enable_events: config.enable_events,
-        queues: stack.queues(connection.id, now()),
-    };
-    stack.add_source(source.spawn(&stack.log)?);
-    Ok(())
 }
 
 /// What was made up is shown this once, to whoever started the server, and never in the log.

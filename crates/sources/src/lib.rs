@@ -10,6 +10,7 @@
 //! - [`redis`]: listening to Celery's events on a kind of broker, into the log
 //! - `hearing`: what is done with a message of any broker; `enabling`: which workers are asked for their events
 //! - `heartbeats`: the latest of each worker; `depths`: of each queue; both beside the log
+//! - [`Fleet`]: all sources of a server, those that were added while it ran included ([`fleet`])
 //!
 //! What a sender says and we do not understand is kept in `extensions`; what cannot be an event at all is refused with
 //! a reason. Nothing here panics whatever it is given.
@@ -18,6 +19,7 @@ pub mod amqp;
 pub mod celery;
 mod depths;
 mod enabling;
+pub mod fleet;
 mod hearing;
 mod heartbeats;
 mod json;
@@ -28,6 +30,7 @@ mod source;
 mod spec;
 mod status;
 
+pub use fleet::{Fleet, FleetError, Habits, ListedSource, Origin};
 pub use source::{SourceConfig, SourceHandle};
 pub use spec::{BrokerUrl, SourceSpec, SpecError, parse_source, parse_sources};
-pub use status::{SourceState, SourceStatus};
+pub use status::{SourceState, SourceStatus, SpoolStatus};

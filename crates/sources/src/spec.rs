@@ -77,7 +77,8 @@ pub fn parse_sources(specs: &str) -> Result<Vec<SourceSpec>, SpecError> {
     specs.filter(|spec| !spec.is_empty()).map(parse_source).collect()
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a connection that is made for a source may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
@@ -89,6 +90,23 @@ impl BrokerUrl {
         match self {
             Self::Redis(url) => url.masked(),
             Self::Amqp(url) => url.masked(),
+        }
+    }
+
+    /// Whether both bring the same events, whoever logs in.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Redis(one), Self::Redis(other)) => one.is_same_as(other),
+            (Self::Amqp(one), Self::Amqp(other)) => one.is_same_as(other),
+            _ => false,
+        }
+    }
+
+    /// Whether what is published while nobody listens is gone: then a source listens before the log is there.
+    pub fn forgets(&self) -> bool {
+        match self {
+            Self::Redis(_) => true,
+            Self::Amqp(_) => false,
         }
     }
 }

@@ -130,7 +130,6 @@ impl Node {
             projector: projector.clone(),
             connections: Arc::clone(&connections),
             keys: ReadKeys::open(log.kv()).await.unwrap(),
-            sources: Arc::new(Vec::new),
             redact_args: false,
         });
         Self { client: bare.client.clone(), log, connections, projector, bare, _dir: dir }

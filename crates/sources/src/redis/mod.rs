@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use event_log::EventLog;
+use event_log::{Outlet, SpoolDepth};
 use proto_events::SourceState as Heard;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -96,7 +96,7 @@ pub struct RedisSource;
 impl RedisSource {
     /// Starts to listen; from now on it keeps itself going. Must be called within a tokio runtime. The error is that the
     /// system gives no thread.
-    pub fn spawn(config: RedisConfig, log: &EventLog) -> std::io::Result<SourceHandle> {
+    pub fn spawn(config: RedisConfig, outlet: &Outlet) -> std::io::Result<SourceHandle> {
         let queue = Arc::new(Queue::new(config.queue_bytes));
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
@@ -116,7 +116,7 @@ impl RedisSource {
         let decode = Decode {
             normaliser: Normaliser { redact_args: config.redact_args },
             queue: Arc::clone(&queue),
-            batcher: log.batcher(config.connection),
+            batcher: outlet.batcher(config.connection),
             hearing: Hearing::new(
                 config.name.clone(),
                 Arc::clone(&figures),
@@ -129,7 +129,7 @@ impl RedisSource {
             name: config.name.clone(),
             every: config.depths_every,
             figures: Arc::clone(&figures),
-            teller: Teller::new(log.clone(), config.connection),
+            teller: Teller::new(outlet.clone(), config.connection),
             asker: Asker::new(config.url.clone(), config.patience),
         };
         let control = enabling.map(|enabling| {
@@ -139,12 +139,17 @@ impl RedisSource {
         let masked = config.url.masked().to_owned();
         let running = Threads {
             name: config.name.clone(),
+            connection: config.connection,
+            outlet: outlet.clone(),
             queue,
             figures: Arc::clone(&figures),
             stop,
             drain,
             decode: tokio::spawn(decode.run()),
-            heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
+            heartbeats: tokio::spawn({
+                let (outlet, connection) = (outlet.clone(), config.connection);
+                async move { heartbeats.publish(outlet.log().await, connection).await }
+            }),
             depths: tokio::spawn(depths.run()),
             control,
         };
@@ -155,6 +160,8 @@ impl RedisSource {
 /// What does the work.
 struct Threads {
     name: String,
+    connection: Uuid,
+    outlet: Outlet,
     queue: Arc<Queue>,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
@@ -172,6 +179,10 @@ impl Running for Threads {
 
     fn queue_bytes(&self) -> u64 {
         self.queue.bytes() as u64
+    }
+
+    fn spool(&self) -> Option<SpoolDepth> {
+        self.outlet.spool().map(|spool| spool.depth(self.connection))
     }
 
     fn has_ended(&self) -> bool {

@@ -42,6 +42,11 @@ impl RedisUrl {
         &self.channels
     }
 
+    /// Whether both name the same channels of the same server.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.info.addr().to_string() == other.info.addr().to_string() && self.channels == other.channels
+    }
+
     /// The database in which Celery keeps its queues.
     pub(super) fn database(&self) -> u32 {
         self.database
