@@ -29,8 +29,7 @@ const IN_FLIGHT: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Gathers events into arrays of up to 25 ms or 256 KB and brings each into the log, however long that takes. Events
-/// about workers have arrays of their own.
+/// Gathers events into arrays of up to 25 ms or 256 KB and brings each into the log, however long that takes.
 ///
 /// Nothing is dropped while the log is away: it goes to the spool, and is published from there before anything newer.
 /// Without a spool, or where that cannot be written, what waits is bounded, and a full batcher makes
@@ -159,6 +158,8 @@ impl Batcher {
 struct Array {
     bytes: Vec<u8>,
     events: u64,
+    /// Those of them that are about workers.
+    workers: u32,
     /// What its events took of the room.
     room: usize,
     /// What its events are called by those who want to know.
@@ -170,6 +171,7 @@ struct Array {
 struct Closed {
     payload: Bytes,
     events: u64,
+    workers: u32,
     room: usize,
     numbers: Vec<u64>,
 }
@@ -179,10 +181,11 @@ impl Array {
         self.events == 0 || self.bytes.len() + event.len() + 2 <= largest
     }
 
-    fn add(&mut self, event: &[u8], number: Option<u64>) {
+    fn add(&mut self, kind: Kind, event: &[u8], number: Option<u64>) {
         self.bytes.push(if self.events == 0 { b'[' } else { b',' });
         self.bytes.extend_from_slice(event);
         self.events += 1;
+        self.workers += u32::from(matches!(kind, Kind::Worker));
         self.room += event.len().min(PENDING_BYTES);
         self.numbers.extend(number);
         self.closes.get_or_insert_with(|| Instant::now() + LINGER);
@@ -196,14 +199,14 @@ impl Array {
             self.bytes.push(b']');
             Bytes::from(self.bytes)
         };
-        Closed { payload, events: self.events, room: self.room, numbers: self.numbers }
+        Closed { payload, events: self.events, workers: self.workers, room: self.room, numbers: self.numbers }
     }
 }
 
 struct Worker {
     commands: mpsc::UnboundedReceiver<Command>,
     sender: Sender,
-    /// Of each kind.
+    /// Those that are filled: of all events, and of those about workers while they go to the spool.
     arrays: [Array; 2],
 }
 
@@ -226,7 +229,7 @@ impl Worker {
                     None => break,
                 },
             };
-            let [tasks, workers] = match command {
+            let closed = match command {
                 Some(Command::Event(kind, event, number)) => [self.add(kind, &event, number), None],
                 Some(Command::Flush(done)) => {
                     flushes.push(done);
@@ -234,26 +237,24 @@ impl Worker {
                 }
                 None => self.close(|array| array.closes == closes),
             };
-            for (kind, array) in [(Kind::Task, tasks), (Kind::Worker, workers)] {
-                under_way.extend(array.map(|array| self.sender.clone().deliver(kind, array)));
-            }
+            under_way.extend(closed.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
             if under_way.is_empty() {
                 answer(&mut flushes);
             }
         }
-        let [tasks, workers] = self.close(|_| true);
-        for (kind, array) in [(Kind::Task, tasks), (Kind::Worker, workers)] {
-            under_way.extend(array.map(|array| self.sender.clone().deliver(kind, array)));
-        }
+        let closed = self.close(|_| true);
+        under_way.extend(closed.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
         while under_way.next().await.is_some() {}
     }
 
     /// The array that is full, if this makes it so.
     fn add(&mut self, kind: Kind, event: &[u8], number: Option<u64>) -> Option<Array> {
         let largest = self.sender.largest();
-        let array = &mut self.arrays[kind as usize];
+        // In the spool they stand apart, so that they can make room.
+        let is_apart = matches!(kind, Kind::Worker) && !self.sender.is_direct();
+        let array = &mut self.arrays[usize::from(is_apart)];
         let full = (!array.fits(event, largest)).then(|| std::mem::take(array));
-        array.add(event, number);
+        array.add(kind, event, number);
         full
     }
 
@@ -291,13 +292,13 @@ impl Sender {
 
     /// Tries until the log or the spool has the array, or the log says that it never will. The place among all arrays is
     /// taken at once, not when this is first polled.
-    fn deliver(self, kind: Kind, array: Array) -> impl Future<Output = ()> {
+    fn deliver(self, array: Array) -> impl Future<Output = ()> {
         let number = self.outlet.spool().map_or(0, Spool::number);
-        self.deliver_as(kind, array, number)
+        self.deliver_as(array, number)
     }
 
-    async fn deliver_as(self, kind: Kind, array: Array, number: u64) {
-        let Closed { payload, events, room, numbers } = array.finish();
+    async fn deliver_as(self, array: Array, number: u64) {
+        let Closed { payload, events, workers, room, numbers } = array.finish();
         let connection = self.connection;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -315,12 +316,8 @@ impl Sender {
                 Err(error) => error,
             };
             if let Some(spool) = self.outlet.spool() {
-                let count = u32::try_from(events).unwrap_or(u32::MAX);
-                let (tasks, others) = match kind {
-                    Kind::Task => (count, 0),
-                    Kind::Worker => (0, count),
-                };
-                let entry = Entry { connection, number, tasks, others, payload: payload.clone() };
+                let tasks = u32::try_from(events).unwrap_or(u32::MAX).saturating_sub(workers);
+                let entry = Entry { connection, number, tasks, others: workers, payload: payload.clone() };
                 match spool.put(entry).await {
                     Ok(()) => {
                         self.shared.spooled.fetch_add(events, Ordering::Relaxed);
@@ -341,15 +338,19 @@ impl Sender {
         }
     }
 
+    /// Whether the log is likely to take the next array.
+    fn is_direct(&self) -> bool {
+        let is_there = self.outlet.log_now().is_some_and(|log| log.connected());
+        self.outlet.spool().is_none_or(|spool| is_there && !spool.holds(self.connection))
+    }
+
     async fn append(&self, payload: Bytes) -> Result<(), AppendError> {
         let Some(spool) = self.outlet.spool() else {
             return self.outlet.log().await.append(self.connection, payload).await.map(|_| ());
         };
         let unavailable = |reason: &str| AppendError::Unavailable { reason: reason.to_owned() };
-        if spool.holds(self.connection) {
-            return Err(unavailable("older events wait in the spool"));
-        }
         match self.outlet.log_now().filter(EventLog::connected) {
+            Some(_) if spool.holds(self.connection) => Err(unavailable("older events wait in the spool")),
             Some(log) => {
                 let append = log.append_once(self.connection, payload);
                 let appended = tokio::time::timeout(SPOOL_AFTER, append).await;
