@@ -229,7 +229,7 @@ impl Worker {
                     None => break,
                 },
             };
-            let closed = match command {
+            let full = match command {
                 Some(Command::Event(kind, event, number)) => [self.add(kind, &event, number), None],
                 Some(Command::Flush(done)) => {
                     flushes.push(done);
@@ -237,13 +237,13 @@ impl Worker {
                 }
                 None => self.close(|array| array.closes == closes),
             };
-            under_way.extend(closed.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
+            under_way.extend(full.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
             if under_way.is_empty() {
                 answer(&mut flushes);
             }
         }
-        let closed = self.close(|_| true);
-        under_way.extend(closed.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
+        let full = self.close(|_| true);
+        under_way.extend(full.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
         while under_way.next().await.is_some() {}
     }
 

@@ -66,7 +66,7 @@ pub enum Origin {
 
 /// A source as it is listed.
 #[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Source"))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "ListedSource"))]
 #[serde(rename_all = "camelCase")]
 pub struct ListedSource {
     /// How it is.

@@ -15,5 +15,6 @@ mod rabbitmq;
 mod retention;
 mod sdk;
 mod silence;
+mod sources;
 mod stream;
 mod upgrade;

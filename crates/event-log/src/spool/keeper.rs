@@ -92,14 +92,14 @@ impl Keeper {
             .collect();
         let (changes, answers): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
         hit(Point::SpoolBefore);
-        let changed = self.with_store(|store| store.change(changes, now));
+        let done = self.with_store(|store| store.change(changes, now));
         hit(Point::SpoolAfter);
         // In this order: nothing may look as if it were neither in it nor on its way.
         for connection in put.iter().flatten() {
             self.shared.arrived(*connection);
         }
         for answer in answers {
-            let _ = answer.send(changed.clone());
+            let _ = answer.send(done.clone());
         }
         self.shared.filled.notify_one();
         self.say(before);

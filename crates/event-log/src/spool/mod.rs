@@ -199,7 +199,7 @@ impl SpoolError {
         Self { reason: format!("{}: {error}", path.display()) }
     }
 
-    fn damaged(reason: String) -> Self {
+    fn damaged(reason: &str) -> Self {
         Self { reason: format!("{DAMAGED}{reason}") }
     }
 
@@ -214,10 +214,10 @@ impl<E: Into<redb::Error>> From<E> for SpoolError {
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Self::damaged(error.to_string())
+                Self::damaged(&error.to_string())
             }
-            redb::Error::Corrupted(reason) => Self::damaged(reason),
-            redb::Error::UpgradeRequired(version) => Self::damaged(format!("it has the format {version}")),
+            redb::Error::Corrupted(reason) => Self::damaged(&reason),
+            redb::Error::UpgradeRequired(version) => Self::damaged(&format!("it has the format {version}")),
             error => Self { reason: error.to_string() },
         }
     }

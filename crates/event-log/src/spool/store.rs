@@ -187,7 +187,7 @@ impl Store {
             let (lane, (key, row), rows) = &mut waiting[index];
             let (_, tasks, others, compressed) = row.value();
             let payload = lz4_flex::decompress_size_prepended(compressed)
-                .map_err(|error| SpoolError::damaged(format!("an array cannot be unpacked: {error}")))?;
+                .map_err(|error| SpoolError::damaged(&format!("an array cannot be unpacked: {error}")))?;
             bytes += payload.len();
             let place = Place { lane: *lane, key: key.value() };
             taken.push(Row { place, tasks, others, payload: payload.into() });
