@@ -31,11 +31,8 @@ pub enum SpecError {
     /// The name of the connection.
     #[error("not a connection name before '=': 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")]
     Name,
-    /// Redis Sentinel.
-    #[error("sentinel:// is not supported yet: give the redis:// URL of the present primary")]
-    Sentinel,
     /// Anything else.
-    #[error("brokers of the scheme {0}:// are not supported: redis://, rediss://, amqp:// and amqps:// are")]
+    #[error("brokers of the scheme {0}:// are not supported: redis://, rediss://, sentinel://, amqp:// and amqps:// are")]
     UnknownScheme(String),
     /// The URL of a known kind of broker, and it cannot be read.
     #[error("not a usable {kind} URL: {reason} (special characters in user and password must be percent-encoded)")]
@@ -132,7 +129,6 @@ impl FromStr for BrokerUrl {
         match scheme.as_str() {
             _ if redis::is_scheme(&scheme) => redis::read(&scheme, text).map(Self::Redis),
             _ if amqp::is_scheme(&scheme) => amqp::read(text).map(Self::Amqp),
-            "sentinel" => Err(SpecError::Sentinel),
             _ if scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '+') => {
                 Err(SpecError::UnknownScheme(scheme))
             }

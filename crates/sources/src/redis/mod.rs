@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`RedisSource::spawn`] starts a source
 //! - [`RedisUrl`]: where it is
-//! - `drain`: one thread that only empties the socket
+//! - `drain`: two threads that only empty a socket each; `sides`: which of them stand
 //! - `queue`: what it empties it into, bounded by bytes
 //! - `decode`: the task that makes events of it and appends them to the log
 //! - `control`: asks workers to send the events of their tasks
@@ -18,6 +18,7 @@ mod decode;
 mod depths;
 mod drain;
 mod queue;
+mod sides;
 mod url;
 
 use std::pin::Pin;
@@ -42,6 +43,8 @@ use decode::Decode;
 use depths::{Asker, Depths};
 use drain::Drain;
 use queue::Queue;
+use sides::{Side, Sides};
+use url::Channels;
 pub use url::RedisUrl;
 pub(crate) use url::{is_scheme, read};
 
@@ -101,17 +104,30 @@ impl RedisSource {
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
         let enabling = config.enable_events.then(Arc::<Enabling>::default);
-        let drain = Drain {
-            name: config.name.clone(),
-            channels: config.channels.unwrap_or_else(|| config.url.channels().to_owned()),
-            url: config.url.clone(),
-            patience: config.patience,
-            queue: Arc::clone(&queue),
-            figures: Arc::clone(&figures),
-            enabling: enabling.clone(),
-            stop: Arc::clone(&stop),
+        let sides = Arc::new(Sides::default());
+        let drain = |side, channels, instead| {
+            let drain = Drain {
+                name: config.name.clone(),
+                channels,
+                instead,
+                side,
+                sides: Arc::clone(&sides),
+                url: config.url.clone(),
+                patience: config.patience,
+                queue: Arc::clone(&queue),
+                figures: Arc::clone(&figures),
+                enabling: enabling.clone(),
+                stop: Arc::clone(&stop),
+            };
+            std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())
         };
-        let drain = std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())?;
+        let channels = config.channels.map_or_else(|| config.url.event_channels().clone(), Channels::just);
+        let drains = match channels.apart {
+            Some((tasks, workers)) => {
+                vec![drain(Side::Tasks, tasks, Some(channels.whole))?, drain(Side::Workers, workers, None)?]
+            }
+            None => vec![drain(Side::All, channels.whole, None)?],
+        };
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
             normaliser: Normaliser { redact_args: config.redact_args },
@@ -144,7 +160,7 @@ impl RedisSource {
             queue,
             figures: Arc::clone(&figures),
             stop,
-            drain,
+            drains,
             decode: tokio::spawn(decode.run()),
             heartbeats: tokio::spawn({
                 let (outlet, connection) = (outlet.clone(), config.connection);
@@ -165,7 +181,7 @@ struct Threads {
     queue: Arc<Queue>,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
-    drain: std::thread::JoinHandle<()>,
+    drains: Vec<std::thread::JoinHandle<()>>,
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     depths: JoinHandle<()>,
@@ -186,7 +202,7 @@ impl Running for Threads {
     }
 
     fn has_ended(&self) -> bool {
-        self.drain.is_finished() || self.decode.is_finished()
+        self.drains.iter().any(std::thread::JoinHandle::is_finished) || self.decode.is_finished()
     }
 
     fn stop(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -212,7 +228,7 @@ impl Running for Threads {
 impl Threads {
     fn hang_up(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.drain.thread().unpark();
+        self.drains.iter().for_each(|drain| drain.thread().unpark());
     }
 }
 
