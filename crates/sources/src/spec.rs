@@ -32,7 +32,9 @@ pub enum SpecError {
     #[error("not a connection name before '=': 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")]
     Name,
     /// Anything else.
-    #[error("brokers of the scheme {0}:// are not supported: redis://, rediss://, sentinel://, amqp:// and amqps:// are")]
+    #[error(
+        "brokers of the scheme {0}:// are not supported: redis://, rediss://, sentinel://, amqp:// and amqps:// are"
+    )]
     UnknownScheme(String),
     /// The URL of a known kind of broker, and it cannot be read.
     #[error("not a usable {kind} URL: {reason} (special characters in user and password must be percent-encoded)")]

@@ -145,6 +145,7 @@ fn no_password_is_ever_shown() {
 fn other_brokers_are_refused_in_one_line_that_says_what_works() {
     for (spec, expected) in [
         ("sqs://", "brokers of the scheme sqs:// are not supported"),
+        ("x=kafka://h", "brokers of the scheme kafka:// are not supported"),
     ] {
         let refused = parse_source(spec).unwrap_err().to_string();
         assert!(refused.starts_with(expected) && refused.contains("redis://"), "{refused}");

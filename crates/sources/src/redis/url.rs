@@ -16,7 +16,7 @@ const REDIS: &str = "Redis";
 /// The URL of a Redis broker as Celery writes it. Shows itself without the password.
 #[derive(Clone)]
 pub struct RedisUrl {
-    info: ConnectionInfo,
+    info: Box<ConnectionInfo>,
     tls: TlsFiles,
     /// Who knows where the primary is; `info` is then how to speak with it, wherever that is.
     sentinels: Option<Sentinels>,
@@ -124,7 +124,9 @@ impl RedisUrl {
     /// Asks who is the primary where Sentinels know it, for so long each. Reads the certificates anew each time, so that
     /// they may be exchanged while we run.
     pub(super) fn client(&self, patience: Duration) -> RedisResult<Client> {
-        let Some(Sentinels { addresses, master }) = &self.sentinels else { return self.client_of(self.info.clone()) };
+        let Some(Sentinels { addresses, master }) = &self.sentinels else {
+            return self.client_of(self.info.as_ref().clone());
+        };
         let mut last = None;
         for sentinel in addresses {
             match self.ask(sentinel, master, patience) {
@@ -328,7 +330,7 @@ fn build(url: &Url, address: ConnectionAddr, tls: TlsFiles, place: &str, databas
         (_, Some(_)) => format!("{}:***@", url.username()),
     };
     Ok(RedisUrl {
-        info: address.into_connection_info().map_err(unusable)?.set_redis_settings(settings),
+        info: Box::new(address.into_connection_info().map_err(unusable)?.set_redis_settings(settings)),
         tls,
         sentinels: None,
         masked: format!("{}://{credentials}{place}", url.scheme()),
