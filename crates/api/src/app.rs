@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use event_log::EventLog;
+use parking_lot::Mutex;
 use projector::{Handle, Phase};
 use serde_json::{Value, json};
-use sources::SourceStatus;
+use sources::Fleet;
 use sources::backend::BackendStatus;
 use tokio::sync::Semaphore;
 use views::Reader;
@@ -17,9 +18,6 @@ use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
 use crate::stream::Streams;
-
-/// The state of every source now.
-pub type Sources = Arc<dyn Fn() -> Vec<SourceStatus> + Send + Sync>;
 
 /// The state of every result backend now.
 pub type Backends = Arc<dyn Fn() -> Vec<BackendStatus> + Send + Sync>;
@@ -37,8 +35,6 @@ pub struct Parts {
     /// For keys of those who read.
     pub keys: Arc<ReadKeys>,
     /// For health.
-    pub sources: Sources,
-    /// For health, too.
     pub backends: Backends,
     /// For rebuilding and verifying the views.
     pub maintenance: Maintenance,
@@ -51,6 +47,10 @@ pub struct App {
     pub(crate) auth: Arc<Auth>,
     pub(crate) version: &'static str,
     parts: OnceLock<Parts>,
+    /// The sources, which may be there before the parts are.
+    fleet: OnceLock<Arc<Fleet>>,
+    /// Why the log is not open yet, where it is waited for.
+    waiting: Mutex<Option<String>>,
     /// The description of the API, made when somebody first asks for it.
     pub(crate) document: OnceLock<String>,
     /// Set once all that the log held at the start is applied. It stays set: later, what is shown may lag, but never
@@ -94,6 +94,8 @@ impl App {
             auth: Arc::new(auth),
             version,
             parts: OnceLock::new(),
+            fleet: OnceLock::new(),
+            waiting: Mutex::default(),
             document: OnceLock::new(),
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
@@ -108,6 +110,24 @@ impl App {
     pub fn attach(&self, parts: Parts) {
         self.auth.know(Arc::clone(&parts.keys));
         let _ = self.parts.set(parts);
+    }
+
+    /// Lets the API tell of these sources and manage them; a second call changes nothing.
+    pub fn know_sources(&self, fleet: Arc<Fleet>) {
+        let _ = self.fleet.set(fleet);
+    }
+
+    /// Says in health why the log is not open yet.
+    pub fn wait_for_log(&self, reason: String) {
+        *self.waiting.lock() = Some(reason);
+    }
+
+    pub(crate) fn waiting(&self) -> Option<String> {
+        self.waiting.lock().clone()
+    }
+
+    pub(crate) fn fleet(&self) -> Option<&Arc<Fleet>> {
+        self.fleet.get()
     }
 
     pub(crate) fn parts(&self) -> Result<&Parts, ApiError> {

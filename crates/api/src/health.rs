@@ -11,7 +11,7 @@ use projector::{
 use schemars::JsonSchema;
 use serde::Serialize;
 use sources::backend::BackendStatus;
-use sources::{SourceState, SourceStatus};
+use sources::{ListedSource, SourceState, SpoolStatus};
 use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 
@@ -70,7 +70,9 @@ struct Health {
     scrub: Option<ScrubStatus>,
     retention: Option<RetentionStatus>,
     disk: Option<DiskStatus>,
-    sources: Vec<SourceStatus>,
+    sources: Vec<ListedSource>,
+    /// What sources have heard and the log does not have yet, in all; null where there is no spool.
+    spool: Option<SpoolStatus>,
     /// Celery's result backends that are asked for ends that no event told.
     backends: Vec<BackendStatus>,
 }
@@ -102,6 +104,7 @@ enum Reason {
     RetentionBlocked,
     RetentionShortened,
     SourceDown,
+    Spooled,
 }
 
 /// Whether the log is the one that the views were made from.
@@ -195,7 +198,7 @@ pub(crate) async fn health(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     }
     let health = match app.parts() {
         Ok(parts) => of_parts(&app, parts).await,
-        Err(_) => Health::starting(app.version),
+        Err(_) => Health::starting(&app),
     };
     if health.status != Overall::Unavailable {
         return Ok(answer(StatusCode::OK, &health));
@@ -217,12 +220,14 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
     let info = if connected { tokio::time::timeout(LOG_TIME, parts.log.info()).await.ok() } else { None };
     let info = info.and_then(Result::ok);
     let projector = parts.projector.status();
-    let sources = (parts.sources)();
+    let sources = app.fleet().map(|fleet| fleet.list()).unwrap_or_default();
+    let spool = app.fleet().and_then(|fleet| fleet.spool());
     let upgrade = parts.maintenance.upgrade();
     let scrub = parts.maintenance.scrub();
     let retention = parts.maintenance.retention();
     let views = views_trouble(&projector, &scrub, &retention);
-    let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), upgrade.as_ref(), views, &sources);
+    let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), upgrade.as_ref(), views);
+    let trouble = trouble.or_else(|| sources_trouble(&sources, spool.as_ref()));
     let (status, reason, message) = match trouble {
         Some((status, reason, message)) => (status, Some(reason), Some(message)),
         None => (Overall::Ok, None, None),
@@ -240,6 +245,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         retention: Some(retention),
         disk: parts.maintenance.disk(),
         sources,
+        spool,
         backends: (parts.backends)(),
     }
 }
@@ -251,7 +257,6 @@ fn trouble(
     caught_up: bool,
     upgrade: Option<&Upgrade>,
     views: Option<(Overall, Reason, String)>,
-    sources: &[SourceStatus],
 ) -> Option<(Overall, Reason, String)> {
     let unavailable = |reason, message: String| Some((Overall::Unavailable, reason, message));
     match &projector.phase {
@@ -273,19 +278,24 @@ fn trouble(
         let message = format!("the log is being read: {} of {}", projector.applied, projector.target);
         return unavailable(Reason::CatchingUp, message);
     }
-    if views.is_some() {
-        return views;
-    }
+    views
+}
+
+/// What is the matter with the sources.
+fn sources_trouble(sources: &[ListedSource], spool: Option<&SpoolStatus>) -> Option<(Overall, Reason, String)> {
     let down: Vec<_> = sources
         .iter()
-        .filter(|source| matches!(source.state, SourceState::Down | SourceState::Refused))
-        .map(|source| source.name.as_str())
+        .map(|source| &source.status)
+        .filter(|status| matches!(status.state, SourceState::Down | SourceState::Refused))
+        .map(|status| status.name.as_str())
         .collect();
-    if down.is_empty() {
-        return None;
+    if !down.is_empty() {
+        let message = format!("not connected to its broker: {}", down.join(", "));
+        return Some((Overall::Degraded, Reason::SourceDown, message));
     }
-    let message = format!("not connected to its broker: {}", down.join(", "));
-    Some((Overall::Degraded, Reason::SourceDown, message))
+    let waiting = spool.filter(|spool| spool.events > 0)?;
+    let message = format!("{} events that the log did not take are on disk, and are being published", waiting.events);
+    Some((Overall::Degraded, Reason::Spooled, message))
 }
 
 /// What is the matter with the views, and with what they and the log are to keep.
@@ -357,12 +367,16 @@ fn differing(scrub: &ScrubStatus) -> Option<String> {
 }
 
 impl Health {
-    fn starting(version: &'static str) -> Self {
+    fn starting(app: &App) -> Self {
+        let (reason, message) = match app.waiting() {
+            Some(why) => (Reason::LogUnreachable, why),
+            None => (Reason::Starting, "the log and the views are being opened".to_owned()),
+        };
         Self {
             status: Overall::Unavailable,
-            reason: Some(Reason::Starting),
-            message: Some("the log and the views are being opened".to_owned()),
-            version,
+            reason: Some(reason),
+            message: Some(message),
+            version: app.version,
             log: None,
             projector: None,
             views: None,
@@ -370,7 +384,8 @@ impl Health {
             scrub: None,
             retention: None,
             disk: None,
-            sources: Vec::new(),
+            sources: app.fleet().map(|fleet| fleet.list()).unwrap_or_default(),
+            spool: app.fleet().and_then(|fleet| fleet.spool()),
             backends: Vec::new(),
         }
     }

@@ -54,13 +54,14 @@ mod queues;
 mod routes;
 mod server;
 mod session;
+mod sources;
 mod stream;
 mod tasks;
 mod times;
 mod tree;
 mod workers;
 
-pub use app::{App, Backends, Parts, Sources};
+pub use app::{App, Backends, Parts};
 pub use auth::{Auth, PasswordError};
 pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
 pub use errors::ApiError;

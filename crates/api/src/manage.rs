@@ -22,7 +22,7 @@ use crate::operation::{Access, Answer, Body, Operation};
 use crate::params::kinds::Text;
 use crate::params::{self, Param};
 
-const BODY_BYTES: usize = 16 * 1_024;
+pub(crate) const BODY_BYTES: usize = 16 * 1_024;
 
 const KEY_NOT_FOUND: ApiError = ApiError::NotFound("API key not found.");
 
@@ -30,7 +30,7 @@ const NAME_OR_ID: Param<Text> = Param::new("name", Text::of(1, 255), "The name o
 const KEY_NAME_OR_ID: Param<Text> = Param::new("name", Text::of(1, 255), "The name of the key, or its id.");
 
 /// What may go wrong with a change that has a body.
-const CHANGE_ERRORS: &[StatusCode] = &[
+pub(crate) const CHANGE_ERRORS: &[StatusCode] = &[
     StatusCode::BAD_REQUEST,
     StatusCode::FORBIDDEN,
     StatusCode::NOT_FOUND,
@@ -39,7 +39,7 @@ const CHANGE_ERRORS: &[StatusCode] = &[
     StatusCode::PAYLOAD_TOO_LARGE,
     StatusCode::SERVICE_UNAVAILABLE,
 ];
-const LIST_ERRORS: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
+pub(crate) const LIST_ERRORS: &[StatusCode] = &[StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
@@ -324,7 +324,7 @@ pub(crate) async fn key(path: String, app: Arc<App>, mut call: Call) -> Result<R
 }
 
 /// The parts, if whoever asks may change something, and it can be stored.
-async fn changeable<'a>(app: &'a App, call: &mut Call) -> Result<&'a Parts, ApiError> {
+pub(crate) async fn changeable<'a>(app: &'a App, call: &mut Call) -> Result<&'a Parts, ApiError> {
     let allowed = may_change(app, call);
     if allowed.is_err() {
         // A body that is still on its way when the answer is there would cost the connection.
@@ -351,7 +351,7 @@ async fn named(call: &mut Call) -> Result<String, ApiError> {
 struct Nothing {}
 
 /// What is asked for has no parameters.
-async fn nothing(call: &mut Call) -> Result<(), ApiError> {
+pub(crate) async fn nothing(call: &mut Call) -> Result<(), ApiError> {
     let body = call.body(BODY_BYTES).await?;
     if body.is_empty() || serde_json::from_slice::<Nothing>(&body).is_ok() {
         return Ok(());
@@ -360,6 +360,6 @@ async fn nothing(call: &mut Call) -> Result<(), ApiError> {
 }
 
 /// What stands in a path; nothing has a name that is not UTF-8.
-fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decoded(segment: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(segment).decode_utf8().ok()
 }

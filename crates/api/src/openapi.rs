@@ -25,7 +25,7 @@ use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAG
 use crate::params::{self, Params};
 use crate::{
     auth, backup, consistency, evidence, failures, health, ingest, jobs, maintenance, manage, overview, quarantine,
-    queues, session, stream, tasks, tree, workers,
+    queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -41,6 +41,7 @@ const OPERATIONS: &[&[Operation]] = &[
     overview::OPERATIONS,
     stream::OPERATIONS,
     manage::OPERATIONS,
+    sources::OPERATIONS,
     maintenance::OPERATIONS,
     quarantine::OPERATIONS,
     backup::OPERATIONS,

@@ -14,7 +14,7 @@ use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
     backup, failures, health, ingest, jobs, maintenance, manage, openapi, overview, quarantine, queues, session,
-    stream, tasks, workers,
+    sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -57,6 +57,8 @@ const ROUTES: &[Route] = &[
     below("connections", |path, app, call| Box::pin(manage::connection(path, app, call))),
     at("keys", |app, call| Box::pin(manage::keys(app, call))),
     below("keys", |path, app, call| Box::pin(manage::key(path, app, call))),
+    at("sources", |app, call| Box::pin(sources::sources(app, call))),
+    below("sources", |path, app, call| Box::pin(sources::source(path, app, call))),
     at("export", |app, call| Box::pin(backup::export(app, call))),
     at("import", |app, call| Box::pin(backup::import(app, call))),
     at("rebuilds", |app, call| Box::pin(maintenance::rebuilds(app, call))),

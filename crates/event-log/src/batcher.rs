@@ -12,14 +12,18 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::error::AppendError;
-use crate::log::{Appended, EventLog};
+use crate::log::EventLog;
+use crate::outlet::Outlet;
+use crate::spool::{Entry, Spool};
 
 /// An array is closed so long after its first event.
 const LINGER: Duration = Duration::from_millis(25);
-/// An array is closed when it has grown to this.
-const ARRAY_BYTES: usize = 256 * 1_024;
+/// An array is closed when it has grown to this: with what stands around it in the spool, 256 KB.
+const ARRAY_BYTES: usize = 255 * 1_024;
 /// What may wait in memory, unsent or unacknowledged; beyond it, [`Batcher::push`] waits.
 const PENDING_BYTES: usize = 32 << 20;
+/// Where there is a spool, the log is given so long to take an array before it goes there.
+const SPOOL_AFTER: Duration = Duration::from_secs(2);
 /// Arrays under way at a time.
 const IN_FLIGHT: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -27,8 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Gathers events into arrays of up to 25 ms or 256 KB and brings each into the log, however long that takes.
 ///
-/// Nothing is dropped while the log is away: what waits is bounded, and a full batcher makes [`push`](Self::push)
-/// wait. The events of a batcher that is dropped are still delivered. Cheap to clone.
+/// Nothing is dropped while the log is away: it goes to the spool, and is published from there before anything newer.
+/// Without a spool, or where that cannot be written, what waits is bounded, and a full batcher makes
+/// [`push`](Self::push) wait. The events of a batcher that is dropped are still delivered. Cheap to clone.
 #[derive(Clone)]
 pub struct Batcher {
     commands: mpsc::UnboundedSender<Command>,
@@ -42,6 +47,8 @@ pub struct BatcherStats {
     pub pushed: u64,
     /// Events that the log has acknowledged.
     pub acked: u64,
+    /// Events that went to the spool.
+    pub spooled: u64,
     /// Events that can never be stored and were dropped: a single one larger than the server's limit.
     pub failed: u64,
     /// Arrays that were acknowledged.
@@ -56,6 +63,7 @@ struct Shared {
     room: Arc<Semaphore>,
     pushed: AtomicU64,
     acked: AtomicU64,
+    spooled: AtomicU64,
     failed: AtomicU64,
     arrays: AtomicU64,
     retries: AtomicU64,
@@ -66,25 +74,37 @@ struct Shared {
 pub type Receipts = mpsc::UnboundedReceiver<Vec<u64>>;
 
 enum Command {
-    Event(Vec<u8>, Option<u64>),
+    Event(Kind, Vec<u8>, Option<u64>),
     Flush(oneshot::Sender<()>),
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    Task,
+    Worker,
+}
+
+impl Kind {
+    fn of(event: &Event) -> Self {
+        if event.worker.is_some() { Self::Worker } else { Self::Task }
+    }
+}
+
 impl Batcher {
-    pub(crate) fn start(log: EventLog, connection: Uuid, receipts: Option<mpsc::UnboundedSender<Vec<u64>>>) -> Self {
+    pub(crate) fn start(outlet: Outlet, connection: Uuid, receipts: Option<mpsc::UnboundedSender<Vec<u64>>>) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let counters = || AtomicU64::new(0);
         let shared = Arc::new(Shared {
             room: Arc::new(Semaphore::new(PENDING_BYTES)),
             pushed: counters(),
             acked: counters(),
+            spooled: counters(),
             failed: counters(),
             arrays: counters(),
             retries: counters(),
         });
-        let largest = ARRAY_BYTES.min(log.max_payload() / 2);
-        let sender = Sender { log, connection, receipts, shared: Arc::clone(&shared) };
-        tokio::spawn(Worker { commands: received, sender, largest, array: Array::default() }.run());
+        let sender = Sender { outlet, connection, receipts, shared: Arc::clone(&shared) };
+        tokio::spawn(Worker { commands: received, sender, arrays: Default::default() }.run());
         Self { commands, shared }
     }
 
@@ -99,6 +119,7 @@ impl Batcher {
     }
 
     async fn push_event(&self, event: Event, number: Option<u64>) {
+        let kind = Kind::of(&event);
         let bytes = proto_events::encode(std::slice::from_ref(&event));
         // A semaphore that nobody closes gives its permits, and an event beyond all bounds may take the whole room.
         if let Ok(room) = self.shared.room.acquire_many(bytes.len().min(PENDING_BYTES) as u32).await {
@@ -106,10 +127,10 @@ impl Batcher {
         }
         self.shared.pushed.fetch_add(1, Ordering::Relaxed);
         // The worker lives as long as any batcher does.
-        let _ = self.commands.send(Command::Event(bytes, number));
+        let _ = self.commands.send(Command::Event(kind, bytes, number));
     }
 
-    /// Sends what waits and returns when the log has acknowledged it all; waits for as long as the log is away.
+    /// Sends what waits and returns when the log or the spool has it all; waits for as long as neither takes it.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         let _ = self.commands.send(Command::Flush(done));
@@ -123,6 +144,7 @@ impl Batcher {
         BatcherStats {
             pushed: read(&shared.pushed),
             acked: read(&shared.acked),
+            spooled: read(&shared.spooled),
             failed: read(&shared.failed),
             arrays: read(&shared.arrays),
             retries: read(&shared.retries),
@@ -136,6 +158,8 @@ impl Batcher {
 struct Array {
     bytes: Vec<u8>,
     events: u64,
+    /// Those of them that are about workers.
+    workers: u32,
     /// What its events took of the room.
     room: usize,
     /// What its events are called by those who want to know.
@@ -147,6 +171,7 @@ struct Array {
 struct Closed {
     payload: Bytes,
     events: u64,
+    workers: u32,
     room: usize,
     numbers: Vec<u64>,
 }
@@ -156,10 +181,11 @@ impl Array {
         self.events == 0 || self.bytes.len() + event.len() + 2 <= largest
     }
 
-    fn add(&mut self, event: &[u8], number: Option<u64>) {
+    fn add(&mut self, kind: Kind, event: &[u8], number: Option<u64>) {
         self.bytes.push(if self.events == 0 { b'[' } else { b',' });
         self.bytes.extend_from_slice(event);
         self.events += 1;
+        self.workers += u32::from(matches!(kind, Kind::Worker));
         self.room += event.len().min(PENDING_BYTES);
         self.numbers.extend(number);
         self.closes.get_or_insert_with(|| Instant::now() + LINGER);
@@ -173,15 +199,15 @@ impl Array {
             self.bytes.push(b']');
             Bytes::from(self.bytes)
         };
-        Closed { payload, events: self.events, room: self.room, numbers: self.numbers }
+        Closed { payload, events: self.events, workers: self.workers, room: self.room, numbers: self.numbers }
     }
 }
 
 struct Worker {
     commands: mpsc::UnboundedReceiver<Command>,
     sender: Sender,
-    largest: usize,
-    array: Array,
+    /// Those that are filled: of all events, and of those about workers while they go to the spool.
+    arrays: [Array; 2],
 }
 
 impl Worker {
@@ -189,6 +215,7 @@ impl Worker {
         let mut under_way = FuturesUnordered::new();
         let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
         loop {
+            let closes = self.arrays.iter().filter_map(|array| array.closes).min();
             let command = tokio::select! {
                 Some(()) = under_way.next() => {
                     if under_way.is_empty() {
@@ -196,39 +223,43 @@ impl Worker {
                     }
                     continue;
                 }
-                () = closing(self.array.closes) => None,
+                () = closing(closes) => None,
                 command = self.commands.recv(), if under_way.len() < IN_FLIGHT && flushes.is_empty() => match command {
                     Some(command) => Some(command),
                     None => break,
                 },
             };
-            let closed = match command {
-                Some(Command::Event(event, number)) if self.array.fits(&event, self.largest) => {
-                    self.array.add(&event, number);
-                    None
-                }
-                Some(Command::Event(event, number)) => {
-                    let full = std::mem::take(&mut self.array);
-                    self.array.add(&event, number);
-                    Some(full)
-                }
+            let full = match command {
+                Some(Command::Event(kind, event, number)) => [self.add(kind, &event, number), None],
                 Some(Command::Flush(done)) => {
                     flushes.push(done);
-                    Some(std::mem::take(&mut self.array))
+                    self.close(|_| true)
                 }
-                None => Some(std::mem::take(&mut self.array)),
+                None => self.close(|array| array.closes == closes),
             };
-            if let Some(array) = closed.filter(|array| array.events > 0) {
-                under_way.push(self.sender.clone().deliver(array));
-            }
+            under_way.extend(full.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
             if under_way.is_empty() {
                 answer(&mut flushes);
             }
         }
-        if self.array.events > 0 {
-            under_way.push(self.sender.clone().deliver(self.array));
-        }
+        let full = self.close(|_| true);
+        under_way.extend(full.into_iter().flatten().map(|array| self.sender.clone().deliver(array)));
         while under_way.next().await.is_some() {}
+    }
+
+    /// The array that is full, if this makes it so.
+    fn add(&mut self, kind: Kind, event: &[u8], number: Option<u64>) -> Option<Array> {
+        let largest = self.sender.largest();
+        // In the spool they stand apart, so that they can make room.
+        let is_apart = matches!(kind, Kind::Worker) && !self.sender.is_direct();
+        let array = &mut self.arrays[usize::from(is_apart)];
+        let full = (!array.fits(event, largest)).then(|| std::mem::take(array));
+        array.add(kind, event, number);
+        full
+    }
+
+    fn close(&mut self, closes: impl Fn(&Array) -> bool) -> [Option<Array>; 2] {
+        self.arrays.each_mut().map(|array| (array.events > 0 && closes(array)).then(|| std::mem::take(array)))
     }
 }
 
@@ -248,41 +279,84 @@ async fn closing(at: Option<Instant>) {
 
 #[derive(Clone)]
 struct Sender {
-    log: EventLog,
+    outlet: Outlet,
     connection: Uuid,
     receipts: Option<mpsc::UnboundedSender<Vec<u64>>>,
     shared: Arc<Shared>,
 }
 
 impl Sender {
-    /// Tries until the log has the array, or says that it never will.
-    async fn deliver(self, array: Array) {
-        let Closed { payload, events, room, numbers } = array.finish();
+    fn largest(&self) -> usize {
+        self.outlet.log_now().map_or(ARRAY_BYTES, |log| ARRAY_BYTES.min(log.max_payload() / 2))
+    }
+
+    /// Tries until the log or the spool has the array, or the log says that it never will. The place among all arrays is
+    /// taken at once, not when this is first polled.
+    fn deliver(self, array: Array) -> impl Future<Output = ()> {
+        let number = self.outlet.spool().map_or(0, Spool::number);
+        self.deliver_as(array, number)
+    }
+
+    async fn deliver_as(self, array: Array, number: u64) {
+        let Closed { payload, events, workers, room, numbers } = array.finish();
+        let connection = self.connection;
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.log.append(self.connection, payload.clone()).await {
-                Ok(Appended { .. }) => {
+            let error = match self.append(payload.clone()).await {
+                Ok(()) => {
                     self.shared.acked.fetch_add(events, Ordering::Relaxed);
                     self.shared.arrays.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
-                Err(error @ AppendError::TooLarge { .. }) => {
-                    tracing::error!(connection = %self.connection, events, %error, "events were dropped");
+                Err(error @ AppendError::TooLarge { .. }) if self.outlet.spool().is_none() || events == 1 => {
+                    tracing::error!(%connection, events, %error, "events were dropped");
                     self.shared.failed.fetch_add(events, Ordering::Relaxed);
                     break;
                 }
-                Err(error) => {
-                    tracing::warn!(connection = %self.connection, events, %error, "the log does not take events; trying again");
-                    self.shared.retries.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                Err(error) => error,
+            };
+            if let Some(spool) = self.outlet.spool() {
+                let tasks = u32::try_from(events).unwrap_or(u32::MAX).saturating_sub(workers);
+                let entry = Entry { connection, number, tasks, others: workers, payload: payload.clone() };
+                match spool.put(entry).await {
+                    Ok(()) => {
+                        self.shared.spooled.fetch_add(events, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(error) => tracing::error!(%connection, events, %error, "events are kept in memory for now"),
                 }
             }
+            tracing::warn!(%connection, events, %error, "the log does not take events; trying again");
+            self.shared.retries.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.shared.room.add_permits(room);
         if let Some(receipts) = self.receipts.filter(|_| !numbers.is_empty()) {
             // Whoever wanted to know may be gone.
             let _ = receipts.send(numbers);
+        }
+    }
+
+    /// Whether the log is likely to take the next array.
+    fn is_direct(&self) -> bool {
+        let is_there = self.outlet.log_now().is_some_and(|log| log.connected());
+        self.outlet.spool().is_none_or(|spool| is_there && !spool.holds(self.connection))
+    }
+
+    async fn append(&self, payload: Bytes) -> Result<(), AppendError> {
+        let Some(spool) = self.outlet.spool() else {
+            return self.outlet.log().await.append(self.connection, payload).await.map(|_| ());
+        };
+        let unavailable = |reason: &str| AppendError::Unavailable { reason: reason.to_owned() };
+        match self.outlet.log_now().filter(EventLog::connected) {
+            Some(_) if spool.holds(self.connection) => Err(unavailable("older events wait in the spool")),
+            Some(log) => {
+                let append = log.append_once(self.connection, payload);
+                let appended = tokio::time::timeout(SPOOL_AFTER, append).await;
+                appended.unwrap_or_else(|_| Err(unavailable("no acknowledgement in time"))).map(|_| ())
+            }
+            None => Err(unavailable("not connected")),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`EventLog`]: opened once, cloned freely; appends, point reads, facts about the log ([`log`])
 //! - [`Batcher`]: many events of a broker into few messages, never dropped while the log is away ([`batcher`])
+//! - [`Outlet`]: where sources write, log or [`Spool`]: what the log does not take now, on disk ([`outlet`], [`spool`])
 //! - [`Reader`]: the messages in order from a position, for ever ([`reader`])
 //! - [`Known`], [`Fence`]: whether the log is still the one that was read before ([`fence`])
 //! - [`Statuses`]: the present state of workers and queues, followed for ever ([`status`])
@@ -26,7 +27,9 @@ pub mod imported;
 pub mod kv;
 pub mod log;
 pub mod message;
+pub mod outlet;
 pub mod reader;
+pub mod spool;
 pub mod status;
 mod streams;
 #[cfg(feature = "testing")]
@@ -43,5 +46,7 @@ pub use imported::Imported;
 pub use kv::{Kv, KvChange, KvEntry, KvWatch};
 pub use log::{Appended, EventLog, LogInfo};
 pub use message::LogMessage;
+pub use outlet::Outlet;
 pub use reader::{ReadBatch, Reader};
+pub use spool::{Spool, SpoolDepth, SpoolError};
 pub use status::{Status, StatusChange, Statuses};

@@ -27,6 +27,7 @@ use crate::fence::{self, Fence, Known};
 use crate::imported::{self, Imported, Seal};
 use crate::kv::Kv;
 use crate::message::{self, LogMessage};
+use crate::outlet::Outlet;
 use crate::reader::Reader;
 use crate::streams::{self, Stores};
 
@@ -127,8 +128,18 @@ impl EventLog {
         self.append_message(&Outgoing::new(connection, payload)).await
     }
 
+    /// The same without a second attempt, for who has another place for it.
+    pub(crate) async fn append_once(&self, connection: Uuid, payload: Bytes) -> Result<Appended, AppendError> {
+        let message = Outgoing::new(connection, payload);
+        self.noted(async { self.send(&message).await?.acknowledged().await }.await)
+    }
+
     async fn append_message(&self, message: &Outgoing) -> Result<Appended, AppendError> {
-        let appended = self.append_in_time(message).await.map_err(|error| self.explained(error));
+        self.noted(self.append_in_time(message).await)
+    }
+
+    fn noted(&self, appended: Result<Appended, AppendError>) -> Result<Appended, AppendError> {
+        let appended = appended.map_err(|error| self.explained(error));
         // Of a message that is too large nothing follows for the next.
         if !matches!(appended, Err(AppendError::TooLarge { .. })) {
             *self.inner.trouble.lock() = appended.as_ref().err().cloned();
@@ -230,13 +241,13 @@ impl EventLog {
 
     /// Gathers the events of a broker source into messages. See [`Batcher`].
     pub fn batcher(&self, connection: Uuid) -> Batcher {
-        Batcher::start(self.clone(), connection, None)
+        Batcher::start(Outlet::from(self), connection, None)
     }
 
     /// The same, for a source that must know which events are in the log.
     pub fn batcher_with_receipts(&self, connection: Uuid) -> (Batcher, Receipts) {
         let (sender, receipts) = tokio::sync::mpsc::unbounded_channel();
-        (Batcher::start(self.clone(), connection, Some(sender)), receipts)
+        (Batcher::start(Outlet::from(self), connection, Some(sender)), receipts)
     }
 
     /// Replaces the latest status of one named thing: a worker's heartbeat, a queue's depth. It is no part of the log.

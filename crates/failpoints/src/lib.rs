@@ -148,6 +148,13 @@ points! {
     /// A note about the views is written beside the old one.
     NoteBefore = "generation.note.before",
 
+    /// Events go to the spool, and are not written.
+    SpoolBefore = "spool.before",
+    /// They are, and whoever sent them does not know.
+    SpoolAfter = "spool.after",
+    /// The log has events of the spool, which still holds them.
+    SpoolPublished = "spool.published",
+
     /// A line of an export is in the file.
     ExportLine = "export.line",
     /// All are, under the name of an unfinished export.

@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Manage connections: each is one sender with its own API key and its own jobs
     #[command(after_help = CONNECTION_HELP)]
     Connection(ConnectionArgs),
+    /// List the brokers that the running server listens to; add and remove some while it runs
+    #[command(after_help = SOURCES_HELP)]
+    Sources(Box<SourcesArgs>),
     /// Manage read keys: API keys for scripts, which may read all and change nothing
     #[command(after_help = KEY_HELP)]
     Key(KeyArgs),
@@ -139,6 +142,16 @@ and without one. Import only exports that you trust: the keys in them will be go
 Examples:
   forebay import backup.jsonl.zst --data-dir /var/lib/forebay-new
   zcat backup.jsonl.gz | forebay import - --merge --no-keys";
+
+const SOURCES_HELP: &str = "\
+Examples:
+  forebay sources                                        # how each is, and what waits on disk
+  forebay sources add shop redis://cache-1/0             # its jobs belong to the connection shop
+  echo redis://:secret@cache-2/0 | forebay sources add mail -
+  forebay sources remove mail                            # its jobs stay
+
+What is added is kept in DIR/sources.json, passwords included, for the server's user alone. What --celery,
+FOREBAY_CELERY or a file declares is removed there.";
 
 const CONNECTION_HELP: &str = "\
 Examples:
@@ -257,6 +270,38 @@ pub(crate) struct ImportArgs {
 pub(crate) struct ConnectionArgs {
     #[command(subcommand)]
     pub(crate) action: ConnectionAction,
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SourcesArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<SourcesAction>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SourcesAction {
+    /// Listen to another broker, from now on and after a restart
+    Add {
+        /// A name, unique; that of its connection as well, where none is given
+        name: String,
+        /// The broker's URL as Celery has it, or - to read it from standard input
+        url: String,
+        /// The connection that its jobs belong to, which is made if need be
+        #[arg(long, value_name = "NAME")]
+        connection: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop listening to a broker that was added so
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -121,6 +121,13 @@ pub(crate) struct ServeArgs {
     #[arg(env = "FOREBAY_ENABLE_EVENTS", help_heading = "Sources")]
     enable_events: Option<bool>,
 
+    /// How much of what brokers tell may wait on disk while the log does not take it: a size such as `500MB` or `2GB`, or
+    /// `off` [default: 1GB]
+    ///
+    /// When it is full, the oldest events about workers are dropped first, then the oldest about tasks; health counts them.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_SPOOL_SIZE", help_heading = "Sources")]
+    spool_size: Option<String>,
+
     /// How often the views are compared with a fresh replay of the log, slowly and in the background: a time such as
     /// `90m`, `24h` or `7d`, or `off` [default: 24h]
     #[arg(long, value_name = "TIME", env = "FOREBAY_SCRUB", help_heading = "Views")]
@@ -182,6 +189,7 @@ struct TomlFile {
     celery_backend_after: Option<String>,
     redact_args: Option<bool>,
     enable_events: Option<bool>,
+    spool_size: Option<String>,
     scrub: Option<String>,
     retention: Option<String>,
     max_log_size: Option<String>,
@@ -230,6 +238,8 @@ pub(crate) struct ServeConfig {
     pub(crate) backends_after: Duration,
     pub(crate) redact_args: bool,
     pub(crate) enable_events: bool,
+    /// In bytes; `None` is no spool.
+    pub(crate) spool_size: Option<u64>,
     /// `None` is never.
     pub(crate) scrub: Option<Duration>,
     pub(crate) policy: Policy,
@@ -303,6 +313,7 @@ impl ServeArgs {
             backends_after: units::backend_after(after.as_deref())?,
             redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
             enable_events: self.enable_events.or(file.enable_events).unwrap_or_default(),
+            spool_size: units::spool(given(self.spool_size).or(file.spool_size).as_deref())?,
             scrub: units::scrub(given(self.scrub).or(file.scrub).as_deref())?,
             policy,
             forget_workers: units::forget_workers(given(self.forget_workers).or(file.forget_workers).as_deref())?,
@@ -396,6 +407,7 @@ impl ServeConfig {
             ("redact-args", self.redact_args.to_string()),
             ("list-memory", format!("{} bytes", stack.list_memory)),
             ("enable-events", self.enable_events.to_string()),
+            ("spool-size", self.spool_size.map_or("off".to_owned(), |bytes| format!("{bytes} bytes"))),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),
             ("retention", self.policy.keep.map_or("off".to_owned(), units::in_words)),
             (
@@ -492,6 +504,10 @@ mod tests {
         assert_eq!(memory(&[], ""), Some(1_000_000_000));
         assert_eq!(memory(&["--list-memory", "64MiB"], "list-memory = '2GB'"), Some(64 << 20));
         assert_eq!((memory(&[], "list-memory = '50%'"), memory(&["--list-memory", "off"], "")), (None, None));
+        let spool = |flags: &[&str], file| resolved(flags, file).map(|config| config.spool_size).ok();
+        assert_eq!(spool(&[], ""), Some(Some(1_000_000_000)));
+        assert_eq!(spool(&["--spool-size", "2GiB"], "spool-size = 'off'"), Some(Some(2 << 30)));
+        assert_eq!((spool(&[], "spool-size = 'off'"), spool(&["--spool-size", "5%"], "")), (Some(None), None));
         let forget = |flags: &[&str], file| resolved(flags, file).map(|config| config.forget_workers.as_secs()).ok();
         assert_eq!(forget(&[], ""), Some(86_400));
         assert_eq!(forget(&["--forget-workers", "10m"], "forget-workers = '1h'"), Some(600));

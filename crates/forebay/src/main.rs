@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`cli`], [`config`]: what can be said, and what then holds
-//! - [`serve`]: the server; [`stack`]: its parts put together
+//! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources
 //! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
 //! - [`data_dir`], [`credentials`]: the small files of the data directory
 
@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod credentials;
 mod data_dir;
+mod listen;
 mod logging;
 mod offline;
 mod serve;
@@ -26,12 +27,15 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs};
+use crate::cli::{
+    Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs, SourcesAction,
+    SourcesArgs,
+};
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, key, maintain, prepare};
+use crate::commands::{connection, events, export, fold, import, job, key, maintain, prepare, sources};
 use crate::config::StackArgs;
-use crate::offline::{Missing, with_log, with_server};
+use crate::offline::{Missing, running, with_log, with_server};
 use crate::text::Paint;
 
 #[global_allocator]
@@ -99,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Connection(args) => manage_connections(args),
         Command::Key(args) => manage_keys(args),
+        Command::Sources(args) => manage_sources(&args),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;
             Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -169,6 +174,20 @@ fn manage_keys(args: KeyArgs) -> anyhow::Result<ExitCode> {
     };
     let stack = output.stack.clone();
     manage(stack, missing, move |client, paint| key::run(client, &args.action, paint))
+}
+
+/// Only a server has sources, and it has them while its log is away, too.
+fn manage_sources(SourcesArgs { action, output }: &SourcesArgs) -> anyhow::Result<ExitCode> {
+    let output = match action {
+        Some(SourcesAction::Add { output, .. } | SourcesAction::Remove { output, .. }) => output,
+        None => output,
+    };
+    let config = output.stack.clone().resolve()?;
+    logging::for_command(config.json_logs);
+    let Some(client) = running(&config)? else {
+        bail!("no server runs on {}: start it with `forebay serve`", config.data_dir.display());
+    };
+    print(&sources::run(&client, action.as_ref(), output.json, Paint::for_stdout())?)
 }
 
 fn manage(

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
-use event_log::EventLog;
+use event_log::{EventLog, OpenError as LogOpenError};
 use proto_events::{Event, EventType, Framework, Timestamp};
 use sources::backend::BackendConfig;
-use sources::{SourceConfig, SourceSpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -24,7 +23,8 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::config::{ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
-use crate::data_dir::{self, Admin, DataDir, OpenError};
+use crate::data_dir::{self, Admin, DataDir, LOG_PLACE, LogPlace, OpenError};
+use crate::listen::Listening;
 use crate::logging;
 use crate::stack::{Care, Stack};
 
@@ -33,6 +33,9 @@ const STOP_TIME: Duration = Duration::from_secs(20);
 
 /// Between two clock ticks in the log.
 const TICK: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach a log that is away.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a command that holds the directory is waited for.
 const LOCK_TIME: Duration = Duration::from_secs(10);
@@ -87,9 +90,15 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
         .context("cannot write to the data directory")?;
     logging::tell(&format!("listening on http://{}", http.address));
 
+    let listening = Listening::begin(&config, &dir, config.connection_id.or(credentials.connection_id)).await?;
+    app.know_sources(Arc::clone(&listening.fleet));
     let stack = tokio::select! {
-        stack = start(&config, &dir, credentials, &app) => stack?,
-        () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
+        stack = start(&config, &dir, credentials, &app, &listening) => stack?,
+        () = &mut told_to_stop => {
+            listening.stop().await;
+            listening.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     let failure = tokio::select! {
         () = &mut told_to_stop => None,
@@ -100,7 +109,10 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
     let second_signal = stop_signal()?;
     let stopping = async {
         http.stop().await;
-        stack.close().await
+        listening.stop().await;
+        let closed = stack.close().await;
+        listening.close().await;
+        closed
     };
     let stopped = tokio::select! {
         stopped = tokio::time::timeout(STOP_TIME, stopping) => stopped,
@@ -128,14 +140,17 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 /// Opens everything, and lets the API answer.
-async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials, app: &App) -> anyhow::Result<Stack> {
-    let specs = &config.celery;
-    let stack = Stack::open(&config.stack, dir).await?;
+async fn start(
+    config: &ServeConfig,
+    dir: &DataDir,
+    mut credentials: Credentials,
+    app: &App,
+    listening: &Listening,
+) -> anyhow::Result<Stack> {
+    let stack = open(config, dir, app).await?;
     let default = ensure_default(config, dir, &mut credentials, &stack).await?;
     tracing::info!(id = %default.id, "default connection");
-    for spec in specs {
-        add_source(config, spec, &default, &stack).await?;
-    }
+    listening.complete(&stack, &default).await?;
     for spec in &config.backends {
         let connection = connection_of(spec.name.as_deref(), &default, &stack).await?;
         stack.add_backend(BackendConfig {
@@ -155,6 +170,29 @@ async fn start(config: &ServeConfig, dir: &DataDir, mut credentials: Credentials
     };
     stack.attach(app, config.redact_args, Some(&care));
     Ok(stack)
+}
+
+/// Opens the parts. Where the log is somebody else's and was there before, it is waited for: meanwhile the sources go on.
+async fn open(config: &ServeConfig, dir: &DataDir, app: &App) -> anyhow::Result<Stack> {
+    let known: Option<LogPlace> = dir.read(LOG_PLACE).context("cannot read the data directory")?;
+    let may_wait = config.stack.nats.is_some() && known.is_some_and(|place| place.nats_url.is_some());
+    let mut said = false;
+    loop {
+        match Stack::open(&config.stack, dir).await {
+            Err(error) if may_wait && is_away(&error) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "the log is waited for");
+                }
+                app.wait_for_log(error.to_string());
+                tokio::time::sleep(LOG_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LogOpenError::Unreachable { .. }))
 }
 
 /// The default connection is what the configuration says, else what it is already, else made up now.
@@ -227,7 +265,7 @@ async fn tick(log: EventLog, connection: Uuid) {
     }
 }
 
-/// Whose jobs a broker or a backend is about.
+/// Whose jobs a backend is about.
 async fn connection_of(
     name: Option<&str>,
     default: &api::Connection,
@@ -239,29 +277,9 @@ async fn connection_of(
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_micros() as i64)
-}
-
-async fn add_source(
-    config: &ServeConfig,
-    spec: &SourceSpec,
-    default: &api::Connection,
-    stack: &Stack,
-) -> anyhow::Result<()> {
-    let connection = connection_of(spec.name.as_deref(), default, stack).await?;
-    stack.projector.live().expect_source(connection.id, &connection.name);
-    let source = SourceConfig {
-        name: connection.name,
-        url: spec.url.clone(),
-        connection: connection.id,
-        redact_args: config.redact_args,
-        enable_events: config.enable_events,
-        queues: stack.queues(connection.id, now()),
-    };
-    stack.add_source(source.spawn(&stack.log)?);
-    Ok(())
 }
 
 /// What was made up is shown this once, to whoever started the server, and never in the log.

@@ -9,9 +9,7 @@ use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
 use proto_events::Timestamp;
-use sources::SourceHandle;
 use sources::backend::{Backend, BackendConfig, BackendHandle};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};
 
@@ -52,7 +50,6 @@ pub(crate) struct Stack {
     places: Places,
     /// The writer of empty views that are to be filled by a pass over the whole log.
     empty: Mutex<Option<Writer>>,
-    sources: Arc<RwLock<Vec<SourceHandle>>>,
     backends: Arc<RwLock<Vec<BackendHandle>>>,
 }
 
@@ -90,13 +87,13 @@ impl Stack {
             }
         };
         let empty = Mutex::new(empty);
-        let (sources, backends) = (Arc::default(), Arc::default());
-        Ok(Self { log, connections, keys, projector, reader, generations, places, empty, sources, backends })
+        let backends = Arc::default();
+        Ok(Self { log, connections, keys, projector, reader, generations, places, empty, backends })
     }
 
     /// Lets the API answer from these parts.
     pub(crate) fn attach(&self, app: &App, redact_args: bool, care: Option<&Care>) {
-        let (sources, backends) = (Arc::clone(&self.sources), Arc::clone(&self.backends));
+        let backends = Arc::clone(&self.backends);
         let mut maintenance = Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations);
         let empty = locked(self.empty.lock()).take();
         let is_filled = empty.is_none();
@@ -120,16 +117,19 @@ impl Stack {
             projector: self.projector.clone(),
             connections: Arc::clone(&self.connections),
             keys: Arc::clone(&self.keys),
-            sources: Arc::new(move || locked(sources.read()).iter().map(SourceHandle::status).collect()),
             backends: Arc::new(move || locked(backends.read()).iter().map(BackendHandle::status).collect()),
             maintenance,
             redact_args,
         });
     }
 
-    /// Adds a source, so that health tells of it and it is stopped with the rest.
-    pub(crate) fn add_source(&self, source: SourceHandle) {
-        locked(self.sources.write()).push(source);
+    /// Tells which queues the jobs of a connection went through lately, as far as the views know.
+    pub(crate) fn queues(&self) -> impl Fn(Uuid, Timestamp) -> Vec<String> + Send + Sync + 'static {
+        let reader = self.reader.clone();
+        move |connection, now| {
+            let queues = reader.queues(Some(&[connection]), views::Range::Week, now);
+            queues.into_iter().filter_map(|queue| queue.name).map(|name| name.to_string()).collect()
+        }
     }
 
     /// Begins to ask a result backend, so that health tells of it.
@@ -138,18 +138,10 @@ impl Stack {
         locked(self.backends.write()).push(Backend::spawn(config, &self.log, walks));
     }
 
-    /// The queues that jobs of this connection went through lately, as far as the views know.
-    pub(crate) fn queues(&self, connection: Uuid, now: Timestamp) -> Vec<String> {
-        let queues = self.reader.queues(Some(&[connection]), views::Range::Week, now);
-        queues.into_iter().filter_map(|queue| queue.name).map(|name| name.to_string()).collect()
-    }
-
-    /// Stops what brings events first and what stores them last, so that nothing that was taken in is lost.
+    /// Stops what stores events last, so that nothing that was taken in is lost. What brings them is to be stopped before.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
         // What a backend was about to tell it will tell again.
         locked(self.backends.write()).clear();
-        let sources = std::mem::take(&mut *locked(self.sources.write()));
-        sources.into_iter().map(SourceHandle::stop).collect::<JoinSet<()>>().join_all().await;
         let stopped = self.projector.stop().await;
         self.log.close().await;
         Ok(stopped?)

@@ -12,6 +12,8 @@ const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const HALF: Most = Most::Percent(50);
 /// Enough for eleven million jobs.
 const LIST_MEMORY: u64 = 1_000_000_000;
+/// Hours of most outages.
+const SPOOL_BYTES: u64 = 1_000_000_000;
 /// The log's server keeps what workers say for a day.
 const FORGET_WORKERS: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -71,6 +73,18 @@ pub(crate) fn list_memory(text: Option<&str>) -> anyhow::Result<u64> {
         None => Ok(LIST_MEMORY),
         Some(Some(Most::Bytes(bytes))) => Ok(bytes),
         Some(_) => bail!("list-memory must be a size such as 500MB or 2GB"),
+    }
+}
+
+/// How large the spool may become; `None` is none at all.
+pub(crate) fn spool(text: Option<&str>) -> anyhow::Result<Option<u64>> {
+    match text {
+        None => Ok(Some(SPOOL_BYTES)),
+        Some("off") => Ok(None),
+        Some(text) => match size(text) {
+            Some(Most::Bytes(bytes)) => Ok(Some(bytes)),
+            _ => bail!("spool-size must be `off` or a size such as 500MB or 2GB"),
+        },
     }
 }
 

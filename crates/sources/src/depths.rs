@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use event_log::EventLog;
+use event_log::Outlet;
 use proto_events::{Event, EventType, Framework, Queue};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -30,14 +30,14 @@ impl Depth {
 
 /// What tells of changes, and now and then of what stays as it is.
 pub(crate) struct Teller {
-    log: EventLog,
+    outlet: Outlet,
     connection: Uuid,
     told: HashMap<String, (Depth, Instant)>,
 }
 
 impl Teller {
-    pub(crate) fn new(log: EventLog, connection: Uuid) -> Self {
-        Self { log, connection, told: HashMap::new() }
+    pub(crate) fn new(outlet: Outlet, connection: Uuid) -> Self {
+        Self { outlet, connection, told: HashMap::new() }
     }
 
     /// Takes what one round brought: all queues that there are.
@@ -65,7 +65,8 @@ impl Teller {
 
     async fn publish(&self, name: &str, depth: Depth, unacked: Option<u64>) -> bool {
         let payload = Bytes::from(proto_events::encode(&[snapshot(name, depth, unacked)]));
-        let published = self.log.publish_status(self.connection, "queue", name, payload).await;
+        let Some(log) = self.outlet.log_now() else { return false };
+        let published = log.publish_status(self.connection, "queue", name, payload).await;
         if let Err(error) = &published {
             tracing::debug!(%error, "depths not published");
         }

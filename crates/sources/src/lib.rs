@@ -11,6 +11,7 @@
 //! - [`redis`], [`amqp`]: listening to Celery's events on a kind of broker, into the log
 //! - `hearing`: what is done with a message of any broker; `enabling`: which workers are asked for their events
 //! - `heartbeats`: the latest of each worker; `depths`: of each queue; both beside the log
+//! - [`Fleet`]: all sources of a server, those that were added while it ran included ([`fleet`])
 //!
 //! What a sender says and we do not understand is kept in `extensions`; what cannot be an event at all is refused with
 //! a reason. Nothing here panics whatever it is given.
@@ -20,6 +21,7 @@ pub mod backend;
 pub mod celery;
 mod depths;
 mod enabling;
+pub mod fleet;
 mod frameworks;
 mod hearing;
 mod heartbeats;
@@ -31,6 +33,7 @@ mod source;
 mod spec;
 mod status;
 
+pub use fleet::{Fleet, FleetError, Habits, ListedSource, Origin};
 pub use source::{SourceConfig, SourceHandle};
 pub use spec::{BackendSpec, BrokerUrl, SourceSpec, SpecError, parse_source, parse_sources};
-pub use status::{SourceState, SourceStatus};
+pub use status::{SourceState, SourceStatus, SpoolStatus};

@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::EventLog;
+use event_log::{Outlet, SpoolDepth};
 use proto_events::{Event, EventType, Framework, Source, SourceState as Heard, Timestamp};
 use uuid::Uuid;
 
 use crate::amqp::{AmqpConfig, AmqpSource};
 use crate::redis::{RedisConfig, RedisSource};
 use crate::spec::BrokerUrl;
-use crate::status::{Figures, Identity, SourceState, SourceStatus};
+use crate::status::{Figures, Identity, SourceState, SourceStatus, SpoolStatus};
 
 /// How long a stop waits for the log to take what was heard.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -37,16 +37,18 @@ pub struct SourceConfig {
 impl SourceConfig {
     /// Starts to listen; from now on the source keeps itself going. Must be called within a tokio runtime. The error is
     /// that the system gives no thread.
-    pub fn spawn(self, log: &EventLog) -> std::io::Result<SourceHandle> {
+    pub fn spawn(self, outlet: &Outlet) -> std::io::Result<SourceHandle> {
         let (redact_args, enable_events) = (self.redact_args, self.enable_events);
         match self.url {
             BrokerUrl::Redis(url) => {
                 let redis = RedisConfig::new(self.name, url, self.connection);
-                RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, log)
+                RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, outlet)
             }
             BrokerUrl::Amqp(url) => {
+                // It keeps what is not acknowledged itself, and so can wait for the log.
+                let log = outlet.log_now().ok_or_else(|| std::io::Error::other("the log is not open yet"))?;
                 let amqp = AmqpConfig::new(self.name, url, self.connection);
-                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, queues: self.queues, ..amqp }, log))
+                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, queues: self.queues, ..amqp }, &log))
             }
         }
     }
@@ -68,6 +70,11 @@ pub(crate) trait Running: Send + Sync {
 
     /// Bytes waiting to be decoded.
     fn queue_bytes(&self) -> u64;
+
+    /// What of its connection waits in the spool, where it uses one.
+    fn spool(&self) -> Option<SpoolDepth> {
+        None
+    }
 
     /// Whether it has ended by itself, as it never should.
     fn has_ended(&self) -> bool;
@@ -101,6 +108,7 @@ impl SourceHandle {
             dropped: self.running.dropped(),
             queue_bytes: self.running.queue_bytes(),
         });
+        status.spool = self.running.spool().map(SpoolStatus::from);
         // None ends by itself; if one does all the same, that must not look like a quiet broker.
         if self.running.has_ended() {
             status.state = SourceState::Down;

@@ -31,11 +31,10 @@ pub enum SpecError {
     /// The name of the connection.
     #[error("not a connection name before '=': 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")]
     Name,
-    /// Redis Sentinel.
-    #[error("sentinel:// is not supported yet: give the redis:// URL of the present primary")]
-    Sentinel,
     /// Anything else.
-    #[error("brokers of the scheme {0}:// are not supported: redis://, rediss://, amqp:// and amqps:// are")]
+    #[error(
+        "brokers of the scheme {0}:// are not supported: redis://, rediss://, sentinel://, amqp:// and amqps:// are"
+    )]
     UnknownScheme(String),
     /// A result backend of another kind.
     #[error("only result backends in Redis can be asked: redis:// and rediss://")]
@@ -100,7 +99,8 @@ pub fn parse_sources(specs: &str) -> Result<Vec<SourceSpec>, SpecError> {
     specs.filter(|spec| !spec.is_empty()).map(parse_source).collect()
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a connection that is made for a source may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
@@ -112,6 +112,23 @@ impl BrokerUrl {
         match self {
             Self::Redis(url) => url.masked(),
             Self::Amqp(url) => url.masked(),
+        }
+    }
+
+    /// Whether both bring the same events, whoever logs in.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Redis(one), Self::Redis(other)) => one.is_same_as(other),
+            (Self::Amqp(one), Self::Amqp(other)) => one.is_same_as(other),
+            _ => false,
+        }
+    }
+
+    /// Whether what is published while nobody listens is gone: then a source listens before the log is there.
+    pub fn forgets(&self) -> bool {
+        match self {
+            Self::Redis(_) => true,
+            Self::Amqp(_) => false,
         }
     }
 }
@@ -137,7 +154,6 @@ impl FromStr for BrokerUrl {
         match scheme.as_str() {
             _ if redis::is_scheme(&scheme) => redis::read(&scheme, text).map(Self::Redis),
             _ if amqp::is_scheme(&scheme) => amqp::read(text).map(Self::Amqp),
-            "sentinel" => Err(SpecError::Sentinel),
             _ if scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '+') => {
                 Err(SpecError::UnknownScheme(scheme))
             }

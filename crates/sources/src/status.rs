@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use event_log::SpoolDepth;
 use parking_lot::Mutex;
 use proto_events::Timestamp;
 use serde::Serialize;
@@ -34,7 +35,7 @@ pub struct SourceStatus {
     pub decode_errors: u64,
     /// Why the last of them could not.
     pub last_decode_error: Option<String>,
-    /// Messages dropped here because the log was away for longer than the queue could hold; none of RabbitMQ's ever are.
+    /// Messages dropped because neither the log nor the spool took them for longer than the queue could hold.
     pub dropped: u64,
     /// How often it had to connect again.
     pub reconnects: u64,
@@ -43,10 +44,41 @@ pub struct SourceStatus {
     pub missed: f64,
     /// Bytes that wait in memory to be decoded, or for the log to take them.
     pub queue_bytes: u64,
+    /// What of its connection waits on disk until the log takes it; null where it needs no spool or there is none.
+    pub spool: Option<SpoolStatus>,
     /// What to do when workers are heard, but no events of tasks, or when the depth of queues may not be read.
     pub hint: Option<String>,
     /// Why it is not connected.
     pub reason: Option<String>,
+}
+
+/// What waits on disk until the log takes it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SpoolStatus {
+    /// Events.
+    pub events: u64,
+    /// What they take of the spool, in bytes.
+    pub bytes: u64,
+    /// When the oldest of them was written.
+    pub oldest_at: Option<Timestamp>,
+    /// Events of tasks that were dropped because the spool was full, or that the log will never take; restarts count on.
+    pub dropped_task_events: u64,
+    /// Events of workers, likewise.
+    pub dropped_worker_events: u64,
+}
+
+impl From<SpoolDepth> for SpoolStatus {
+    fn from(depth: SpoolDepth) -> Self {
+        Self {
+            events: depth.events(),
+            bytes: depth.bytes,
+            oldest_at: depth.oldest,
+            dropped_task_events: depth.dropped_tasks,
+            dropped_worker_events: depth.dropped_others,
+        }
+    }
 }
 
 /// Whether a source hears its broker.
@@ -177,6 +209,7 @@ impl Figures {
             reconnects: link.connects.saturating_sub(1),
             missed: link.missed + link.deaf.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             queue_bytes: identity.queue_bytes,
+            spool: None,
             hint: self.hint(),
             reason: link.reason.clone(),
         }

@@ -23,6 +23,14 @@ fn the_url_says_where_which_database_and_which_channels() {
         ("redis://h/1?global_keyprefix=pfx", "redis://h:6379/1", "pfx/1.celeryev/*"),
         ("redis://h/1?global_keyprefix=a%2A%5Bb%5D", "redis://h:6379/1", r"a\*\[b\]/1.celeryev/*"),
         ("redis://h/1?channels=celeryev/*", "redis://h:6379/1", "celeryev/*"),
+        ("redis://h/1?fanout_prefix=False", "redis://h:6379/1", "celeryev/*"),
+        ("redis://h/1?fanout_prefix=x%7Bdb%7D.&global_keyprefix=p", "redis://h:6379/1", "px1.celeryev/*"),
+        ("redis://h/1?fanout_patterns=false&event_exchange=e", "redis://h:6379/1", "/1.e"),
+        (
+            "sentinel://h;sentinel://:pw@i:5/2?master_name=m",
+            "sentinel://:***@h:26379;i:5/2?master_name=m",
+            "/2.celeryev/*",
+        ),
         (
             "redis+socket:///run/redis.sock?virtual_host=4",
             "redis+socket:///run/redis.sock?virtual_host=4",
@@ -91,6 +99,10 @@ fn no_password_is_ever_shown() {
     for (spec, masked) in [
         ("redis://:s3cret@h/0", "redis://:***@h:6379/0"),
         ("redis://us%40er:s3c%2Fret@h/0?password=s3cret", "redis://us%40er:***@h:6379/0"),
+        (
+            "sentinel://u:s3cret@h/0;sentinel://i?master_name=m&sentinel_password=s3cret",
+            "sentinel://u:***@h:26379;i:26379/0?master_name=m",
+        ),
         ("redis+socket://:s3cret@/run/r.sock", "redis+socket://:***@/run/r.sock?virtual_host=0"),
         ("amqp://us%40er:s3c%2Fret@h//?password=s3cret", "amqp://us%40er:***@h:5672//"),
         ("amqp://:s3cret@h;amqp://u:s3cret@i", "amqp://:***@h:5672//;amqp://u:***@i:5672//"),
@@ -119,6 +131,9 @@ fn no_password_is_ever_shown() {
         "redis+socket://:s3cret@",
         "redis://:s3cret@h/0?a,s3cret",
         "redis://u:%ff@s3cret/0",
+        "sentinel://:s3cret@h/0;sentinel://i",
+        "sentinel://:s3cret@h/0;redis://i?master_name=m",
+        "sentinel://h/s3cret?master_name=m",
     ] {
         let refused = parse_sources(spec).expect_err(spec);
         let shown = format!("{refused} {refused:?}");
@@ -129,8 +144,8 @@ fn no_password_is_ever_shown() {
 #[test]
 fn other_brokers_are_refused_in_one_line_that_says_what_works() {
     for (spec, expected) in [
-        ("sentinel://h:26379;sentinel://i:26379", "sentinel:// is not supported yet"),
         ("sqs://", "brokers of the scheme sqs:// are not supported"),
+        ("x=kafka://h", "brokers of the scheme kafka:// are not supported"),
     ] {
         let refused = parse_source(spec).unwrap_err().to_string();
         assert!(refused.starts_with(expected) && refused.contains("redis://"), "{refused}");

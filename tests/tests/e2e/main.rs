@@ -17,5 +17,6 @@ mod reconcile;
 mod retention;
 mod sdk;
 mod silence;
+mod sources;
 mod stream;
 mod upgrade;

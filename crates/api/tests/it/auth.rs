@@ -7,7 +7,7 @@ use ureq::http::Method;
 
 use crate::harness::{Answer, Bare, Client, DEADLINE, KEY, PASSWORD, Server, TOKEN, event};
 
-const PROTECTED: [(Method, &str); 10] = [
+const PROTECTED: [(Method, &str); 13] = [
     (Method::GET, "/api/jobs"),
     (Method::GET, "/api/jobs/fbe08da7-0069-502f-90f8-dff3d29e3dc6"),
     (Method::GET, "/api/connections"),
@@ -18,6 +18,9 @@ const PROTECTED: [(Method, &str); 10] = [
     (Method::GET, "/api/keys"),
     (Method::POST, "/api/keys"),
     (Method::DELETE, "/api/keys/script"),
+    (Method::GET, "/api/sources"),
+    (Method::POST, "/api/sources"),
+    (Method::DELETE, "/api/sources/main"),
 ];
 
 /// `name=value` of the cookie that the answer sets.
@@ -59,7 +62,7 @@ async fn nothing_is_read_without_a_session_or_the_admin_token() {
 }
 
 /// Reads whose answers are the same from one moment to the next.
-const READS: [&str; 9] = [
+const READS: [&str; 10] = [
     "/api/jobs?state=failed&limit=1",
     "/api/jobs/a",
     "/api/jobs/a?asOf=1",
@@ -69,15 +72,18 @@ const READS: [&str; 9] = [
     "/api/rebuilds",
     "/api/connections",
     "/api/keys",
+    "/api/sources",
 ];
 
 /// Everything that is more than a read, or that only the admin token may.
-const CHANGES: [(Method, &str, &str); 15] = [
+const CHANGES: [(Method, &str, &str); 17] = [
     (Method::POST, "/api/connections", r#"{"name":"new"}"#),
     (Method::PATCH, "/api/connections/billing", r#"{"name":"new"}"#),
     (Method::POST, "/api/connections/billing/rotate", ""),
     (Method::DELETE, "/api/connections/billing", ""),
     (Method::POST, "/api/keys", r#"{"name":"new"}"#),
+    (Method::POST, "/api/sources", r#"{"name":"new","url":"redis://localhost:1/0"}"#),
+    (Method::DELETE, "/api/sources/new", ""),
     (Method::DELETE, "/api/keys/script", ""),
     (Method::DELETE, "/api/keys/nobody", ""),
     (Method::POST, "/api/rebuilds", ""),

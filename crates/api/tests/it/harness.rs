@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts, ReadKeys};
-use event_log::EventLog;
 use event_log::testing::TestServer;
+use event_log::{EventLog, Outlet};
 use projection::FOLD_VERSION;
 use projector::LiveSettings;
 use serde_json::{Value, json};
+use sources::{Fleet, Habits};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -107,8 +108,9 @@ pub(crate) struct Node {
     pub(crate) log: EventLog,
     pub(crate) connections: Arc<Connections>,
     pub(crate) projector: projector::Handle,
+    pub(crate) fleet: Arc<Fleet>,
     bare: Bare,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Node {
@@ -119,8 +121,12 @@ impl Node {
         let connections = Connections::open(log.kv()).await.unwrap();
         let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()), first_key: None };
         connections.ensure_default(&default).await.unwrap();
+        let (outlet, habits) = (Outlet::from(&log), Habits::default());
+        let fleet = Arc::new(Fleet::open(dir.path().join("sources.json"), outlet, habits).unwrap());
+        bare.app.know_sources(Arc::clone(&fleet));
         let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20, list_bytes: 64 << 20 };
-        let views::Opened { writer, reader, generations, .. } = views::open(dir.path(), &options).unwrap();
+        let views::Opened { writer, reader, generations, .. } =
+            views::open(&dir.path().join("views"), &options).unwrap();
         let projector = projector::start(log.clone(), writer, &reader);
         projector.live().start(&log, LiveSettings::default());
         bare.app.attach(Parts {
@@ -130,11 +136,10 @@ impl Node {
             projector: projector.clone(),
             connections: Arc::clone(&connections),
             keys: ReadKeys::open(log.kv()).await.unwrap(),
-            sources: Arc::new(Vec::new),
             backends: Arc::new(Vec::new),
             redact_args: false,
         });
-        Self { client: bare.client.clone(), log, connections, projector, bare, _dir: dir }
+        Self { client: bare.client.clone(), log, connections, projector, fleet, bare, dir }
     }
 
     /// Stops the API and waits until it has.

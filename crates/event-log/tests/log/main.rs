@@ -10,6 +10,7 @@ mod fence;
 mod full;
 mod kv;
 mod reader;
+mod spool;
 mod status;
 mod support;
 mod trimming;

@@ -10,6 +10,7 @@ pub(crate) mod key;
 mod lines;
 pub(crate) mod maintain;
 pub(crate) mod prepare;
+pub(crate) mod sources;
 
 use anyhow::Context as _;
 use serde_json::Value;

@@ -301,6 +301,11 @@ impl Live {
         state.registry.expect_source(connection, name, now);
     }
 
+    /// Tells that a source is gone for good; its last words do not count any more.
+    pub fn forget_source(&self, connection: Uuid, name: &str) {
+        self.state.lock().registry.forget_source(connection, name);
+    }
+
     /// All workers.
     pub fn workers(&self) -> Listed<LiveWorker> {
         let state = self.state.lock();

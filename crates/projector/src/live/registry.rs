@@ -1,6 +1,6 @@
 //! The registry: pure, with the time passed in. All times are those of the server that stores what is said.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use event_log::Status;
 use proto_events::{Event, EventType, Framework, Queue, SourceState, Timestamp, WorkerState, limits};
@@ -83,6 +83,8 @@ pub(super) struct Registry {
     workers: HashMap<Name, worker::Known>,
     queues: HashMap<Name, queue::Known>,
     sources: HashMap<Name, Source>,
+    /// Sources that are gone for good, and whose last words may still come.
+    gone_sources: HashSet<Name>,
     /// For so long a worker that is not there, or a queue that nobody describes, is remembered.
     forget_after: i64,
     /// Since when the statuses are followed; `None` while they are not.
@@ -99,6 +101,7 @@ impl Registry {
             workers: HashMap::new(),
             queues: HashMap::new(),
             sources: HashMap::new(),
+            gone_sources: HashSet::new(),
             forget_after,
             hearing: None,
             deaf: None,
@@ -133,7 +136,17 @@ impl Registry {
     /// earlier life does not count.
     pub(super) fn expect_source(&mut self, connection: Uuid, name: &str, now: Timestamp) {
         let source = Source { is_connected: false, since: Timestamp(now.micros() - SKEW) };
+        self.gone_sources.remove(&(connection, name.to_owned()));
         self.sources.entry((connection, name.to_owned())).or_insert(source);
+    }
+
+    /// There is no such source any more: that it is not heard does not make its connection's workers unheard.
+    pub(super) fn forget_source(&mut self, connection: Uuid, name: &str) {
+        let name = (connection, name.to_owned());
+        self.sources.remove(&name);
+        if self.gone_sources.len() < SOURCES {
+            self.gone_sources.insert(name);
+        }
     }
 
     /// Takes in what a worker or a queue says of its present state.
@@ -229,6 +242,13 @@ impl Registry {
 
     fn source(&mut self, connection: Uuid, name: &str, state: SourceState, stored: Timestamp) {
         let name = (connection, name.to_owned());
+        // Another node may have one of the same name, and says so by being connected.
+        if state == SourceState::Connected {
+            self.gone_sources.remove(&name);
+        }
+        if self.gone_sources.contains(&name) {
+            return;
+        }
         let news = Source { is_connected: state == SourceState::Connected, since: stored };
         let is_newer = match self.sources.get(&name) {
             Some(known) => known.since <= stored,

@@ -269,6 +269,17 @@ fn a_silent_worker_is_gone_only_where_it_would_have_been_heard() {
     assert_eq!(live.gone(100.0), None);
     live.hears(source(SourceState::Connected, 0.0), 101.0);
     assert!(live.gone(120.0).is_some());
+    // Its last words may come after it was removed for good, and it is missed no more; another source is.
+    live.0.expect_source(CONNECTION, "other", at(121.0));
+    assert_eq!(live.gone(121.0), None);
+    live.0.forget_source(CONNECTION, "other");
+    assert!(live.gone(121.0).is_some());
+    live.0.forget_source(CONNECTION, "main");
+    live.hears(source(SourceState::Disconnected, 122.0), 122.0);
+    assert!(live.gone(150.0).is_some());
+    live.hears(source(SourceState::Connected, 151.0), 151.0);
+    live.hears(source(SourceState::Disconnected, 152.0), 152.0);
+    assert_eq!(live.gone(180.0), None);
     // Where no source is known the worker reports by itself, and had its time since our start.
     let mut live = Watched::new();
     live.0.event(CONNECTION, at(-500.0), worker(NAME, WorkerState::Heartbeat, -500.0), at(0.0));

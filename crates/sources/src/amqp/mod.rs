@@ -136,7 +136,7 @@ impl AmqpSource {
             orders,
             is_over: false,
         };
-        let teller = Teller::new(log.clone(), config.connection);
+        let teller = Teller::new(log.into(), config.connection);
         let depths = Depths { every: config.depths_every, names, link: linked.clone(), teller };
         let mut beside =
             vec![tokio::spawn(heartbeats.publish(log.clone(), config.connection)), tokio::spawn(depths.run())];

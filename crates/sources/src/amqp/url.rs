@@ -52,6 +52,17 @@ impl AmqpUrl {
         &self.masked
     }
 
+    /// Whether both name the same exchange of the same broker.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let place = |url: &Self| {
+            let hosts = url.brokers.iter().map(|broker| (broker.authority.host.clone(), broker.authority.port));
+            let mut hosts: Vec<_> = hosts.collect();
+            hosts.sort();
+            (hosts, url.virtual_host().to_owned(), url.exchange.clone())
+        };
+        place(self) == place(other)
+    }
+
     /// The virtual host.
     pub fn virtual_host(&self) -> &str {
         &self.brokers[0].vhost

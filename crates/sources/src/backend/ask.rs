@@ -44,7 +44,7 @@ impl Asker {
     }
 
     fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.url.client()?.get_connection_with_timeout(self.patience)?;
+        let mut connection = self.url.client(self.patience)?.get_connection_with_timeout(self.patience)?;
         connection.set_read_timeout(Some(self.patience))?;
         connection.set_write_timeout(Some(self.patience))?;
         if self.url.database() != 0 {

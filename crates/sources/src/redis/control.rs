@@ -38,7 +38,7 @@ impl Control {
     async fn send(&self, asked: &Asked) -> Result<(), NotSent> {
         let (url, patience, payload) = (self.url.clone(), self.patience, envelope(asked, self.url.control_exchange()));
         let sent = tokio::task::spawn_blocking(move || {
-            let mut connection = url.client()?.get_connection_with_timeout(patience)?;
+            let mut connection = url.client(patience)?.get_connection_with_timeout(patience)?;
             connection.set_read_timeout(Some(patience))?;
             connection.set_write_timeout(Some(patience))?;
             cmd("PUBLISH").arg(url.control_channel()).arg(payload).exec(&mut connection)

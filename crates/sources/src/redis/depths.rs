@@ -137,7 +137,7 @@ impl Asker {
     }
 
     fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.url.client()?.get_connection_with_timeout(self.patience)?;
+        let mut connection = self.url.client(self.patience)?.get_connection_with_timeout(self.patience)?;
         connection.set_read_timeout(Some(self.patience))?;
         connection.set_write_timeout(Some(self.patience))?;
         // By ourselves, since the client library keeps the reason of a refusal to itself.

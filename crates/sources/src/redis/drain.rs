@@ -8,6 +8,7 @@ use ::redis::{Connection, ErrorKind, PubSub, RedisError, ServerError, Value, cmd
 use proto_events::{Event, SourceState, Timestamp};
 
 use super::queue::Queue;
+use super::sides::{Side, Sides};
 use super::url::RedisUrl;
 use crate::enabling::Enabling;
 use crate::source::change;
@@ -26,7 +27,11 @@ const GOOD: Duration = Duration::from_secs(10);
 pub(super) struct Drain {
     pub(super) name: String,
     pub(super) url: RedisUrl,
+    /// What it listens to, and where that is not allowed, what it may listen to instead.
     pub(super) channels: String,
+    pub(super) instead: Option<String>,
+    pub(super) side: Side,
+    pub(super) sides: Arc<Sides>,
     /// After so long without a word Redis is asked whether it is there, and has as long to answer.
     pub(super) patience: Duration,
     pub(super) queue: Arc<Queue>,
@@ -82,25 +87,43 @@ impl Drain {
             refused: true,
             heard: Instant::now(),
         };
-        let client = self.url.client().map_err(unusable)?;
+        let client = self
+            .url
+            .client(self.patience)
+            .map_err(|error| if self.url.has_sentinels() { failed(error) } else { unusable(error) })?;
         let mut connection = client.get_connection_with_timeout(self.patience).map_err(failed)?;
-        self.subscribe(&mut connection)?;
-        self.figures.connected();
-        tracing::info!(source = self.name, broker = %self.url, channels = self.channels, "listening to Celery's events");
-        self.queue.push_change(self.change(SourceState::Connected, now(), None));
-        if let Some(enabling) = &self.enabling {
-            enabling.connected();
+        let channels = self.subscribe_to_either(&mut connection)?;
+        tracing::info!(source = self.name, broker = %self.url, channels, "listening to Celery's events");
+        let is_whole = *channels != self.channels;
+        if self.sides.up(self.side, is_whole) {
+            self.figures.connected();
+            self.queue.push_change(self.change(SourceState::Connected, now(), None));
+            if let Some(enabling) = &self.enabling {
+                enabling.connected();
+            }
         }
         self.listen(&mut connection.as_pubsub())
     }
 
+    /// Gives the channels that it came to listen to.
+    fn subscribe_to_either(&self, connection: &mut Connection) -> Result<&String, Failure> {
+        match (self.subscribe(connection, &self.channels), &self.instead) {
+            (Ok(()), _) => Ok(&self.channels),
+            // Who may listen to all of it need not be allowed each part by name, and Redis compares the names.
+            (Err(refused), Some(instead)) if refused.refused => {
+                self.subscribe(connection, instead).map(|()| instead).map_err(|_| refused)
+            }
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
     /// Subscribes, and reads the answer itself: [`PubSub::psubscribe`] does not look at it, so that a user without the
     /// permission would listen to nothing for ever.
-    fn subscribe(&self, connection: &mut Connection) -> Result<(), Failure> {
+    fn subscribe(&self, connection: &mut Connection, channels: &str) -> Result<(), Failure> {
         let answer = (|| {
             connection.set_read_timeout(Some(self.patience))?;
             connection.set_write_timeout(Some(self.patience))?;
-            connection.send_packed_command(&cmd("PSUBSCRIBE").arg(&self.channels).get_packed_command())?;
+            connection.send_packed_command(&cmd("PSUBSCRIBE").arg(channels).get_packed_command())?;
             connection.recv_response()
         })();
         match answer {
@@ -155,6 +178,9 @@ impl Drain {
 
     fn lost(&self, failure: &Failure) {
         let Failure { reason, refused, heard } = failure;
+        if !self.sides.down(self.side) {
+            return;
+        }
         let Lost { was_connected, news } = self.figures.lost(*heard, *refused, reason);
         if was_connected {
             let ago = i64::try_from(heard.elapsed().as_micros()).unwrap_or(0);
@@ -166,6 +192,14 @@ impl Drain {
                 source = self.name, broker = %self.url, reason,
                 "not listening to Celery's events; what is published meanwhile is missed"
             );
+        }
+    }
+
+    /// What Redis must allow, as its access list has it.
+    fn allowance(&self) -> String {
+        match (self.side, &self.url.event_channels().apart) {
+            (Side::Tasks | Side::Workers, Some((tasks, workers))) => format!("&{tasks} &{workers}"),
+            _ => format!("&{}", self.channels),
         }
     }
 
@@ -195,14 +229,14 @@ impl Drain {
 
     /// What Redis says when it does not let us listen, and what to do about it.
     fn refusal(&self, error: &ServerError) -> Failure {
-        let (user, channels) = (self.url.user(), &self.channels);
+        let (user, channels) = (self.url.user(), self.allowance());
         let (refused, reason) = match error.code() {
             "NOAUTH" => (true, "Redis wants a password: write redis://[USER]:PASSWORD@HOST/DB".to_owned()),
             "NOPERM" => (
                 true,
                 format!(
                     "the Redis user {user} may not listen to Celery's events: \
-                     allow it with  ACL SETUSER {user} +psubscribe +ping &{channels}"
+                     allow it with  ACL SETUSER {user} +psubscribe +ping {channels}"
                 ),
             ),
             code => (code == "DENIED", format!("{code} {}", error.details().unwrap_or_default())),

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`RedisSource::spawn`] starts a source
 //! - [`RedisUrl`]: where it is
-//! - `drain`: one thread that only empties the socket
+//! - `drain`: two threads that only empty a socket each; `sides`: which of them stand
 //! - `queue`: what it empties it into, bounded by bytes
 //! - `decode`: the task that makes events of it and appends them to the log
 //! - `control`: asks workers to send the events of their tasks
@@ -18,6 +18,7 @@ mod decode;
 mod depths;
 mod drain;
 mod queue;
+mod sides;
 mod url;
 
 use std::pin::Pin;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use event_log::EventLog;
+use event_log::{Outlet, SpoolDepth};
 use proto_events::SourceState as Heard;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -42,6 +43,8 @@ use decode::Decode;
 use depths::{Asker, Depths};
 use drain::Drain;
 use queue::Queue;
+use sides::{Side, Sides};
+use url::Channels;
 pub use url::RedisUrl;
 pub(crate) use url::escape;
 pub(crate) use url::{is_scheme, read};
@@ -97,27 +100,40 @@ pub struct RedisSource;
 impl RedisSource {
     /// Starts to listen; from now on it keeps itself going. Must be called within a tokio runtime. The error is that the
     /// system gives no thread.
-    pub fn spawn(config: RedisConfig, log: &EventLog) -> std::io::Result<SourceHandle> {
+    pub fn spawn(config: RedisConfig, outlet: &Outlet) -> std::io::Result<SourceHandle> {
         let queue = Arc::new(Queue::new(config.queue_bytes));
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
         let enabling = config.enable_events.then(Arc::<Enabling>::default);
-        let drain = Drain {
-            name: config.name.clone(),
-            channels: config.channels.unwrap_or_else(|| config.url.channels().to_owned()),
-            url: config.url.clone(),
-            patience: config.patience,
-            queue: Arc::clone(&queue),
-            figures: Arc::clone(&figures),
-            enabling: enabling.clone(),
-            stop: Arc::clone(&stop),
+        let sides = Arc::new(Sides::default());
+        let drain = |side, channels, instead| {
+            let drain = Drain {
+                name: config.name.clone(),
+                channels,
+                instead,
+                side,
+                sides: Arc::clone(&sides),
+                url: config.url.clone(),
+                patience: config.patience,
+                queue: Arc::clone(&queue),
+                figures: Arc::clone(&figures),
+                enabling: enabling.clone(),
+                stop: Arc::clone(&stop),
+            };
+            std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())
         };
-        let drain = std::thread::Builder::new().name("celery-redis".to_owned()).spawn(move || drain.run())?;
+        let channels = config.channels.map_or_else(|| config.url.event_channels().clone(), Channels::just);
+        let drains = match channels.apart {
+            Some((tasks, workers)) => {
+                vec![drain(Side::Tasks, tasks, Some(channels.whole))?, drain(Side::Workers, workers, None)?]
+            }
+            None => vec![drain(Side::All, channels.whole, None)?],
+        };
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
             normaliser: Normaliser { redact_args: config.redact_args },
             queue: Arc::clone(&queue),
-            batcher: log.batcher(config.connection),
+            batcher: outlet.batcher(config.connection),
             hearing: Hearing::new(
                 config.name.clone(),
                 Arc::clone(&figures),
@@ -130,7 +146,7 @@ impl RedisSource {
             name: config.name.clone(),
             every: config.depths_every,
             figures: Arc::clone(&figures),
-            teller: Teller::new(log.clone(), config.connection),
+            teller: Teller::new(outlet.clone(), config.connection),
             asker: Asker::new(config.url.clone(), config.patience),
         };
         let control = enabling.map(|enabling| {
@@ -140,12 +156,17 @@ impl RedisSource {
         let masked = config.url.masked().to_owned();
         let running = Threads {
             name: config.name.clone(),
+            connection: config.connection,
+            outlet: outlet.clone(),
             queue,
             figures: Arc::clone(&figures),
             stop,
-            drain,
+            drains,
             decode: tokio::spawn(decode.run()),
-            heartbeats: tokio::spawn(heartbeats.publish(log.clone(), config.connection)),
+            heartbeats: tokio::spawn({
+                let (outlet, connection) = (outlet.clone(), config.connection);
+                async move { heartbeats.publish(outlet.log().await, connection).await }
+            }),
             depths: tokio::spawn(depths.run()),
             control,
         };
@@ -156,10 +177,12 @@ impl RedisSource {
 /// What does the work.
 struct Threads {
     name: String,
+    connection: Uuid,
+    outlet: Outlet,
     queue: Arc<Queue>,
     figures: Arc<Figures>,
     stop: Arc<AtomicBool>,
-    drain: std::thread::JoinHandle<()>,
+    drains: Vec<std::thread::JoinHandle<()>>,
     decode: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     depths: JoinHandle<()>,
@@ -175,8 +198,12 @@ impl Running for Threads {
         self.queue.bytes() as u64
     }
 
+    fn spool(&self) -> Option<SpoolDepth> {
+        self.outlet.spool().map(|spool| spool.depth(self.connection))
+    }
+
     fn has_ended(&self) -> bool {
-        self.drain.is_finished() || self.decode.is_finished()
+        self.drains.iter().any(std::thread::JoinHandle::is_finished) || self.decode.is_finished()
     }
 
     fn stop(mut self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -202,7 +229,7 @@ impl Running for Threads {
 impl Threads {
     fn hang_up(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.drain.thread().unpark();
+        self.drains.iter().for_each(|drain| drain.thread().unpark());
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
-use ::redis::{RedisResult, TlsCertificates};
+use ::redis::{ErrorKind, RedisError, RedisResult, TlsCertificates, cmd};
 use url::Url;
 
 use crate::spec::{SpecError, broken, control_exchange, decoded, option, parse};
@@ -15,13 +16,40 @@ const REDIS: &str = "Redis";
 /// The URL of a Redis broker as Celery writes it. Shows itself without the password.
 #[derive(Clone)]
 pub struct RedisUrl {
-    info: ConnectionInfo,
+    info: Box<ConnectionInfo>,
     tls: TlsFiles,
+    /// Who knows where the primary is; `info` is then how to speak with it, wherever that is.
+    sentinels: Option<Sentinels>,
     masked: String,
-    channels: String,
+    channels: Channels,
     database: u32,
     key_prefix: String,
+    /// What stands between that and an exchange, in the names of channels.
+    fanout_prefix: String,
     control_exchange: String,
+}
+
+/// The channels that carry Celery's events, as patterns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Channels {
+    /// All of them.
+    pub(super) whole: String,
+    /// Those about tasks, and those about workers, where they can be told apart.
+    pub(super) apart: Option<(String, String)>,
+}
+
+impl Channels {
+    /// A pattern of which nothing is known.
+    pub(super) fn just(whole: String) -> Self {
+        Self { whole, apart: None }
+    }
+}
+
+/// Redis Sentinels, which know where the primary is.
+#[derive(Clone)]
+struct Sentinels {
+    addresses: Vec<ConnectionInfo>,
+    master: String,
 }
 
 #[derive(Clone, Default)]
@@ -39,7 +67,33 @@ impl RedisUrl {
 
     /// The pattern of the channels that carry Celery's events.
     pub fn channels(&self) -> &str {
+        &self.channels.whole
+    }
+
+    /// The same, and which of them are about what.
+    pub(super) fn event_channels(&self) -> &Channels {
         &self.channels
+    }
+
+    /// Whether both name the same channels of the same server.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.place() == other.place() && self.channels == other.channels
+    }
+
+    fn place(&self) -> String {
+        match &self.sentinels {
+            None => self.info.addr().to_string(),
+            Some(Sentinels { addresses, master }) => {
+                let mut addresses: Vec<String> = addresses.iter().map(|info| info.addr().to_string()).collect();
+                addresses.sort();
+                format!("{}/{master}", addresses.join(";"))
+            }
+        }
+    }
+
+    /// Whether it must be asked where the primary is.
+    pub(super) fn has_sentinels(&self) -> bool {
+        self.sentinels.is_some()
     }
 
     /// The database in which Celery keeps its queues.
@@ -59,7 +113,7 @@ impl RedisUrl {
 
     /// The channel on which workers hear it.
     pub(super) fn control_channel(&self) -> String {
-        format!("{}/{}.{}", self.key_prefix, self.database, self.control_exchange)
+        format!("{}{}{}", self.key_prefix, self.fanout_prefix, self.control_exchange)
     }
 
     /// The user whom Redis must allow to listen.
@@ -67,8 +121,50 @@ impl RedisUrl {
         self.info.redis_settings().username().unwrap_or("default")
     }
 
-    /// Reads the certificates anew each time, so that they may be exchanged while we run.
-    pub(crate) fn client(&self) -> RedisResult<Client> {
+    /// Asks who is the primary where Sentinels know it, for so long each. Reads the certificates anew each time, so that
+    /// they may be exchanged while we run.
+    pub(crate) fn client(&self, patience: Duration) -> RedisResult<Client> {
+        let Some(Sentinels { addresses, master }) = &self.sentinels else {
+            return self.client_of(self.info.as_ref().clone());
+        };
+        let mut last = None;
+        for sentinel in addresses {
+            match self.ask(sentinel, master, patience) {
+                Ok((host, port)) => {
+                    let address = match self.info.addr() {
+                        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+                        }
+                        _ => ConnectionAddr::Tcp(host, port),
+                    };
+                    let settings = self.info.redis_settings().clone();
+                    return self.client_of(address.into_connection_info()?.set_redis_settings(settings));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        // There is one at least, or the URL is none.
+        Err(last.unwrap_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "no Sentinel is named"))))
+    }
+
+    /// Where this Sentinel says that the primary is.
+    fn ask(&self, sentinel: &ConnectionInfo, master: &str, patience: Duration) -> RedisResult<(String, u16)> {
+        let failed = |error: RedisError| {
+            let why = format!("the Sentinel at {}: {error}", sentinel.addr());
+            RedisError::from((error.kind(), "Redis Sentinel", why))
+        };
+        let mut connection = self.client_of(sentinel.clone())?.get_connection_with_timeout(patience).map_err(failed)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.set_write_timeout(Some(patience))?;
+        let question = cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).to_owned();
+        let answer: RedisResult<Option<(String, u16)>> = question.query(&mut connection);
+        answer.map_err(failed)?.ok_or_else(|| {
+            let why = format!("the Sentinel at {} knows no primary named {master}", sentinel.addr());
+            RedisError::from((ErrorKind::InvalidClientConfig, "Redis Sentinel", why))
+        })
+    }
+
+    fn client_of(&self, info: ConnectionInfo) -> RedisResult<Client> {
         let TlsFiles { ca, certificate, key } = &self.tls;
         let read = |path: &PathBuf| {
             std::fs::read(path)
@@ -82,9 +178,9 @@ impl RedisUrl {
         };
         let root_cert = ca.as_ref().map(read).transpose()?;
         if client_tls.is_none() && root_cert.is_none() {
-            return Client::open(self.info.clone());
+            return Client::open(info);
         }
-        Client::build_with_tls(self.info.clone(), TlsCertificates { client_tls, root_cert })
+        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
     }
 }
 
@@ -102,45 +198,106 @@ impl fmt::Debug for RedisUrl {
 
 /// Whether URLs of this scheme, in lower case, are Redis'.
 pub(crate) fn is_scheme(scheme: &str) -> bool {
-    matches!(scheme, "redis" | "rediss" | "valkey" | "valkeys" | "redis+socket" | "redis+unix" | "unix")
+    matches!(scheme, "redis" | "rediss" | "sentinel" | "valkey" | "valkeys" | "redis+socket" | "redis+unix" | "unix")
 }
 
 /// Reads a URL of one of these schemes.
 pub(crate) fn read(scheme: &str, text: &str) -> Result<RedisUrl, SpecError> {
-    if matches!(scheme, "redis+socket" | "redis+unix" | "unix") { socket(text) } else { network(text) }
+    match scheme {
+        "redis+socket" | "redis+unix" | "unix" => socket(text),
+        "sentinel" => sentinel(text),
+        _ => network(text),
+    }
 }
 
 /// `redis://[USER:PASSWORD@]HOST[:PORT]/[DB]`, and `rediss://` for TLS.
 fn network(text: &str) -> Result<RedisUrl, SpecError> {
     let url = parse(text, REDIS)?;
+    let database = database(url.path().trim_matches('/'))?;
+    let (tls, asked) = tls(&url);
+    let insecure = asked.unwrap_or_default();
+    let is_tls = matches!(url.scheme(), "rediss" | "valkeys");
+    let (address, shown) = address(&url, 6379, is_tls.then_some(insecure));
+    build(&url, address, tls, &format!("{shown}/{database}"), database)
+}
+
+/// `sentinel://[USER:PASSWORD@]HOST[:PORT]/[DB];sentinel://HOST…?master_name=NAME`, as Celery has it. Whatever is not said
+/// of the first is taken from those after it.
+fn sentinel(text: &str) -> Result<RedisUrl, SpecError> {
+    let urls = text.split(';').map(str::trim).filter(|url| !url.is_empty());
+    let urls = urls.map(|url| parse(url, REDIS)).collect::<Result<Vec<_>, _>>()?;
+    let first = urls.first().ok_or(SpecError::NotAUrl)?;
+    if urls.iter().any(|url| url.scheme() != "sentinel") {
+        return Err(broken(REDIS, "each part between ';' must begin with sentinel://"));
+    }
+    let said = |name: &str| urls.iter().find_map(|url| option(url, name));
+    let master = said("master_name").filter(|name| !name.is_empty());
+    let master = master.ok_or_else(|| broken(REDIS, "sentinel:// needs ?master_name=NAME, the name of the primary"))?;
+    // Options and log-in may stand in any of them; the primary has one of each.
+    let mut whole =
+        urls.iter().find(|url| !url.username().is_empty() || url.password().is_some()).unwrap_or(first).clone();
+    let options: Vec<(String, String)> =
+        urls.iter().flat_map(|url| url.query_pairs().into_owned().collect::<Vec<_>>()).collect();
+    whole.query_pairs_mut().clear().extend_pairs(&options);
+    let path = urls.iter().map(|url| url.path().trim_matches('/')).find(|path| !path.is_empty()).unwrap_or_default();
+    let database = database(path)?;
+    let (tls, asked) = tls(&whole);
+    let insecure = asked.or_else(|| said("ssl").filter(|ssl| is_on(ssl)).map(|_| false));
+    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(user) = said("sentinel_username") {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = said("sentinel_password") {
+        settings = settings.set_password(password);
+    }
+    let unusable = |error: RedisError| broken(REDIS, error.to_string());
+    let (mut addresses, mut shown) = (Vec::new(), Vec::new());
+    for url in &urls {
+        let (address, place) = address(url, 26379, insecure);
+        addresses.push(address.into_connection_info().map_err(unusable)?.set_redis_settings(settings.clone()));
+        shown.push(place);
+    }
+    // Where it is, its Sentinels will say.
+    let (primary, _) = address(first, 6379, insecure);
+    let url = build(&whole, primary, tls, &format!("{}/{database}?master_name={master}", shown.join(";")), database)?;
+    Ok(RedisUrl { sentinels: Some(Sentinels { addresses, master }), ..url })
+}
+
+/// Where a URL points to, and how that is shown. With TLS where it is said whether that goes unchecked.
+fn address(url: &Url, port: u16, insecure: Option<bool>) -> (ConnectionAddr, String) {
     // Celery takes a missing host for this machine.
     let host = match url.host() {
         Some(url::Host::Domain("")) | None => "localhost".to_owned(),
         Some(url::Host::Ipv6(address)) => address.to_string(),
         Some(host) => host.to_string(),
     };
-    let port = url.port().unwrap_or(6379);
-    let database = database(url.path().trim_matches('/'))?;
-    let mut tls = TlsFiles::default();
-    let address = if matches!(url.scheme(), "rediss" | "valkeys") {
-        let mut insecure = url.fragment() == Some("insecure");
-        for (key, value) in url.query_pairs() {
-            let file = || Some(PathBuf::from(value.as_ref()));
-            match key.as_ref() {
-                "ssl_cert_reqs" => insecure |= value.to_ascii_lowercase().trim_start_matches("cert_") == "none",
-                "ssl_ca_certs" => tls.ca = file(),
-                "ssl_certfile" => tls.certificate = file(),
-                "ssl_keyfile" => tls.key = file(),
-                _ => {}
-            }
-        }
-        ConnectionAddr::TcpTls { host, port, insecure, tls_params: None }
-    } else {
-        ConnectionAddr::Tcp(host, port)
-    };
+    let port = url.port().unwrap_or(port);
     let shown_host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
-    let place = format!("{shown_host}:{port}/{database}");
-    build(&url, address, tls, &place, database)
+    let shown = format!("{shown_host}:{port}");
+    let address = match insecure {
+        Some(insecure) => ConnectionAddr::TcpTls { host, port, insecure, tls_params: None },
+        None => ConnectionAddr::Tcp(host, port),
+    };
+    (address, shown)
+}
+
+/// The files for TLS; and, if anything is said about TLS, whether certificates go unchecked.
+fn tls(url: &Url) -> (TlsFiles, Option<bool>) {
+    let mut tls = TlsFiles::default();
+    let mut insecure = (url.fragment() == Some("insecure")).then_some(true);
+    for (key, value) in url.query_pairs() {
+        let file = || Some(PathBuf::from(value.as_ref()));
+        let mut is_unchecked = false;
+        match key.as_ref() {
+            "ssl_cert_reqs" => is_unchecked = value.to_ascii_lowercase().trim_start_matches("cert_") == "none",
+            "ssl_ca_certs" => tls.ca = file(),
+            "ssl_certfile" => tls.certificate = file(),
+            "ssl_keyfile" => tls.key = file(),
+            _ => continue,
+        }
+        insecure = Some(insecure.unwrap_or_default() || is_unchecked);
+    }
+    (tls, insecure)
 }
 
 /// `redis+socket:///PATH?virtual_host=DB`.
@@ -157,7 +314,7 @@ fn socket(text: &str) -> Result<RedisUrl, SpecError> {
 }
 
 fn build(url: &Url, address: ConnectionAddr, tls: TlsFiles, place: &str, database: u32) -> Result<RedisUrl, SpecError> {
-    let unusable = |error: ::redis::RedisError| broken(REDIS, error.to_string());
+    let unusable = |error: RedisError| broken(REDIS, error.to_string());
     // SELECT is left to who needs it: pub/sub knows no databases. No name of the client either: an access list need not allow it.
     let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
     let user = decoded(url.username(), REDIS)?;
@@ -173,23 +330,51 @@ fn build(url: &Url, address: ConnectionAddr, tls: TlsFiles, place: &str, databas
         (_, Some(_)) => format!("{}:***@", url.username()),
     };
     Ok(RedisUrl {
-        info: address.into_connection_info().map_err(unusable)?.set_redis_settings(settings),
+        info: Box::new(address.into_connection_info().map_err(unusable)?.set_redis_settings(settings)),
         tls,
+        sentinels: None,
         masked: format!("{}://{credentials}{place}", url.scheme()),
         channels: channels(url, database),
         database,
         key_prefix: option(url, "global_keyprefix").unwrap_or_default(),
+        fanout_prefix: fanout_prefix(url, database),
         control_exchange: control_exchange(url),
     })
 }
 
-/// Celery publishes on `PREFIX/DB.celeryev/ROUTING.KEY`. `?global_keyprefix=` gives the prefix; `?channels=` a whole
-/// pattern, for a changed exchange or fanout prefix.
-fn channels(url: &Url, database: u32) -> String {
-    option(url, "channels").unwrap_or_else(|| {
-        let prefix = escape(&option(url, "global_keyprefix").unwrap_or_default());
-        format!("{prefix}/{database}.celeryev/*")
-    })
+/// Celery publishes on `PREFIX/DB.celeryev/ROUTING.KEY`. `?global_keyprefix=` gives the prefix, `?fanout_prefix=` what
+/// follows it and `?fanout_patterns=` whether there is a routing key, all as in Celery's `broker_transport_options`;
+/// `?event_exchange=` another exchange, and `?channels=` a whole pattern.
+fn channels(url: &Url, database: u32) -> Channels {
+    if let Some(whole) = option(url, "channels") {
+        return Channels::just(whole);
+    }
+    let fanout = fanout_prefix(url, database);
+    let exchange = option(url, "event_exchange").unwrap_or_else(|| "celeryev".to_owned());
+    let before = escape(&format!("{}{fanout}{exchange}", option(url, "global_keyprefix").unwrap_or_default()));
+    if option(url, "fanout_patterns").is_some_and(|patterns| !is_on(&patterns)) {
+        return Channels::just(before);
+    }
+    let apart = Some((format!("{before}/task.*"), format!("{before}/worker.*")));
+    Channels { whole: format!("{before}/*"), apart }
+}
+
+/// A text of its own, in which `{db}` is the database; off, nothing.
+fn fanout_prefix(url: &Url, database: u32) -> String {
+    match option(url, "fanout_prefix") {
+        None => format!("/{database}."),
+        Some(prefix) if prefix.is_empty() || is_off(&prefix) => String::new(),
+        Some(prefix) if is_on(&prefix) => format!("/{database}."),
+        Some(prefix) => prefix.replace("{db}", &database.to_string()),
+    }
+}
+
+fn is_on(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on")
+}
+
+fn is_off(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "false" | "0" | "no" | "off")
 }
 
 /// A prefix is a text, and what we send is a pattern.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use event_log::testing::TestServer;
-use event_log::{EventLog, ReadError};
+use event_log::{EventLog, Outlet, ReadError};
 use proto_events::{Event, EventType, SourceState as Heard};
 use redis::{Client, Connection, cmd, pipe};
 use rustix::process::{Pid, Signal, kill_process};
@@ -129,7 +129,7 @@ pub(crate) fn spawn(url: &str, log: &EventLog, change: impl FnOnce(&mut RedisCon
     config.patience = Duration::from_secs(1);
     config.depths_every = Duration::from_millis(50);
     change(&mut config);
-    RedisSource::spawn(config, log).unwrap()
+    RedisSource::spawn(config, &Outlet::from(log)).unwrap()
 }
 
 pub(crate) async fn connected(source: &SourceHandle) {

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
+mod apart;
 mod depths;
 mod harness;
+mod sentinel;
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
@@ -104,6 +106,8 @@ async fn redis_killed_and_back_is_heard_again_and_the_gap_is_told() {
     let source = spawn(&redis.url(), &log.log, |_| {});
     connected(&source).await;
     publish(&mut redis.client(""), "/0", "task.sent", &task("sent", "before"));
+    // Who published is answered before those who listen.
+    status(&source, "it is heard", |status| status.events == 1).await;
     redis.kill();
     let down = status(&source, "the loss is noticed", |status| status.state == SourceState::Down).await;
     assert!(down.reason.is_some_and(|reason| !reason.is_empty()));

@@ -13,8 +13,8 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::ledger::Ledger;
-use super::trims;
 use super::world::{reason, verify, wait_until_whole};
+use super::{spool, trims};
 
 /// More than a chunk of rows.
 const JOBS_AT_ONCE: usize = 40;
@@ -60,6 +60,8 @@ enum Way {
     Import,
     /// The log forgets its beginning.
     Trim,
+    /// A broker tells of jobs while the log is away.
+    Spool,
 }
 
 /// How each step is come by, and the how manieth time it is reached is the last. Where seconds are given, what sled holds
@@ -107,6 +109,8 @@ fn way(point: Point) -> (Way, u64, u64) {
         | Point::PurgeBefore
         | Point::PurgeAfter
         | Point::NoteBefore => (Way::Trim, 1, 0),
+        Point::SpoolBefore | Point::SpoolAfter => (Way::Spool, 3, 0),
+        Point::SpoolPublished => (Way::Spool, 1, 0),
         Point::ExportLine => (Way::Export, 25, 0),
         Point::ExportBefore | Point::ExportAfter => (Way::Export, 1, 0),
         Point::ImportBegun => (Way::Import, 1, 0),
@@ -181,6 +185,13 @@ fn a_crash_at_any_step_of_an_export_or_import_is_no_crash() {
 fn a_crash_at_any_step_of_a_trim_is_no_crash() {
     let steps = steps(&[Way::Trim]).map(|(point, _, count, seconds)| (point, count, seconds));
     trims::die_at_each(&steps.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_crash_at_any_step_of_the_spool_is_no_crash() {
+    for (point, _, count, _) in steps(&[Way::Spool]) {
+        spool::die_at(point, count);
+    }
 }
 
 /// One directory that goes through step after step.

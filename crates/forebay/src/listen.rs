@@ -1,0 +1,127 @@
+//! The sources of a server: begun as early as can be, and put right once the log says whose their events are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use api::Connection;
+use api::connections::DEFAULT;
+use event_log::{Outlet, Spool};
+use sources::{BrokerUrl, Fleet, FleetError, Habits, Origin};
+use uuid::Uuid;
+
+use crate::config::ServeConfig;
+use crate::data_dir::DataDir;
+use crate::serve::now;
+use crate::stack::Stack;
+
+/// The sources that were added while a server ran, and what is known of connections without asking the log.
+const FILE: &str = "sources.json";
+
+/// A source that is to run.
+struct Wanted {
+    /// Otherwise that of its connection.
+    name: Option<String>,
+    /// Without a name it is the default connection's.
+    connection: Option<String>,
+    url: BrokerUrl,
+    origin: Origin,
+}
+
+/// The sources of a server.
+pub(crate) struct Listening {
+    pub(crate) fleet: Arc<Fleet>,
+    wanted: Vec<Wanted>,
+}
+
+impl Listening {
+    /// Opens the spool, and starts the sources whose connections are known from before: what their brokers tell while the
+    /// log is being opened would be gone otherwise.
+    pub(crate) async fn begin(config: &ServeConfig, dir: &DataDir, default: Option<Uuid>) -> anyhow::Result<Self> {
+        let spool = match config.spool_size {
+            Some(bytes) => {
+                let place = dir.path().join("spool");
+                Some(tokio::task::spawn_blocking(move || Spool::open(&place, bytes)).await??)
+            }
+            None => None,
+        };
+        let habits = Habits { redact_args: config.redact_args, enable_events: config.enable_events };
+        let fleet = Fleet::open(dir.path().join(FILE), Outlet::new(spool), habits)?;
+        let configured = config.celery.iter().map(|spec| Wanted {
+            name: None,
+            connection: spec.name.clone(),
+            url: spec.url.clone(),
+            origin: Origin::Configuration,
+        });
+        let added = fleet.added().await.into_iter().map(|added| Wanted {
+            name: Some(added.name),
+            connection: Some(added.connection),
+            url: added.url,
+            origin: Origin::Api,
+        });
+        let wanted = configured.chain(added).collect();
+        let listening = Self { fleet: Arc::new(fleet), wanted };
+        for wanted in listening.wanted.iter().filter(|wanted| wanted.url.forgets()) {
+            let of = wanted.connection.as_deref().unwrap_or(DEFAULT);
+            let connection =
+                if of == DEFAULT && default.is_some() { default } else { listening.fleet.known_connection(of).await };
+            if let Some(connection) = connection {
+                listening.start(wanted, of, connection)?;
+            }
+        }
+        Ok(listening)
+    }
+
+    /// Sees to it that all sources run, each for the connection that it belongs to, and lets them write to the log.
+    pub(crate) async fn complete(&self, stack: &Stack, default: &Connection) -> anyhow::Result<()> {
+        let mut connections = BTreeMap::from([(DEFAULT.to_owned(), default.id)]);
+        let mut meant = Vec::new();
+        for wanted in &self.wanted {
+            let connection = match &wanted.connection {
+                Some(name) => stack.connections.ensure(name).await?,
+                None => default.clone(),
+            };
+            let name = wanted.name.clone().unwrap_or_else(|| connection.name.clone());
+            stack.projector.live().expect_source(connection.id, &name);
+            connections.insert(wanted.connection.clone().unwrap_or_else(|| DEFAULT.to_owned()), connection.id);
+            meant.push((wanted, name, connection.id));
+        }
+        // A connection that was deleted meanwhile has another id.
+        self.fleet
+            .stop_but(|name, connection| meant.iter().any(|(_, meant, id)| meant == name && *id == connection))
+            .await;
+        self.fleet.outlet().attach(&stack.log);
+        let queues = stack.queues();
+        self.fleet.know_queues(move |connection| queues(connection, now()));
+        for (wanted, name, connection) in meant {
+            if !self.fleet.runs(&name, &wanted.url, connection) {
+                self.start(wanted, &name, connection)?;
+            }
+        }
+        self.fleet.remember_connections(connections).await.context("cannot write to the data directory")
+    }
+
+    fn start(&self, wanted: &Wanted, name: &str, connection: Uuid) -> anyhow::Result<()> {
+        let name = wanted.name.as_deref().unwrap_or(name);
+        match self.fleet.start(name, &wanted.url, connection, wanted.origin) {
+            // It was added first, and configured later.
+            Err(error @ FleetError::Same(_)) if wanted.origin == Origin::Api => {
+                tracing::warn!(source = name, %error, "left out");
+                Ok(())
+            }
+            started => started.with_context(|| format!("the source {name} ({})", wanted.url)),
+        }
+    }
+
+    /// Stops all of them, and waits until log or spool have what they heard.
+    pub(crate) async fn stop(&self) {
+        self.fleet.stop().await;
+    }
+
+    /// Closes the spool, after the log.
+    pub(crate) async fn close(&self) {
+        if let Some(spool) = self.fleet.outlet().spool() {
+            spool.close().await;
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! All sources of a server: those of its configuration, and those that were added while it ran, which are kept in a file
+//! beside the log. They hold passwords, and the log is read by many.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use event_log::Outlet;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::source::{SourceConfig, SourceHandle};
+use crate::spec::{BrokerUrl, SpecError, is_name};
+use crate::status::{SourceStatus, SpoolStatus};
+
+/// Sources of one server; each has threads of its own.
+const MOST: usize = 100;
+
+/// All sources of a server.
+pub struct Fleet {
+    outlet: Outlet,
+    habits: Habits,
+    file: PathBuf,
+    kept: Mutex<Kept>,
+    queues: OnceLock<QueuesOf>,
+    members: RwLock<Vec<Member>>,
+}
+
+/// What all sources of a server do alike.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Habits {
+    /// Drop `args`, `kwargs` and `result`.
+    pub redact_args: bool,
+    /// Ask workers that send no events of their tasks to send them.
+    pub enable_events: bool,
+}
+
+/// The queues that jobs of a connection went through lately.
+type QueuesOf = Box<dyn Fn(Uuid) -> Vec<String> + Send + Sync>;
+
+/// A source that runs.
+struct Member {
+    name: String,
+    origin: Origin,
+    connection: Uuid,
+    url: BrokerUrl,
+    handle: SourceHandle,
+}
+
+/// Who declared a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "SourceOrigin"))]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Flags, the environment or the configuration file.
+    Configuration,
+    /// The API, while the server ran.
+    Api,
+}
+
+/// A source as it is listed.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "ListedSource"))]
+#[serde(rename_all = "camelCase")]
+pub struct ListedSource {
+    /// How it is.
+    #[serde(flatten)]
+    pub status: SourceStatus,
+    /// Who declared it; only what the API added can be removed there.
+    pub origin: Origin,
+    /// Whose its events are.
+    pub connection_id: Uuid,
+}
+
+/// A source that was added while a server ran.
+#[derive(Clone)]
+pub struct Added {
+    /// Its name.
+    pub name: String,
+    /// The name of the connection that its events belong to.
+    pub connection: String,
+    /// The broker.
+    pub url: BrokerUrl,
+}
+
+/// A source was not added or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FleetError {
+    /// The name cannot be used.
+    #[error("a source's name has 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")]
+    Name,
+    /// There is one of this name.
+    #[error("there is a source named {0} already")]
+    Taken(String),
+    /// Another source brings the same events.
+    #[error("the source {0} listens to the same broker for the same connection already")]
+    Same(String),
+    /// There are too many.
+    #[error("there are {MOST} sources already, and a server has no more")]
+    TooMany,
+    /// The URL cannot be used.
+    #[error(transparent)]
+    Url(#[from] SpecError),
+    /// There is none of this name.
+    #[error("there is no such source")]
+    Unknown,
+    /// It is declared elsewhere.
+    #[error(
+        "the source {0} is declared by the configuration (--celery, FOREBAY_CELERY or a file): remove it there, and restart"
+    )]
+    Configured(String),
+    /// The file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("a source cannot be started: {0}")]
+    Spawn(io::Error),
+}
+
+/// The file.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Kept {
+    added: Vec<KeptSource>,
+    /// Ids of connections by their names as sources of this server were last started for them, so that they can be
+    /// started before anybody can be asked.
+    connections: BTreeMap<String, Uuid>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptSource {
+    name: String,
+    connection: String,
+    /// With its password.
+    url: String,
+}
+
+impl Fleet {
+    /// An empty fleet that writes to this outlet. What was added while a server ran before is in the file.
+    pub fn open(file: PathBuf, outlet: Outlet, habits: Habits) -> Result<Self, FleetError> {
+        let kept = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
+            Err(error) => Err(error),
+        };
+        let kept = kept.map_err(|source| FleetError::File { path: file.clone(), source })?;
+        Ok(Self { outlet, habits, file, kept: Mutex::new(kept), queues: OnceLock::new(), members: RwLock::default() })
+    }
+
+    /// Where the sources write.
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// Lets sources that are started from now on know of the queues that jobs of their connection went through lately; a
+    /// second call changes nothing.
+    pub fn know_queues(&self, queues: impl Fn(Uuid) -> Vec<String> + Send + Sync + 'static) {
+        let _ = self.queues.set(Box::new(queues));
+    }
+
+    /// The sources that were added while a server ran. One whose URL this version cannot read is left out, loudly.
+    pub async fn added(&self) -> Vec<Added> {
+        let kept = self.kept.lock().await;
+        let read = kept.added.iter().filter_map(|source| {
+            let KeptSource { name, connection, url } = source.clone();
+            match url.parse() {
+                Ok(url) => Some(Added { name, connection, url }),
+                Err(error) => {
+                    tracing::error!(source = name, %error, "a source that was added before cannot be started");
+                    None
+                }
+            }
+        });
+        read.collect()
+    }
+
+    /// The id that a connection of this name last had.
+    pub async fn known_connection(&self, name: &str) -> Option<Uuid> {
+        self.kept.lock().await.connections.get(name).copied()
+    }
+
+    /// Keeps the ids of connections for the next start, and forgets all others.
+    pub async fn remember_connections(&self, connections: BTreeMap<String, Uuid>) -> Result<(), FleetError> {
+        let mut kept = self.kept.lock().await;
+        if kept.connections == connections {
+            return Ok(());
+        }
+        self.keep(&mut kept, |kept| kept.connections = connections)
+    }
+
+    /// Starts a source. Must be called within a tokio runtime.
+    pub fn start(&self, name: &str, url: &BrokerUrl, connection: Uuid, origin: Origin) -> Result<(), FleetError> {
+        let mut members = self.members.write();
+        refuse(&members, None, url, connection)?;
+        let config = SourceConfig {
+            name: name.to_owned(),
+            url: url.clone(),
+            connection,
+            redact_args: self.habits.redact_args,
+            enable_events: self.habits.enable_events,
+            queues: self.queues.get().map(|queues| queues(connection)).unwrap_or_default(),
+        };
+        let handle = config.spawn(&self.outlet).map_err(FleetError::Spawn)?;
+        members.push(Member { name: name.to_owned(), origin, connection, url: url.clone(), handle });
+        Ok(())
+    }
+
+    /// Whether a source for this connection runs, under this name and from this broker.
+    pub fn runs(&self, name: &str, url: &BrokerUrl, connection: Uuid) -> bool {
+        let is_it =
+            |member: &Member| member.name == name && member.connection == connection && member.url.is_same_as(url);
+        self.members.read().iter().any(is_it)
+    }
+
+    /// Stops the sources that write for a connection which the condition does not hold for.
+    pub async fn stop_but(&self, holds: impl Fn(&str, Uuid) -> bool) {
+        let strays = {
+            let mut members = self.members.write();
+            let (kept, strays): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut *members).into_iter().partition(|member| holds(&member.name, member.connection));
+            *members = kept;
+            strays
+        };
+        strays.into_iter().map(|member| member.handle.stop()).collect::<JoinSet<()>>().join_all().await;
+    }
+
+    /// Whether a source could be added, before a connection is made for it.
+    pub fn check(&self, name: &str, url: &str) -> Result<BrokerUrl, FleetError> {
+        if !is_name(name) {
+            return Err(FleetError::Name);
+        }
+        let url = url.trim().parse()?;
+        refuse(&self.members.read(), Some(name), &url, Uuid::nil())?;
+        Ok(url)
+    }
+
+    /// Adds a source while the server runs, and keeps it for the next start.
+    pub async fn add(&self, name: &str, url: &str, connection: Uuid, of: &str) -> Result<ListedSource, FleetError> {
+        let broker = self.check(name, url)?;
+        let mut kept = self.kept.lock().await;
+        refuse(&self.members.read(), Some(name), &broker, connection)?;
+        let source = KeptSource { name: name.to_owned(), connection: of.to_owned(), url: url.trim().to_owned() };
+        self.keep(&mut kept, |kept| {
+            kept.added.push(source);
+            kept.connections.insert(of.to_owned(), connection);
+        })?;
+        self.start(name, &broker, connection, Origin::Api)?;
+        self.list().into_iter().find(|source| source.status.name == name).ok_or(FleetError::Unknown)
+    }
+
+    /// Removes a source that was added while the server ran; nothing of it is left behind at the broker. What it has
+    /// heard is written first.
+    pub async fn remove(&self, name: &str) -> Result<ListedSource, FleetError> {
+        let mut kept = self.kept.lock().await;
+        let named = |member: &Member| member.name == name;
+        let (listed, is_ours) = {
+            let members = self.members.read();
+            let is_ours = members.iter().any(|member| named(member) && member.origin == Origin::Api);
+            let found = members.iter().find(|member| named(member) && (member.origin == Origin::Api || !is_ours));
+            (found.map(Member::listed).ok_or(FleetError::Unknown)?, is_ours)
+        };
+        if !is_ours {
+            return Err(FleetError::Configured(name.to_owned()));
+        }
+        self.keep(&mut kept, |kept| kept.added.retain(|source| source.name != name))?;
+        let gone = {
+            let mut members = self.members.write();
+            let at = members.iter().position(|member| named(member) && member.origin == Origin::Api);
+            at.map(|at| members.remove(at))
+        };
+        if let Some(member) = gone {
+            member.handle.remove().await;
+        }
+        Ok(listed)
+    }
+
+    /// All of them, in the order in which they were started.
+    pub fn list(&self) -> Vec<ListedSource> {
+        self.members.read().iter().map(Member::listed).collect()
+    }
+
+    /// What waits in the spool in all, where there is one.
+    pub fn spool(&self) -> Option<SpoolStatus> {
+        self.outlet.spool().map(|spool| spool.total().into())
+    }
+
+    /// Stops all, and waits until log or spool have what they heard.
+    pub async fn stop(&self) {
+        self.stop_but(|_, _| false).await;
+    }
+
+    /// What is not in the file is not so.
+    fn keep(&self, kept: &mut Kept, change: impl FnOnce(&mut Kept)) -> Result<(), FleetError> {
+        let mut changed = kept.clone();
+        change(&mut changed);
+        write(&self.file, &changed).map_err(|source| FleetError::File { path: self.file.clone(), source })?;
+        *kept = changed;
+        Ok(())
+    }
+}
+
+/// Two of one name could not be told apart where one is to be removed, and two that bring the same events bring nothing
+/// but work.
+fn refuse(members: &[Member], name: Option<&str>, url: &BrokerUrl, connection: Uuid) -> Result<(), FleetError> {
+    if let Some(taken) = name.filter(|name| members.iter().any(|member| member.name == *name)) {
+        return Err(FleetError::Taken(taken.to_owned()));
+    }
+    let same = |member: &&Member| member.connection == connection && member.url.is_same_as(url);
+    if let Some(member) = members.iter().find(same) {
+        return Err(FleetError::Same(member.name.clone()));
+    }
+    if members.len() >= MOST { Err(FleetError::TooMany) } else { Ok(()) }
+}
+
+impl Member {
+    fn listed(&self) -> ListedSource {
+        ListedSource { status: self.handle.status(), origin: self.origin, connection_id: self.connection }
+    }
+}
+
+/// Whole or not at all, and for its owner alone.
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // Nobody else may read it: so it is with every temporary file.
+    let mut file = NamedTempFile::new_in(dir)?;
+    serde_json::to_writer_pretty(&mut file, kept)?;
+    file.write_all(b"\n")?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
+}

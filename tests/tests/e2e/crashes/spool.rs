@@ -1,0 +1,206 @@
+//! The log is away while a broker tells of jobs, and Forebay dies meanwhile.
+
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use event_log::EventLog;
+use event_log::testing::TestServer;
+use failpoints::Point;
+use forebay_tests::{Flood, FloodJob, Forebay, Options, Redis, job_id, wait_for};
+use serde_json::Value;
+
+use super::failpoints::{arm, assert_died, options};
+use super::world::{reason, verify, wait_until_whole};
+
+/// In one message.
+const EVENTS_EACH: usize = 9;
+
+/// A Forebay whose log and broker are somebody else's.
+struct World {
+    forebay: Forebay,
+    nats: TestServer,
+    redis: Redis,
+    flood: Flood,
+    jobs: Vec<FloodJob>,
+}
+
+impl World {
+    fn new(mut options: Options, more: &[&str]) -> Self {
+        let (redis, nats) = (Redis::start(), TestServer::start());
+        options.arguments.extend(["--celery".to_owned(), redis.url(0)]);
+        options.arguments.extend(["--nats-url".to_owned(), format!("nats://{}", nats.address())]);
+        options.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let forebay = Forebay::start(options);
+        Self { forebay, nats, redis, flood: Flood::new(1, start), jobs: Vec::new() }
+    }
+
+    /// Publishes the events of so many more jobs; tells how many events they are.
+    fn publish(&mut self, jobs: usize) -> u64 {
+        let before = self.flood.events();
+        let (messages, jobs) = self.flood.messages(jobs, EVENTS_EACH);
+        self.redis.publish("/0.celeryev/task.multi", &messages);
+        self.jobs.extend(jobs);
+        self.flood.events() - before
+    }
+
+    /// Waits until so many events more are written to the spool, beside those about the source itself.
+    fn wait_until_spooled(&mut self, events: u64) {
+        self.forebay.wait_until("spool what it heard", |health| {
+            let source = &health["sources"][0];
+            source["queueBytes"] == 0 && number(&source["spool"]["events"]) >= events
+        });
+    }
+
+    fn wait_until_listening(&mut self) {
+        self.forebay.wait_until("listen without its log", |health| {
+            health["sources"][0]["state"] == "connected" && reason(health) == "LOG_UNREACHABLE"
+        });
+    }
+
+    /// The log is back, and all is well: all of the jobs are as they must be, and nobody else is there.
+    fn check(&mut self, jobs: std::ops::Range<usize>) {
+        self.forebay.wait_until_well();
+        wait_until_whole(&self.forebay);
+        for job in &self.jobs[jobs] {
+            let record = self.forebay.api.job(&job_id(&job.id)).unwrap_or_else(|| panic!("{} is missing", job.id));
+            assert_eq!(record["state"], job.state, "{record:#}");
+        }
+        verify(&mut self.forebay);
+    }
+
+    fn total(&self) -> usize {
+        let answer = self.forebay.api.get("/api/jobs?limit=1");
+        number(&answer.body["pagination"]["total"]) as usize
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
+}
+
+#[test]
+fn what_is_heard_while_the_log_is_away_is_in_the_record_whatever_is_killed() {
+    let mut world = World::new(Options::default(), &[]);
+    world.publish(200);
+    world.forebay.wait_until("record", |health| number(&health["sources"][0]["events"]) > 800);
+    wait_until_whole(&world.forebay);
+
+    world.nats.kill();
+    world.forebay.wait_until("miss its log", |health| health["log"]["connected"] == false);
+    let first = world.publish(2_000);
+    world.wait_until_spooled(first);
+    world.forebay.kill();
+    // Nobody reaches the log, and nevertheless somebody listens.
+    world.forebay.launch();
+    world.wait_until_listening();
+    let second = world.publish(1_000);
+    world.wait_until_spooled(first + second);
+    assert_eq!(world.forebay.answering().unwrap().get("/api/jobs").status, 503, "without its log it knows nothing");
+    // A clean stop loses nothing either.
+    world.forebay.stop();
+    world.forebay.launch();
+    world.wait_until_listening();
+    let third = world.publish(500);
+    world.wait_until_spooled(first + second + third);
+    world.nats.restart();
+    world.forebay.wait_until("drain", |health| health["log"]["connected"] == true);
+    world.forebay.kill();
+    world.forebay.launch();
+    world.check(0..world.jobs.len());
+    assert_eq!(world.total(), world.jobs.len());
+    let spool = &world.forebay.health()["spool"];
+    assert_eq!((number(&spool["events"]), number(&spool["droppedTaskEvents"])), (0, 0), "{spool:#}");
+
+    // What is new goes on as ever.
+    world.publish(50);
+    let all = world.jobs.len();
+    wait_for("the new jobs to be recorded", 60, || (world.total() == all).then_some(()));
+}
+
+#[test]
+fn a_spool_that_is_too_small_says_how_many_events_of_tasks_it_dropped() {
+    let mut world = World::new(Options::default(), &["--spool-size", "1MB"]);
+    world.nats.kill();
+    world.forebay.wait_until("miss its log", |health| health["log"]["connected"] == false);
+    let mut heard = 0;
+    let mut dropped = 0;
+    while dropped == 0 {
+        heard += world.publish(5_000);
+        world.forebay.wait_until("hear all of it", |health| {
+            let source = &health["sources"][0];
+            let spool = &source["spool"];
+            let (waiting, lost) = (number(&spool["events"]), number(&spool["droppedTaskEvents"]));
+            source["queueBytes"] == 0 && waiting + lost >= heard
+        });
+        dropped = number(&world.forebay.health()["spool"]["droppedTaskEvents"]);
+    }
+    world.forebay.kill();
+    world.nats.restart();
+    world.forebay.launch();
+    world.forebay.wait_until_well();
+    let spool = world.forebay.health()["spool"].clone();
+    assert_eq!(number(&spool["droppedTaskEvents"]), dropped, "{spool:#}");
+    assert_eq!(heard - dropped, events_of_jobs(&world.nats), "what is not in the log was dropped, and counted");
+    verify(&mut world.forebay);
+}
+
+/// How many distinct events of jobs the log holds.
+fn events_of_jobs(nats: &TestServer) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let log = EventLog::attach(nats.config()).await.unwrap();
+        let last = log.info().await.unwrap().last_sequence;
+        let (mut reader, mut at, mut events) = (log.reader(0), 0, std::collections::HashSet::new());
+        while at < last {
+            for message in reader.next().await.unwrap().messages {
+                at = message.sequence;
+                let decoded = proto_events::decode(&message.payload).unwrap().into_iter().map(Result::unwrap);
+                events.extend(decoded.filter(|event| event.job.is_some()).map(|event| proto_events::encode(&[event])));
+            }
+        }
+        events.len() as u64
+    })
+}
+
+/// The process dies at a step of the spool. What it had reported written before is in the record.
+pub(super) fn die_at(point: Point, count: u64) {
+    let files = tempfile::tempdir().unwrap();
+    let armed = files.path().join("armed");
+    let mut world = World::new(options(&armed), &[]);
+    world.nats.kill();
+    world.forebay.wait_until("miss its log", |health| health["log"]["connected"] == false);
+    let written = world.publish(300);
+    world.wait_until_spooled(written);
+    let reported = world.jobs.len();
+    arm(&armed, &format!("{} {count} 0", point.name()));
+    if point == Point::SpoolPublished {
+        world.nats.restart();
+        wait_until_dead(&mut world, point);
+    } else {
+        // Some of it is not written when the end comes.
+        while world.forebay.ended().is_none() {
+            world.publish(20);
+        }
+        wait_until_dead(&mut world, point);
+        fs::remove_file(&armed).unwrap();
+        world.forebay.launch();
+        world.wait_until_listening();
+        world.nats.restart();
+        return world.check(0..reported);
+    }
+    disarm(&armed);
+    world.forebay.launch();
+    world.check(0..reported);
+    assert_eq!(world.total(), reported);
+}
+
+fn disarm(armed: &Path) {
+    fs::remove_file(armed).unwrap();
+}
+
+fn wait_until_dead(world: &mut World, point: Point) {
+    let status = wait_for(&format!("it to die at {}", point.name()), 30, || world.forebay.ended());
+    assert_died(status, point);
+}
