@@ -30,8 +30,8 @@ pub struct RabbitMq {
     // Erlang would start one of its own accord, and leave it behind.
     mapper: Option<Process>,
     dir: TempDir,
-    /// Of the broker, of its distribution, of the port mapper.
-    ports: [u16; 3],
+    /// Of the broker, of its distribution, of the port mapper, of the broker with TLS.
+    ports: [u16; 4],
 }
 
 impl RabbitMq {
@@ -42,18 +42,48 @@ impl RabbitMq {
 
     /// Starts one with more users, each with a password that is its name and its permissions to configure, write and read.
     pub fn with_users(users: &[(&str, [&str; 3])]) -> Self {
+        Self::with(users, None)
+    }
+
+    /// Starts one that takes connections with TLS too, with `server.pem` and `key.pem` of this directory.
+    pub fn with_tls(certificates: &Path) -> Self {
+        Self::with(&[], Some(certificates))
+    }
+
+    fn with(users: &[(&str, [&str; 3])], certificates: Option<&Path>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("definitions.json"), definitions(users).to_string()).unwrap();
         fs::write(dir.path().join("enabled_plugins"), "[].").unwrap();
-        let config = format!("load_definitions = {}\n", dir.path().join("definitions.json").display());
-        fs::write(dir.path().join("rabbitmq.conf"), config).unwrap();
-        let mut rabbitmq = Self { dir, ports: [0; 3], process: None, mapper: None };
+        let mut rabbitmq = Self { dir, ports: [0; 4], process: None, mapper: None };
         // Another program may take a free port before it does; then it ends, and others are tried.
         wait_for("a RabbitMQ server to start", 120, || {
-            rabbitmq.ports = [0; 3].map(|_| free_port());
+            rabbitmq.ports = [0; 4].map(|_| free_port());
+            rabbitmq.configure(certificates);
             rabbitmq.launch().then_some(())
         });
         rabbitmq
+    }
+
+    fn configure(&self, certificates: Option<&Path>) {
+        let mut config = format!("load_definitions = {}\n", self.dir.path().join("definitions.json").display());
+        if let Some(certificates) = certificates {
+            let (port, path) = (self.ports[3], certificates.display());
+            let lines = [
+                format!("listeners.ssl.1 = 127.0.0.1:{port}"),
+                format!("ssl_options.cacertfile = {path}/ca.pem"),
+                format!("ssl_options.certfile = {path}/server.pem"),
+                format!("ssl_options.keyfile = {path}/key.pem"),
+                "ssl_options.verify = verify_none".to_owned(),
+                "ssl_options.fail_if_no_peer_cert = false\n".to_owned(),
+            ];
+            config.push_str(&lines.join("\n"));
+        }
+        fs::write(self.dir.path().join("rabbitmq.conf"), config).unwrap();
+    }
+
+    /// The broker URL with TLS.
+    pub fn tls_url(&self) -> String {
+        format!("amqps://localhost:{}//", self.ports[3])
     }
 
     /// Ends it as a crash would.
@@ -142,13 +172,12 @@ impl RabbitMq {
     }
 
     fn launch(&mut self) -> bool {
-        let [port, distribution, mapper] = self.ports.map(|port| port.to_string());
+        let [port, distribution, mapper, _] = self.ports.map(|port| port.to_string());
         let dir = self.dir.path();
-        let program = |name: &str| Command::new(name);
-        let mut epmd = program(&epmd());
+        let mut epmd = Command::new(epmd());
         epmd.args(["-address", "127.0.0.1", "-port", &mapper]);
         self.mapper = Some(Process::start("epmd", &mut epmd, &dir.join("epmd.log")));
-        let mut command = program(if Path::new(DEBIAN).exists() { DEBIAN } else { "rabbitmq-server" });
+        let mut command = Command::new(if Path::new(DEBIAN).exists() { DEBIAN } else { "rabbitmq-server" });
         command
             .env("HOME", dir)
             .env("RABBITMQ_NODENAME", format!("forebay{port}@localhost"))

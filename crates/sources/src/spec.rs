@@ -71,10 +71,11 @@ impl TryFrom<SourceSpec> for BackendSpec {
 
 /// The URL of a broker as Celery writes it. Shows itself without the password.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "there are a few of them, and they are moved a few times")]
 pub enum BrokerUrl {
     /// Redis, and what speaks like it.
     Redis(RedisUrl),
-    /// `RabbitMQ`.
+    /// RabbitMQ.
     Amqp(AmqpUrl),
 }
 

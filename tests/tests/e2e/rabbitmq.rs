@@ -1,6 +1,7 @@
 //! Celery's own event stream over RabbitMQ.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     let mut rabbitmq = RabbitMq::start();
     let url = rabbitmq.url();
     let mut forebay = Forebay::start(Options::celery(std::slice::from_ref(&url)));
-    let faults: [&dyn Fn(&mut Forebay, &mut RabbitMq); 4] = [
+    let faults: [&Fault; 4] = [
         &|forebay, _| forebay.crash_and_restart(),
         &|forebay, _| {
             // The log is away for a while, and then it is killed.
@@ -132,6 +133,9 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     assert_eq!(rabbitmq.ready(), 0);
 }
 
+/// What happens to them.
+type Fault = dyn Fn(&mut Forebay, &mut RabbitMq);
+
 /// Tells the publisher to end.
 struct Stop<'a>(&'a AtomicBool);
 
@@ -144,6 +148,44 @@ impl Drop for Stop<'_> {
 /// How many jobs the server knows, if it answers.
 fn recorded(forebay: &Forebay) -> Option<u64> {
     forebay.api.try_get("/api/jobs?limit=1")?.body["pagination"]["total"].as_u64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_over_tls_is_heard_where_its_authority_is_known_and_only_there() {
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let rabbitmq = RabbitMq::with_tls(files.path());
+    let server = TestServer::start();
+    let log = EventLog::open(server.config()).await.unwrap();
+    let url = rabbitmq.tls_url();
+    let stranger = AmqpSource::spawn(config(&url, |_| {}), &log);
+    let reason = status(&stranger, "it is refused", |status| status.state == SourceState::Refused).await.reason;
+    assert!(reason.as_ref().unwrap().contains("ssl_ca_certs"), "{reason:?}");
+    drop(stranger);
+    let ca = files.path().join("ca.pem");
+    let source = AmqpSource::spawn(config(&format!("{url}?ssl_ca_certs={}", ca.display()), |_| {}), &log);
+    status(&source, "it is connected", |status| status.state == SourceState::Connected).await;
+    let (bodies, plain) = (vec![event(1)], rabbitmq.url());
+    tokio::task::spawn_blocking(move || RabbitMq::publish(&plain, "celeryev", "task.received", &bodies)).await.unwrap();
+    status(&source, "it hears", |status| status.events == 1).await;
+    source.remove().await;
+}
+
+/// Our authority's certificate, the server's own and its key.
+fn certificates(dir: &Path) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    for (name, pem) in
+        [("ca.pem", authority.pem()), ("server.pem", certificate.pem()), ("key.pem", key.serialize_pem())]
+    {
+        std::fs::write(dir.join(name), pem).unwrap();
+    }
 }
 
 fn config(url: &str, change: impl FnOnce(&mut AmqpConfig)) -> AmqpConfig {

@@ -68,7 +68,7 @@ impl Depths {
             let Some(connection) = self.link.borrow().clone() else { continue };
             match tokio::time::timeout(PATIENCE, ask(&connection, &self.names.all(), &mut gone)).await {
                 Ok(Ok(depths)) => {
-                    self.teller.tell(depths.iter().map(|(name, depth)| (name.as_str(), *depth)), None).await
+                    self.teller.tell(depths.iter().map(|(name, depth)| (name.as_str(), *depth)), None).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "the depth of queues is not known"),
                 Err(_) => tracing::debug!("the depth of queues is not known: RabbitMQ does not answer"),

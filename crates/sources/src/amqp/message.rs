@@ -1,14 +1,14 @@
 //! What RabbitMQ delivers: the body is plain, and what it is stands beside it.
 
 use lapin::BasicProperties;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable};
 
 use crate::celery::EnvelopeError;
 use crate::json::shown;
 
 /// The body of a message as JSON text.
 pub(super) fn open<'a>(properties: &BasicProperties, body: &'a [u8]) -> Result<&'a str, EnvelopeError> {
-    let headers = properties.headers().as_ref().map(|headers| headers.inner());
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
     if let Some(compression) = headers.and_then(|headers| headers.get("compression")) {
         let name = match compression {
             AMQPValue::LongString(name) => String::from_utf8_lossy(name.as_bytes()).into_owned(),
@@ -37,7 +37,7 @@ pub(super) fn open<'a>(properties: &BasicProperties, body: &'a [u8]) -> Result<&
 
 #[cfg(test)]
 mod tests {
-    use lapin::types::{FieldTable, ShortString};
+    use lapin::types::ShortString;
     use proptest::prelude::*;
 
     use super::*;
