@@ -95,8 +95,10 @@ impl RabbitMq {
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) {
         let process = self.process.as_mut().unwrap();
-        let beam = process.children().into_iter().find(|(_, name)| name.starts_with("beam"));
-        kill_process(beam.map_or(process.pid(), |(pid, _): (Pid, String)| pid), Signal::TERM).unwrap();
+        // The server itself, and not the shell around it.
+        let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
         wait_for("RabbitMQ to end when asked to", 60, || process.ended());
         self.kill();
     }
