@@ -105,6 +105,7 @@ enum Reason {
     RetentionShortened,
     SourceDown,
     Spooled,
+    BackendDown,
 }
 
 /// Whether the log is the one that the views were made from.
@@ -221,13 +222,13 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
     let info = info.and_then(Result::ok);
     let projector = parts.projector.status();
     let sources = app.fleet().map(|fleet| fleet.list()).unwrap_or_default();
-    let spool = app.fleet().and_then(|fleet| fleet.spool());
+    let (spool, backends) = (app.fleet().and_then(|fleet| fleet.spool()), (parts.backends)());
     let upgrade = parts.maintenance.upgrade();
     let scrub = parts.maintenance.scrub();
     let retention = parts.maintenance.retention();
     let views = views_trouble(&projector, &scrub, &retention);
     let trouble = trouble(info.is_some(), &projector, app.is_caught_up(parts), upgrade.as_ref(), views);
-    let trouble = trouble.or_else(|| sources_trouble(&sources, spool.as_ref()));
+    let trouble = trouble.or_else(|| sources_trouble(&sources, spool.as_ref(), &backends));
     let (status, reason, message) = match trouble {
         Some((status, reason, message)) => (status, Some(reason), Some(message)),
         None => (Overall::Ok, None, None),
@@ -246,7 +247,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         disk: parts.maintenance.disk(),
         sources,
         spool,
-        backends: (parts.backends)(),
+        backends,
     }
 }
 
@@ -281,17 +282,24 @@ fn trouble(
     views
 }
 
-/// What is the matter with the sources.
-fn sources_trouble(sources: &[ListedSource], spool: Option<&SpoolStatus>) -> Option<(Overall, Reason, String)> {
-    let down: Vec<_> = sources
-        .iter()
-        .map(|source| &source.status)
-        .filter(|status| matches!(status.state, SourceState::Down | SourceState::Refused))
-        .map(|status| status.name.as_str())
-        .collect();
-    if !down.is_empty() {
-        let message = format!("not connected to its broker: {}", down.join(", "));
+/// What is not heard, or cannot be asked, or is late.
+fn sources_trouble(
+    sources: &[ListedSource],
+    spool: Option<&SpoolStatus>,
+    backends: &[BackendStatus],
+) -> Option<(Overall, Reason, String)> {
+    let is_down = |state: SourceState| matches!(state, SourceState::Down | SourceState::Refused);
+    let sources = sources.iter().map(|source| &source.status).filter(|status| is_down(status.state));
+    let sources: Vec<_> = sources.map(|status| status.name.as_str()).collect();
+    if !sources.is_empty() {
+        let message = format!("not connected to its broker: {}", sources.join(", "));
         return Some((Overall::Degraded, Reason::SourceDown, message));
+    }
+    let backends = backends.iter().filter(|backend| is_down(backend.state));
+    let backends: Vec<_> = backends.map(|backend| backend.name.as_str()).collect();
+    if !backends.is_empty() {
+        let message = format!("the result backend cannot be asked how jobs ended: {}", backends.join(", "));
+        return Some((Overall::Degraded, Reason::BackendDown, message));
     }
     let waiting = spool.filter(|spool| spool.events > 0)?;
     let message = format!("{} events that the log did not take are on disk, and are being published", waiting.events);

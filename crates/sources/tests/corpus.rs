@@ -64,7 +64,9 @@ fn each_message_of_the_corpus_gives_the_events_that_it_always_gave() {
     let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect();
     let expected = include_str!("corpus.txt").lines().collect::<Vec<_>>();
     assert_eq!(counts, expected);
-    corpus().into_iter().for_each(|(_, bytes)| check(parsed(&bytes)));
+    for (_, bytes) in corpus() {
+        check(parsed(&bytes));
+    }
 }
 
 /// What happens to bytes on their way.

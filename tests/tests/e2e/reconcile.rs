@@ -105,6 +105,8 @@ fn ends_that_no_event_told_are_those_of_the_result_backend() {
     let shown = forebay.command(&["job", &cut.id]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("result backend was asked"));
     // Who does not let us in is named, and harms nothing else.
-    forebay.wait_until("say that the backend refuses it", |health| health["backends"][0]["state"] == "refused");
+    forebay.wait_until("say that the backend refuses it", |health| {
+        health["backends"][0]["state"] == "refused" && health["reason"] == "BACKEND_DOWN"
+    });
     forebay.stop();
 }
