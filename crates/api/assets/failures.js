@@ -18,7 +18,7 @@ export function groups(app, data, { withName = true } = {}) {
     spark(`Failures over ${range(app)}: ${count(group.count)} jobs, ${count(group.attempts)} attempts`, group.trend.map((part) => [part.count, Math.max(0, part.attempts - part.count)]), ["failed", "retrying"]),
     h("div", { class: "sum number" }, h("b", {}, count(group.count)), h("span", { class: "muted" }, group.count === 1 ? "job" : "jobs")),
     h("div", { class: "sum number" }, h("b", {}, count(group.attempts)), h("span", { class: "muted" }, group.attempts === 1 ? "attempt" : "attempts")),
-    h("details", {}, h("summary", {}, group.sampleJobs.length ? "Jobs that show it" : "No job that shows it is kept"),
+    group.sampleJobs.length === 0 ? null : h("details", {}, h("summary", {}, "Jobs that show it"),
       h("ul", { class: "lines" }, group.sampleJobs.map((job) => h("li", { key: job.id }, badge(job.state),
         h("a", { class: "mono cut grow", href: jobPath(job.id) }, job.externalId), h("span", { class: "muted cut grow" }, job.error), h("span", { class: "muted number" }, ago(job.completedAt ?? job.createdAt)))))))));
 }

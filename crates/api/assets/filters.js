@@ -93,7 +93,7 @@ export function bar(app, offered, { open, toggle }) {
       h("button", { type: "button", class: "button", "aria-expanded": open ? "true" : "false", "aria-controls": "more-filters", on: { click: toggle } }, icon("filter"), "Filters", set.length ? h("b", {}, String(set.length)) : null)),
     h("div", { id: "more-filters", class: "more", hidden: !open },
       text(app, "name", "Task, exactly"), choose(app, "queue", "Queue", offered.queues), choose(app, "worker", "Worker", offered.workers),
-      text(app, "errorContains", "Error contains"), text(app, "externalId", "External id", { max: 2048 }), text(app, "tag", "Label", { placeholder: "key or key:value", max: 1024 }),
+      text(app, "errorContains", "Error contains"), text(app, "externalId", "External id", { max: 512 }), text(app, "tag", "Label", { placeholder: "key or key:value", max: 1024 }),
       text(app, "attemptAtLeast", "Attempt at least", { type: "number" }), choose(app, "framework", "Framework", ["celery", "bullmq", "sidekiq"]),
       choose(app, "lost", "Lost", [["true", "Only lost"], ["false", "Not lost"]]), choose(app, "stuck", "Stuck", [["true", "Only stuck"], ["false", "Not stuck"]]),
       moment(app, "createdAfter", "Created after"), moment(app, "createdBefore", "Created before")),

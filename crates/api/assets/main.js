@@ -124,7 +124,7 @@ function shell() {
     : null;
   return [
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to content"),
-    h("div", { class: "side", key: "side" },
+    h("header", { class: "side", key: "side" },
       h("a", { class: "brand", href: link("/") }, h("span", { class: "logo", "aria-hidden": "true" }, icon("jobs")), "Forebay"),
       h("nav", { "aria-label": "Pages" }, NAV.map(([path, name, picture]) =>
         h("a", { href: link(path), key: path, "aria-current": `/${active}` === path ? "page" : undefined }, icon(picture), h("span", {}, name)))),
@@ -132,7 +132,7 @@ function shell() {
         h("span", { class: `stream ${state.stream}`, title: about, role: "status" }, h("span", { class: "dot" }), word),
         h("button", { type: "button", class: "quiet", title: "Log out", "aria-label": "Log out", on: { click: logOut } }, icon("out")))),
     h("div", { class: "body", key: "body" },
-      h("div", { class: "top", key: "top" },
+      h("div", { class: "top", role: "search", key: "top" },
         h("button", { type: "button", class: "find", on: { click: () => openSearch(app) }, "aria-label": "Find a job by its id, a task or a page", "aria-keyshortcuts": "Control+K" },
           icon("search"), h("span", { class: "grow" }, "Find a job by its id, or a task"), h("kbd", {}, "Ctrl K")), pick),
       state.stale ? notice("warn", h("b", {}, "What you see is out of date. "), staleness(state.stale)) : null,

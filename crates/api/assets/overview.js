@@ -67,13 +67,13 @@ export default function overview(root, app) {
         h("ul", { class: "states" }, STATES.filter((state) => state !== "unknown" || jobs.unknown).map((state) => h("li", { key: state },
           h("a", { href: link({ state }) }, badge(state), h("b", {}, count(jobs[state]))))))),
       all.stuck.count + all.lost.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost or overdue.") : h("div", { class: "grid three" },
-        candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than its task usually does."),
-        candidates("Lost", all.lost, link({ lost: "true" }), "Of every active job the worker is there."),
+        candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than usual."),
+        candidates("Lost", all.lost, link({ lost: "true" }), "No active job has lost its worker."),
         panel("Overdue", { note: all.overdueTasks.length ? count(all.overdueTasks.length) : null },
           all.overdueTasks.length
             ? h("ul", { class: "lines" }, all.overdueTasks.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
                 h("a", { class: "grow cut", href: app.link("/task", { name: task.name }) }, task.name), h("span", { class: "muted" }, "last ", ago(task.lastRunAt)))))
-            : empty("Nothing is overdue", "Every task that runs at regular times has run."))),
+            : empty("None", "Every task that runs at regular times has run."))),
       h("div", { class: "grid two" },
         panel("Slowest tasks", tasks(app, all.slowestTasks, "Slowest tasks", [
           { name: "p95", number: true, of: (task) => duration(task.runtimeMs.p95) }, { name: "p50", number: true, of: (task) => duration(task.runtimeMs.p50) },
@@ -95,7 +95,7 @@ function tasks(app, rows, label, columns, nothing) {
 
 function candidates(title, { count: number, jobs }, href, nothing) {
   return panel(title, { note: number ? count(number) : null, side: number ? h("a", { href }, "Show all") : null },
-    number ? jobLines(jobs.slice(0, 6), { by: "startedAt" }) : empty(nothing));
+    number ? jobLines(jobs.slice(0, 6), { by: "startedAt" }) : empty("None", nothing));
 }
 
 /** What is wrong with the server, and what its sources say of themselves. */

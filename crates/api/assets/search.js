@@ -1,6 +1,6 @@
 // One box for everything: any id of a job, the name of a task, a page.
 
-import { get, path, request } from "./api.js";
+import { get, path } from "./api.js";
 import { h, icon, show } from "./dom.js";
 import { ago } from "./format.js";
 import { throttled } from "./live.js";
@@ -10,6 +10,12 @@ const PAGES = [["/", "Overview"], ["/jobs", "Jobs"], ["/tasks", "Tasks"], ["/fai
   ["/queues", "Queues"], ["/connections", "Connections"], ["/rebuilds", "Rebuild"]];
 
 let dialog = null;
+
+/** The job that has this id: the framework's, else our own, which is only asked for where it can be one. */
+async function job_of(id) {
+  const named = id.length <= 512 ? (await get("/api/jobs", { externalId: id, limit: 1 })).data[0] : null;
+  return named ?? (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(id) ? get(path("jobs", id)) : null);
+}
 
 export function openSearch(app) {
   if (dialog) return;
@@ -44,7 +50,7 @@ export function openSearch(app) {
       return draw();
     }
     const [job, tasks] = await Promise.all([
-      request("GET", path("jobs", asked)).catch(() => null),
+      job_of(asked).catch(() => null),
       asked.length <= 500 ? get("/api/tasks", { search: asked, limit: 6 }).catch(() => null) : null,
     ]);
     found = { job, tasks: tasks?.data ?? [], asked };
