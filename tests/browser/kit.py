@@ -88,12 +88,17 @@ class Person:
         """A picture for people, and whether those who cannot see it or use no mouse are served as well."""
         self.ready()
         self.page.wait_for_timeout(150)
-        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+        size = self.page.viewport_size
+        # The whole page in one window, with the frame around it as people see it.
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        self.page.set_viewport_size({**size, "height": max(size["height"], height)})
+        self.page.screenshot(path=SHOTS / f"{name}.png")
+        self.page.set_viewport_size(size)
         found = Axe().run(self.page, options=RULES).response["violations"]
-        told = [f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}" for one in found]
-        assert not told, f"axe on {name}:\n" + "\n".join(told)
+        self.wrong += [f"axe on {name}: {one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}" for one in found]
         wider = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert wider <= 0, f"{name} is {wider} px wider than the window"
+        if wider > 0:
+            self.wrong.append(f"{name} is {wider} px wider than the window")
 
     def end(self):
         assert not self.wrong, "\n".join(self.wrong)

@@ -16,7 +16,10 @@ export function h(tag, props, ...children) {
     else if (name === "key") node.$key = String(value);
     else if (name === "keep") node.$keep = true;
     else if (name === "css") for (const [rule, to] of Object.entries(value)) node.style.setProperty(rule, to);
-    else if (PROPERTIES.includes(name)) node[name] = value;
+    else if (PROPERTIES.includes(name)) {
+      node[name] = value;
+      node.$given = true;
+    }
     else node.setAttribute(name, value === true ? "" : String(value));
   }
   append(node, children);
@@ -27,8 +30,14 @@ function append(node, children) {
   for (const child of children) {
     if (child === null || child === undefined || child === false || child === "") continue;
     if (Array.isArray(child)) append(node, child);
-    else node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    else node.append(child instanceof Node ? child : document.createTextNode(plain(String(child))));
   }
+}
+
+// What turns the direction of a text around, or is not to be seen, is written out: a name must not look like another.
+function plain(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
+    (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
 // One listener for each kind of event looks up what is to be done, so that a node can be given other handlers.
@@ -67,7 +76,9 @@ function morph(old, fresh) {
     }
   }
   for (const name of PROPERTIES) {
-    if (name in fresh && old[name] !== fresh[name] && document.activeElement !== old) old[name] = fresh[name];
+    // What was typed stays, where the page does not say what stands there.
+    const isOurs = name !== "value" || fresh.$given;
+    if (isOurs && name in fresh && old[name] !== fresh[name] && document.activeElement !== old) old[name] = fresh[name];
   }
   old.$key = fresh.$key;
   if (fresh.$on || old.$on) listen(old, fresh.$on ?? {});

@@ -8,7 +8,7 @@ import { copy, panel } from "./ui.js";
 export function errorPanel(record) {
   const errors = record.stacktrace ? parse(record.stacktrace) : null;
   const { kind, says } = named(record.error ?? "");
-  const heading = h("div", { class: "error" }, kind ? h("b", {}, kind) : null, h("p", { class: "wrap" }, says));
+  const heading = h("div", { class: "error" }, kind ? h("b", {}, kind) : null, h("p", { class: "wrap", tabindex: says.length > 600 ? "0" : undefined }, says));
   return panel("Error", { class: "failed", side: copy([record.error, record.stacktrace].filter(Boolean).join("\n\n"), "Copy the error with its traceback") }, record.error ? heading : null,
     errors ? errors.map((error, index) => told(error, index, record.error ? 0 : -1)) : null,
     record.stacktrace ? h("details", { class: "whole" }, h("summary", {}, errors ? "The whole traceback, as it came" : "Traceback"), h("pre", { tabindex: "0" }, record.stacktrace)) : null);

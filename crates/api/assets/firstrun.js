@@ -4,7 +4,7 @@ import { h, icon } from "./dom.js";
 import { count } from "./format.js";
 import { code, notice, panel } from "./ui.js";
 
-const CELERY = `app.conf.worker_send_task_events = True   # or: celery -A yourapp worker -E
+const CELERY = `app.conf.worker_send_task_events = True   # the same as -E
 app.conf.task_send_sent_event = True`;
 
 /** For the SDK: where to send, as whom. */

@@ -140,7 +140,7 @@ function executions(app, record) {
     { name: "Took", number: true, of: took },
     { name: "Worker", of: (run) => run.workerId, wide: true },
     { name: "Process", number: true, of: (run) => (run.pid === null ? null : String(run.pid)), wide: true },
-    { name: "Error", of: (run) => run.error, class: "wrap" },
+    { name: "Error", of: (run) => (run.error ? h("span", { class: "clamp", title: run.error }, run.error) : null), class: "wrap" },
   ], record.executions.map((run, index) => ({ ...run, index })), { key: (run) => run.index });
 }
 

@@ -25,10 +25,11 @@ export function login(root, { expired = false, message = null, done }) {
   const submit = async (event) => {
     event.preventDefault();
     const field = event.target.elements.password;
+    const password = field.value;
     busy = true;
     draw();
     try {
-      await post("/api/session", { password: field.value }, { quiet: true });
+      await post("/api/session", { password }, { quiet: true });
       done();
     } catch (error) {
       busy = false;

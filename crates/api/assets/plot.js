@@ -5,7 +5,7 @@ import { axis, count, duration, local } from "./format.js";
 
 const HEIGHT = 132;
 const FOOT = 18;
-const HEAD = 8;
+const HEAD = 10;
 
 /** A round number that is at least this. */
 function ceiling(value) {
@@ -17,9 +17,9 @@ function ceiling(value) {
 function frame(label, top, text, starts, span, marks, buckets, read) {
   const lines = [0.5, 1].map((part) => {
     const y = HEAD + (1 - part) * (HEIGHT - HEAD);
-    return h("g", {}, h("line", { class: "grid", x1: "0", x2: "100%", y1: y, y2: y }),
-      h("text", { class: "axis", x: 0, y: y - 3 }, text(top * part)));
+    return h("line", { class: "grid", x1: "0", x2: "100%", y1: y, y2: y });
   });
+  const scale = [0.5, 1].map((part) => h("text", { class: "axis", x: -8, y: HEAD + (1 - part) * (HEIGHT - HEAD) + 4, "text-anchor": "end" }, text(top * part)));
   const every = Math.max(1, Math.round(starts.length / 6));
   const names = starts.map((start, index) => index % every === 0 && index + every / 2 <= starts.length
     ? h("text", { class: "axis", x: `${(index / starts.length) * 100}%`, y: HEIGHT + FOOT - 4 }, axis(start, span)) : null);
@@ -32,11 +32,11 @@ function frame(label, top, text, starts, span, marks, buckets, read) {
       pointermove: (event) => point(event, buckets, read),
       pointerleave: hide,
     },
-  }, h("svg", { width: "100%", height: HEIGHT + FOOT, "aria-hidden": "true" }, lines, marks, base, names, touch));
+  }, h("svg", { width: "100%", height: HEIGHT + FOOT, "aria-hidden": "true" }, lines, marks, base, scale, names, touch));
 }
 
 function point(event, buckets, read) {
-  const box = event.currentTarget.getBoundingClientRect();
+  const box = event.currentTarget.firstChild.getBoundingClientRect();
   const index = Math.min(buckets.length - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * buckets.length)));
   const tip = tooltip();
   const bucket = buckets[index];

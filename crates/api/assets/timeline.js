@@ -36,7 +36,7 @@ export function timeline(record) {
       h("rect", { class: `piece ${kind}`, x: `${Math.min(x(from), 99.7)}%`, y, width: 3, height: tall, rx: 1.5 }));
   };
   const words = (name, from, to) => `${name}: ${duration(to - from)}, ${local(from)} – ${local(to)}`;
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => h("g", { class: part % 0.5 ? "minor" : "" },
+  const ticks = (span < 8 ? [0, 1] : [0, 0.25, 0.5, 0.75, 1]).map((part) => h("g", { class: part % 0.5 ? "minor" : "" },
     h("line", { class: "grid", x1: `${part * 100}%`, x2: `${part * 100}%`, y1: 0, y2: lanes * LANE }),
     h("text", { class: "axis", x: `${part * 100}%`, y: height - 4, "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle" }, part === 0 ? local(begin, { withMillis: span < 60000 }) : `+${duration(span * part)}`)));
   const label = `Timeline: ${states.map(({ state, from, to }) => `${state} ${to > from ? duration(to - from) : ""}`.trim()).join(", ")}.`;

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use forebay_tests::{API_KEY, Forebay, Options, PASSWORD, Process, Redis, Shop, tool, wait_for};
+use forebay_tests::{API_KEY, Flood, Forebay, Options, PASSWORD, Process, Redis, Shop, tool, wait_for};
 use serde_json::Value;
 
 /// Seconds for a scenario as a whole.
@@ -80,4 +81,51 @@ fn people_find_what_became_of_their_jobs_in_a_real_browser() {
     let browser = chromium();
     let arguments = [forebay.api.token(), API_KEY, browser.to_str().unwrap()];
     succeeds(scenario("day.py", &forebay, &shop, PASSWORD, &arguments, &dir.path().join("log")));
+}
+
+/// Events that Redis and the source may hold.
+const UNDER_WAY: u64 = 100_000;
+
+/// The value of a variable that makes the soak shorter.
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+#[ignore = "a million jobs and ten minutes: `make soak` runs it"]
+fn with_a_million_jobs_the_list_is_there_at_once_and_the_tab_stays_small() {
+    let (jobs, minutes) = (setting("DASHBOARD_JOBS", 1_000_000), setting("DASHBOARD_MINUTES", 10));
+    let redis = Redis::start();
+    let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let mut flood = Flood::new(1, now - jobs as f64 * 0.001);
+    let heard = || forebay.health()["sources"][0]["events"].as_u64().unwrap();
+    let publish = |flood: &mut Flood, jobs: usize| {
+        let (messages, _) = flood.messages(jobs, 20);
+        redis.publish("/0.celeryev/task.multi", &messages);
+        // Redis drops whoever listens too slowly.
+        wait_for("what is under way to be heard", 600, || (flood.events() < heard() + UNDER_WAY).then_some(()));
+    };
+    while flood.jobs() < jobs {
+        let missing = jobs - flood.jobs();
+        publish(&mut flood, missing.min(10_000));
+    }
+    wait_for("all to be in the views", 600, || {
+        let listed = forebay.api.get("/api/jobs?limit=1").body;
+        (listed["pagination"]["total"].as_u64()? >= jobs as u64).then_some(())
+    });
+    let (dir, shop, browser) = (tempfile::tempdir().unwrap(), Shop::new(redis.url(0)), chromium());
+    let (log, url) = (dir.path().join("log"), format!("http://{}", forebay.api.address()));
+    let arguments = [&minutes.to_string(), browser.to_str().unwrap(), &url];
+    let mut shown = scenario("million.py", &forebay, &shop, PASSWORD, &arguments, &log);
+    let status = wait_for("the browser to be done", minutes as u64 * 60 + PATIENCE, || {
+        // Some twenty jobs a second: `wait_for` looks every few milliseconds.
+        let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() - now;
+        if (flood.jobs() - jobs) as f64 * 0.05 < due {
+            publish(&mut flood, 1);
+        }
+        shown.ended()
+    });
+    println!("{}", shown.log());
+    assert!(status.success(), "{}", shown.log());
 }
