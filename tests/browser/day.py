@@ -7,7 +7,7 @@ import sys
 from kit import BASE, PASSWORD, SHOTS, Person, ask, expect, send, until, when
 from playwright.sync_api import sync_playwright
 
-TOKEN, KEY, CHROMIUM = sys.argv[1:4]
+TOKEN, KEY, CHROMIUM, PART = sys.argv[1:5]
 HOSTILE = "<script>alert('name')</script>"
 TASKS = [("billing.send_invoice", "mail", 300), ("billing.charge_card", "billing", 800), ("stock.sync", "celery", 150), ("reports.build", "reports", 9000)]
 
@@ -92,6 +92,20 @@ def finds_a_failed_job_by_its_id(person):
     time = page.locator("time").first.get_attribute("title")
     assert re.search(r"\d\d:\d\d:\d\d\.\d{3} UTC$", time), time
     person.look("job-failed")
+
+
+def reads_a_chain_of_errors(person):
+    page = person.page
+    job = ask("/api/jobs?state=failed&name=billing.charge_card&limit=1", TOKEN)["data"][0]["id"]
+    person.open(f"/jobs/{job}")
+    chain = page.locator(".chain")
+    expect(chain).to_have_count(2)
+    own = chain.nth(0).get_by_role("list", name="Frames of your code").get_by_role("listitem")
+    expect(own).to_have_text([re.compile("^/app/billing/cards.py:92 in authorize"), re.compile("^/app/billing/tasks.py:41 in charge_card")])
+    expect(chain.nth(1)).to_contain_text("Caused by httpx.HTTPStatusError Client error '402 Payment Required'")
+    expect(chain.nth(1).get_by_text("httpx/_models.py")).to_be_hidden()
+    chain.nth(1).get_by_text("1 frame of libraries").click()
+    expect(chain.nth(1).get_by_text("httpx/_models.py")).to_be_visible()
 
 
 def watches_a_job_from_queued_to_completed(person):
@@ -318,38 +332,54 @@ def comes_by_a_link(person):
     expect(page.get_by_role("alert")).to_contain_text("used already")
 
 
-def main(browser):
+def does(browser):
     jobs = 3_000
     yesterday(jobs)
-    person = Person(browser)
-    current = person
+    person = yield Person(browser)
+    person.log_in()
+    finds_a_failed_job_by_its_id(person)
+    reads_a_chain_of_errors(person)
+    watches_a_job_from_queued_to_completed(person)
+    sees_each_attempt(person)
+    sees_a_workflow(person)
+    filters_sorts_and_goes_back(person)
+    scrolls_through_thousands(person, jobs)
+    is_not_disturbed_by_what_arrives(person)
+    is_not_harmed_by_names(person)
+    manages_connections(person)
+    rebuilds_the_views(person)
+    logs_in_again_where_it_was(person)
+    person.end()
+    person = yield Person(browser)
+    comes_by_a_link(person)
+    person.end()
+
+
+def sees(browser):
+    yesterday(3_000)
+    for task in ("retry_twice", "fail", "nap", "workflow"):
+        id = send(task, *([0.1] if task == "nap" else [17] if task == "fail" else []))
+    until("the last to end", lambda: any(job["state"] == "completed" for job in ask(f"/api/jobs?externalId={id}", TOKEN)["data"]))
+    person = yield Person(browser, "dark" if PART == "dark" else "light", (390, 844) if PART == "phone" else (1360, 860))
+    person.log_in()
+    looks_at_every_page(person, PART)
+    person.end()
+
+
+def main(browser):
+    """What is to be done, by whoever does it at the time: their window is what a failure shows."""
+    part = does(browser) if PART == "does" else sees(browser)
+    person = None
     try:
-        person.log_in()
-        finds_a_failed_job_by_its_id(person)
-        watches_a_job_from_queued_to_completed(person)
-        sees_each_attempt(person)
-        sees_a_workflow(person)
-        filters_sorts_and_goes_back(person)
-        scrolls_through_thousands(person, jobs)
-        is_not_disturbed_by_what_arrives(person)
-        looks_at_every_page(person, "light")
-        for kind, scheme, size in [("dark", "dark", (1360, 860)), ("phone", "light", (390, 844))]:
-            current = Person(browser, scheme, size)
-            current.log_in()
-            looks_at_every_page(current, kind)
-            current.end()
-        current = person
-        is_not_harmed_by_names(person)
-        manages_connections(person)
-        rebuilds_the_views(person)
-        logs_in_again_where_it_was(person)
-        person.end()
-        current = Person(browser)
-        comes_by_a_link(current)
-        current.end()
+        person = next(part)
+        while True:
+            person = part.send(person)
+    except StopIteration:
+        return
     except BaseException:
-        current.page.screenshot(path=SHOTS / "failed.png")
-        print(f"at {current.page.url}: see {SHOTS / 'failed.png'}; in the page: {current.wrong}", file=sys.stderr)
+        if person:
+            person.page.screenshot(path=SHOTS / "failed.png")
+            print(f"at {person.page.url}: see {SHOTS / 'failed.png'}; in the page: {person.wrong}", file=sys.stderr)
         raise
 
 

@@ -94,6 +94,8 @@ function route() {
   state.identity = identity;
   app.title(NAV.find(([path]) => path === `/${first}`)?.[1] ?? "Overview");
   redraw();
+  // On a small screen the pages are a line to scroll.
+  root.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   const main = document.getElementById("main");
   main.replaceChildren();
   main.className = "";

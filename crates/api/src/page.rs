@@ -22,6 +22,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const ASSETS: &str = "/assets/";
 /// What the page writes instead of the version of its files.
 const VERSION: &str = "{version}";
+/// And where the modules are named, so that a browser need not find out one from the other.
+const MODULES: &str = "{modules}";
 /// First parts of the paths that are the page's own; it finds out the rest by itself.
 const OWN: [&str; 11] =
     ["", "jobs", "tasks", "task", "failures", "workers", "queues", "connections", "rebuilds", "login", "search"];
@@ -92,7 +94,12 @@ impl Site {
             hasher.update(name.as_bytes()).update(&(content.len() as u64).to_be_bytes()).update(content);
         }
         let version = hasher.finalize().to_hex()[..16].to_owned();
-        let page = File::new("text/html; charset=utf-8", Cow::Owned(INDEX.replace(VERSION, &version).into_bytes()));
+        let modules = FILES.iter().filter(|(_, kind, _)| *kind == JS);
+        let modules: Vec<String> = modules
+            .map(|(name, ..)| format!("<link rel=\"modulepreload\" href=\"{ASSETS}{VERSION}/{name}\">"))
+            .collect();
+        let page = INDEX.replace(MODULES, &modules.join("\n")).replace(VERSION, &version);
+        let page = File::new("text/html; charset=utf-8", Cow::Owned(page.into_bytes()));
         let files = FILES.iter().map(|(name, kind, content)| (*name, File::new(kind, Cow::Borrowed(*content))));
         Self { page, files: files.collect(), version }
     }

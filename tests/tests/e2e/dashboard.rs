@@ -9,7 +9,7 @@ use forebay_tests::{API_KEY, Flood, Forebay, Options, PASSWORD, Process, Redis, 
 use serde_json::Value;
 
 /// Seconds for a scenario as a whole.
-const PATIENCE: u64 = 400;
+const PATIENCE: u64 = 280;
 
 /// Debian's name, and that of others.
 fn chromium() -> PathBuf {
@@ -71,16 +71,36 @@ fn a_first_run_says_what_to_do_and_turns_into_the_overview_by_itself() {
     succeeds(shown);
 }
 
-#[test]
-fn people_find_what_became_of_their_jobs_in_a_real_browser() {
+/// A part of `day.py`, beside a worker.
+fn day(part: &str) {
     let redis = Redis::start();
     let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
     let shop = Shop::new(redis.url(0));
     let _worker = shop.worker("w1", &["-E", "--concurrency", "2"]);
     let dir = tempfile::tempdir().unwrap();
     let browser = chromium();
-    let arguments = [forebay.api.token(), API_KEY, browser.to_str().unwrap()];
+    let arguments = [forebay.api.token(), API_KEY, browser.to_str().unwrap(), part];
     succeeds(scenario("day.py", &forebay, &shop, PASSWORD, &arguments, &dir.path().join("log")));
+}
+
+#[test]
+fn people_find_what_became_of_their_jobs_in_a_real_browser() {
+    day("does");
+}
+
+#[test]
+fn every_page_can_be_read_by_those_who_do_not_see() {
+    day("light");
+}
+
+#[test]
+fn every_page_can_be_read_in_the_dark() {
+    day("dark");
+}
+
+#[test]
+fn every_page_can_be_read_on_a_phone() {
+    day("phone");
 }
 
 /// Events that Redis and the source may hold.
