@@ -38,7 +38,7 @@ export default function rebuilds(root, app) {
       problems(health), failure ? notice("bad", failure) : null,
       h("div", { class: "figures" },
         figure("Server", health.status, { note: `Forebay ${health.version}`, kind: health.status === "ok" ? "" : "bad" }),
-        figure("Events in the log", count(log?.messages), { note: `messages, ${bytes(log?.bytes)}` }),
+        figure("Messages in the log", count(log?.messages), { note: bytes(log?.bytes) }),
         figure("Behind the log", count(projector?.lagEvents), { note: projector?.phase }),
         figure("Quarantined", count(projector?.quarantined), { note: "events that cannot be used", kind: projector?.quarantined ? "warn" : "" })),
       now ? panel("Under way", { note: WORDS[now.state] ?? now.state }, progress(now, change)) : null,
