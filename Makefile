@@ -46,6 +46,8 @@ soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOA
 		matrix::every_version_of_celery_with_every_pool_is_recorded_as_it_reports_itself
 	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) \
 		cargo test --release --package forebay-tests --test e2e -- crashes::faults --nocapture
+	FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
+		dashboard::with_a_million --ignored --nocapture
 
-test-tools: ## what the tests need beside the toolchain: nats-server, redis-server, RabbitMQ, Celery and schemathesis
-	@$(GET) nats nats-old redis rabbitmq celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis
+test-tools: ## what the tests need beside the toolchain: nats-server, Redis, RabbitMQ, Celery, schemathesis, a browser
+	@$(GET) nats nats-old redis rabbitmq celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis browser

@@ -165,6 +165,9 @@ class Demo:
 
     def say_goodbye(self, address, broker):
         forebay = os.path.relpath(self.forebay)
+        link = subprocess.run([self.forebay, "link", "--data-dir", str(self.data)], check=False, capture_output=True, text=True)
+        if link.returncode != 0:
+            raise Failed(f"forebay link did not work: {link.stderr.strip()}")
         print(f"""
 {BOLD}── Look further {"─" * 86}{END}
 One job, by Celery's id or Forebay's; as JSON with --json:
@@ -175,6 +178,8 @@ Over HTTP:
   curl http://{address}/api/health
 Send more work:
   DEMO_BROKER={broker} PYTHONPATH={os.path.relpath(HERE)} {os.path.relpath(sys.executable)} -c 'import shop; print(shop.send_invoice.delay(7))'
+The dashboard, logged in for whoever opens this first (another one: {forebay} link --data-dir {self.data}):
+  {BOLD}{link.stdout.strip()}{END}
 """, flush=True)
         if not os.environ.get("DEMO_ONCE"):
             step("all of it stays up until Ctrl-C")

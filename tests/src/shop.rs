@@ -143,14 +143,20 @@ impl Shop {
         lines(&std::fs::read(self.dir.path().join("tee.jsonl")).unwrap_or_default())
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.python.with_file_name(program));
+    /// Lets another program use the app: with its environment, and `SHOP_PYTHON`, the Python to run it with.
+    pub fn lend(&self, command: &mut Command) {
         command
+            .env("SHOP_PYTHON", &self.python)
             .env("PYTHONPATH", apps())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("SHOP_BROKER", &self.broker)
             .env("SHOP_RUNS", self.runs_file())
             .envs(self.environment.iter().cloned());
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.python.with_file_name(program));
+        self.lend(&mut command);
         command
     }
 

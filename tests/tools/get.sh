@@ -8,6 +8,7 @@
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
+#   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -108,6 +109,12 @@ rabbitmq_found() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null
 }
 
+chromium() {
+    for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return; done
+    apt chromium || fail "chromium is missing: install it (Debian: apt install chromium)"
+    command -v chromium >/dev/null || fail "chromium was installed but is not on the PATH"
+}
+
 # installed NAME VENV: the pinned packages of NAME.txt with their program, in target/VENV.
 installed() {
     [ -x "$target/$2/bin/${1%%-*}" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
@@ -128,6 +135,7 @@ for what in "$@"; do
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, schemathesis)" ;;
+    browser) chromium; installed playwright venv-browser ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, schemathesis, browser)" ;;
     esac
 done

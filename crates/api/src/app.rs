@@ -51,6 +51,8 @@ pub struct App {
     fleet: OnceLock<Arc<Fleet>>,
     /// Why the log is not open yet, where it is waited for.
     waiting: Mutex<Option<String>>,
+    /// The API key of the default connection that the first start made up, until a job is known.
+    first_key: Mutex<Option<String>>,
     /// The description of the API, made when somebody first asks for it.
     pub(crate) document: OnceLock<String>,
     /// Set once all that the log held at the start is applied. It stays set: later, what is shown may lag, but never
@@ -96,6 +98,7 @@ impl App {
             parts: OnceLock::new(),
             fleet: OnceLock::new(),
             waiting: Mutex::default(),
+            first_key: Mutex::new(None),
             document: OnceLock::new(),
             caught_up: AtomicBool::new(false),
             heavy: Arc::new(Semaphore::new(processors)),
@@ -128,6 +131,19 @@ impl App {
 
     pub(crate) fn fleet(&self) -> Option<&Arc<Fleet>> {
         self.fleet.get()
+    }
+
+    /// What `GET /api/first-run` may show while no job is known.
+    pub fn keep_first_key(&self, key: Option<String>) {
+        *self.first_key.lock() = key;
+    }
+
+    pub(crate) fn first_key(&self) -> Option<String> {
+        self.first_key.lock().clone()
+    }
+
+    pub(crate) fn forget_first_key(&self) {
+        *self.first_key.lock() = None;
     }
 
     pub(crate) fn parts(&self) -> Result<&Parts, ApiError> {

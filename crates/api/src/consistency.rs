@@ -146,7 +146,7 @@ pub(crate) fn conditional(body: Vec<u8>, headers: &HeaderMap) -> Response {
     let hash = blake3::hash(&body).to_hex();
     // 128 bits are plenty to tell answers apart.
     let tag = format!("\"{}\"", &hash[..32]);
-    let mut response = if has(headers, &tag) {
+    let mut response = if has_tag(headers, &tag) {
         let mut response = Response::new(Vec::new().into());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
@@ -161,7 +161,7 @@ pub(crate) fn conditional(body: Vec<u8>, headers: &HeaderMap) -> Response {
 
 /// Whether the client says that it has the answer of this tag. A tag of somebody else may hold a comma, but then its
 /// pieces are not whole tags.
-fn has(headers: &HeaderMap, tag: &str) -> bool {
+pub(crate) fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
     headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         let is_ours = |piece: &str| piece.strip_prefix("W/").unwrap_or(piece) == tag;
         value.trim() == "*" || value.split(',').map(str::trim).any(is_ours)
@@ -180,7 +180,7 @@ mod tests {
             for value in values {
                 headers.append(header::IF_NONE_MATCH, value.parse().unwrap());
             }
-            has(&headers, tag)
+            has_tag(&headers, tag)
         };
         let yes: [&[&str]; 6] = [
             &["\"0123\""],

@@ -48,6 +48,9 @@ pub enum ApiError {
     /// A log-in with the wrong password.
     #[error("Wrong password.")]
     WrongPassword,
+    /// A one-time link that is not good.
+    #[error("This link was used already, or is too old.")]
+    UsedLink,
     /// The request comes from another site's page.
     #[error("Requests from another origin are not allowed.")]
     ForeignOrigin,
@@ -170,7 +173,9 @@ impl ApiError {
         match self {
             Self::Validation { .. } => (StatusCode::BAD_REQUEST, Code::ValidationError, "api-errors"),
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "api-key"),
-            Self::Unauthenticated | Self::WrongPassword => (StatusCode::UNAUTHORIZED, Code::Unauthorized, "auth"),
+            Self::Unauthenticated | Self::WrongPassword | Self::UsedLink => {
+                (StatusCode::UNAUTHORIZED, Code::Unauthorized, "auth")
+            }
             Self::ForeignOrigin | Self::ReadOnly => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
             Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
                 (StatusCode::NOT_FOUND, Code::NotFound, "api-errors")

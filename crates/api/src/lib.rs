@@ -10,6 +10,7 @@
 //! - `openapi`, `operation`: `GET /api/openapi.json`, put together from what each module declares
 //! - `evidence`: `GET /api/jobs/{id}/events`, and a job as it was at a time or position
 //! - `workers`, `queues`: `GET /api/workers`, `GET /api/queues`, from the live view and the statistics
+//! - `page`: the dashboard's page and files, from `assets`; `first_run`: `GET /api/first-run`
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
 //! - [`Auth`], `session`: who may do what
@@ -36,6 +37,7 @@ mod errors;
 mod evidence;
 mod failures;
 mod figures;
+mod first_run;
 mod hashed;
 mod health;
 mod http;
@@ -48,6 +50,7 @@ mod manage;
 mod openapi;
 mod operation;
 mod overview;
+mod page;
 mod params;
 mod quarantine;
 mod queues;

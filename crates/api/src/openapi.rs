@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    auth, backup, consistency, evidence, failures, health, ingest, jobs, maintenance, manage, overview, quarantine,
-    queues, session, sources, stream, tasks, tree, workers,
+    auth, backup, consistency, evidence, failures, first_run, health, ingest, jobs, maintenance, manage, overview,
+    quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -46,6 +46,7 @@ const OPERATIONS: &[&[Operation]] = &[
     quarantine::OPERATIONS,
     backup::OPERATIONS,
     session::OPERATIONS,
+    first_run::OPERATIONS,
     health::OPERATIONS,
     DOCUMENT_ITSELF,
 ];

@@ -6,15 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use warp::Filter;
-use warp::path::{Tail, path, tail};
+use warp::path::{FullPath, Tail, full, path, tail};
 use warp::reply::Response;
 
 use crate::app::App;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
-    backup, failures, health, ingest, jobs, maintenance, manage, openapi, overview, quarantine, queues, session,
-    sources, stream, tasks, workers,
+    backup, failures, first_run, health, ingest, jobs, maintenance, manage, openapi, overview, page, quarantine,
+    queues, session, sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -53,6 +53,8 @@ const ROUTES: &[Route] = &[
     at("failures", |app, call| Box::pin(failures::list(app, call))),
     below("jobs", |path, app, call| Box::pin(jobs::get(path, app, call))),
     at("session", |app, call| Box::pin(session::session(app, call))),
+    at("session/once", |app, call| Box::pin(ready(session::once(&app, &call)))),
+    at("first-run", |app, call| Box::pin(ready(first_run::get(&app, &call)))),
     at("connections", |app, call| Box::pin(manage::connections(app, call))),
     below("connections", |path, app, call| Box::pin(manage::connection(path, app, call))),
     at("keys", |app, call| Box::pin(manage::keys(app, call))),
@@ -71,10 +73,12 @@ const ROUTES: &[Route] = &[
     at("openapi.json", |app, call| Box::pin(ready(openapi::get(&app, &call)))),
 ];
 
-/// The whole API.
+/// The whole API, and the page that shows it.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
     let with_app = warp::any().map(move || Arc::clone(&app));
-    path("api").and(tail()).and(with_app).and(call()).then(respond).recover(errors::recover).unify()
+    let api = path("api").and(tail()).and(with_app).and(call()).then(respond);
+    let page = full().and(call()).then(|path: FullPath, call| async move { answer(page::get(path.as_str(), &call)) });
+    api.or(page).unify().recover(errors::recover).unify()
 }
 
 async fn respond(path: Tail, app: Arc<App>, call: Call) -> Response {

@@ -15,6 +15,7 @@ use crate::config::{ServeArgs, StackArgs};
     after_help = "\
 Start here:
   forebay serve --celery redis://localhost:6379/0   # listen to a Celery broker and serve the API
+  forebay link                                      # the dashboard: a link that logs your browser in
   forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52  # one job's timeline, by Forebay's id or Celery's task id
   forebay help serve                                # every setting, as flag, variable and file key"
 )]
@@ -55,10 +56,21 @@ pub(crate) enum Command {
     /// Manage read keys: API keys for scripts, which may read all and change nothing
     #[command(after_help = KEY_HELP)]
     Key(KeyArgs),
+    /// Print a link that logs a browser into the dashboard of the running server, once and within 15 minutes
+    #[command(after_help = LINK_HELP)]
+    Link(LinkArgs),
     /// Fold recorded events into job records, one JSON line each; needs no server
     #[command(after_help = FOLD_HELP)]
     Fold(FoldArgs),
 }
+
+const LINK_HELP: &str = "\
+Whoever opens it first is logged in, so send it to nobody else. Where the server is reached by another name or through a
+proxy, put that in place of the address.
+
+Examples:
+  forebay link
+  xdg-open \"$(forebay link --data-dir /var/lib/forebay)\"";
 
 const SERVE_HELP: &str = "\
 Settings come from flags, then FOREBAY_* variables, then the file of --config, whose keys are the flags' names.
@@ -228,6 +240,12 @@ pub(crate) struct VerifyArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LinkArgs {
     #[command(flatten)]
     pub(crate) stack: StackArgs,
 }

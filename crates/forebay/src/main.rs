@@ -33,7 +33,7 @@ use crate::cli::{
 };
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, key, maintain, prepare, sources};
+use crate::commands::{connection, events, export, fold, import, job, key, link, maintain, prepare, sources};
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
 use crate::text::Paint;
@@ -104,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Connection(args) => manage_connections(args),
         Command::Key(args) => manage_keys(args),
         Command::Sources(args) => manage_sources(&args),
+        Command::Link(args) => print(&link::run(&args.stack.resolve()?.data_dir)?),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;
             Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -150,6 +150,7 @@ async fn start(
     let stack = open(config, dir, app).await?;
     let default = ensure_default(config, dir, &mut credentials, &stack).await?;
     tracing::info!(id = %default.id, "default connection");
+    app.keep_first_key(credentials.api_key.clone().filter(|_| config.api_key.is_none()));
     listening.complete(&stack, &default).await?;
     for spec in &config.backends {
         let connection = connection_of(spec.name.as_deref(), &default, &stack).await?;

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use forebay_tests::{Process, forebay_binary, python, wait_for};
+use forebay_tests::{Api, Process, forebay_binary, python, wait_for};
 use rustix::process::{Signal, kill_process};
+use serde_json::json;
+use ureq::http::Method;
 
 #[test]
 fn the_demo_shows_one_of_each_and_cleans_up_after_ctrl_c() {
@@ -34,9 +36,17 @@ fn the_demo_shows_one_of_each_and_cleans_up_after_ctrl_c() {
         "parent ",
         "invoice 1001 sent",
         "http://127.0.0.1:",
+        "/login#once=",
     ] {
         assert!(output.contains(line), "{line} is missing in:\n{output}");
     }
+    let link = output.split("/login#once=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address = output.split("Forebay listens on http://").nth(1).unwrap().split(',').next().unwrap();
+    let log_in = || {
+        let once = json!({ "once": link }).to_string();
+        Api::new(address, "").send(Method::POST, "/api/session", &[], once.as_bytes()).unwrap().status
+    };
+    assert_eq!((log_in(), log_in()), (200, 401), "the link is good once");
     let data = output.split("--data-dir ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     assert!(Path::new(&data).is_dir() && !with_argument(&data).is_empty());
 

@@ -5,6 +5,7 @@
 mod backup;
 mod compare;
 mod crashes;
+mod dashboard;
 mod day;
 mod demo;
 mod described;

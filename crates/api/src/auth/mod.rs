@@ -2,6 +2,7 @@
 //! each start. The holder of a read key may read.
 
 mod cookie;
+pub(crate) mod once;
 mod origin;
 mod throttle;
 
@@ -34,6 +35,7 @@ pub struct Auth {
     /// Held while a password is checked, so that no burst of parallel guesses slips past the count, and so that the
     /// memory argon2 takes is taken once.
     throttle: Mutex<Throttle>,
+    once: once::Tokens,
 }
 
 /// Whom a request comes from.
@@ -63,6 +65,7 @@ impl Auth {
             admin_token: blake3::hash(admin_token.as_bytes()),
             read_keys: OnceLock::new(),
             throttle: Mutex::default(),
+            once: once::Tokens::default(),
         })
     }
 
@@ -77,6 +80,14 @@ impl Auth {
         match self.caller(&call.headers)? {
             Caller::Admin | Caller::Session => Ok(()),
             Caller::Reader if call.method == Method::GET => Ok(()),
+            Caller::Reader => Err(ApiError::ReadOnly),
+        }
+    }
+
+    /// Lets the operator through, also where something is only read.
+    pub(crate) fn require_operator(&self, call: &Call) -> Result<(), ApiError> {
+        match self.caller(&call.headers)? {
+            Caller::Admin | Caller::Session => Ok(()),
             Caller::Reader => Err(ApiError::ReadOnly),
         }
     }
@@ -111,7 +122,8 @@ impl Auth {
         }
     }
 
-    fn has_session(&self, headers: &HeaderMap) -> bool {
+    /// Whether there is a cookie that we signed and that is good still.
+    pub(crate) fn has_session(&self, headers: &HeaderMap) -> bool {
         let now = seconds_since_epoch();
         session_cookies(headers).any(|value| self.signer.accepts(value, now))
     }
@@ -127,6 +139,20 @@ impl Auth {
             return Err(ApiError::WrongPassword);
         }
         throttle.right(peer);
+        Ok(cookie::set(Some(&self.signer.issue(seconds_since_epoch())), secure))
+    }
+
+    /// A token that is good for one log-in within [`once::LIFETIME`].
+    pub(crate) fn one_time_token(&self) -> String {
+        self.once.issue(Instant::now())
+    }
+
+    /// Logs in with such a token; the answer is the `Set-Cookie` header's value. Nobody guesses one, so guesses are not
+    /// counted.
+    pub(crate) fn log_in_once(&self, token: &str, secure: bool) -> Result<String, ApiError> {
+        if !self.once.redeem(token, Instant::now()) {
+            return Err(ApiError::UsedLink);
+        }
         Ok(cookie::set(Some(&self.signer.issue(seconds_since_epoch())), secure))
     }
 

@@ -61,6 +61,36 @@ async fn nothing_is_read_without_a_session_or_the_admin_token() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_one_time_link_logs_in_once_and_only_the_admin_token_makes_one() {
+    let server = Server::start().await;
+    let client = &server.client;
+    let session = cookie(&client.log_in(PASSWORD));
+    let link = || client.request(Method::POST, "/api/session/once");
+    link().send().error(401, "UNAUTHORIZED");
+    link().header("cookie", &session).send().error(401, "UNAUTHORIZED");
+    let key = client.post("/api/keys", &json!({ "name": "script" })).admin().send();
+    link().bearer(key.body["apiKey"].as_str().unwrap()).send().error(403, "FORBIDDEN");
+
+    let made = link().admin().send();
+    assert_eq!((made.status, &made.body["expiresInSeconds"]), (201, &json!(900)));
+    let once = json!({ "once": made.body["token"] });
+    let answer = client.post("/api/session", &once).send();
+    assert_eq!((answer.status, &answer.body), (200, &json!({ "authenticated": true })));
+    assert_eq!(client.get("/api/jobs").header("cookie", &cookie(&answer)).send().status, 200);
+    let again = client.post("/api/session", &once).send();
+    assert_eq!(again.error(401, "UNAUTHORIZED")["message"], "This link was used already, or is too old.");
+    assert_eq!(again.header("set-cookie"), None);
+    // Somebody else's page cannot log a browser in.
+    let made = link().admin().send();
+    let foreign = client.post("/api/session", &json!({ "once": made.body["token"] }));
+    foreign.header("origin", "http://evil.example").send().error(403, "FORBIDDEN");
+
+    let is_in = |cookie: &str| client.get("/api/session").header("cookie", cookie).send().body;
+    assert_eq!(is_in(&session), json!({ "authenticated": true }));
+    assert_eq!(is_in("forebay_session=AAAA"), json!({ "authenticated": false }));
+}
+
 /// Reads whose answers are the same from one moment to the next.
 const READS: [&str; 10] = [
     "/api/jobs?state=failed&limit=1",
@@ -280,14 +310,14 @@ async fn pages_of_other_sites_change_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_json_with_a_password_and_short() {
     let bare = Bare::start(PASSWORD).await;
-    let bodies = ["", "{", "[]", "{}", r#"{"password":1}"#, r#"{"password":null}"#, "password=x"];
+    let bodies = ["", "{", "[]", "{}", r#"{"password":1}"#, r#"{"password":null}"#, r#"{"once":1}"#, "password=x"];
     for body in bodies {
         bare.client.request(Method::POST, "/api/session").body(body).send().error(400, "VALIDATION_ERROR");
     }
     let long = vec![b'x'; 20_000];
     bare.client.request(Method::POST, "/api/session").body(long).send().error(413, "PAYLOAD_TOO_LARGE");
     assert_eq!(bare.client.log_in(PASSWORD).status, 200, "none of these counted as a guess");
-    let method = bare.client.get("/api/session").send();
+    let method = bare.client.request(Method::PUT, "/api/session").send();
     method.error(405, "METHOD_NOT_ALLOWED");
-    assert_eq!(method.header("allow"), Some("POST, DELETE"));
+    assert_eq!(method.header("allow"), Some("GET, HEAD, POST, DELETE"));
 }

@@ -112,7 +112,7 @@ async fn a_wrong_key_opens_nothing() {
 async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
     let bare = Bare::start(PASSWORD).await;
     for path in [
-        "/",
+        "/nope",
         "/api",
         "/api/",
         "/api/nope",
@@ -128,7 +128,7 @@ async fn unknown_paths_and_methods_are_answered_in_the_envelope() {
         (Method::GET, "/api/ingest", "POST"),
         (Method::DELETE, "/api/jobs", "GET, HEAD"),
         (Method::POST, "/api/jobs/x", "GET, HEAD"),
-        (Method::PUT, "/api/session", "POST, DELETE"),
+        (Method::PUT, "/api/session", "GET, HEAD, POST, DELETE"),
         (Method::PATCH, "/api/connections", "GET, HEAD, POST"),
         (Method::GET, "/api/connections/x", "PATCH, DELETE"),
         (Method::PATCH, "/api/keys", "GET, HEAD, POST"),

@@ -18,6 +18,7 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod page;
 mod queues;
 mod sources;
 mod spec;

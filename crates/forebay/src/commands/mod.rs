@@ -8,6 +8,7 @@ pub(crate) mod import;
 pub(crate) mod job;
 pub(crate) mod key;
 mod lines;
+pub(crate) mod link;
 pub(crate) mod maintain;
 pub(crate) mod prepare;
 pub(crate) mod sources;

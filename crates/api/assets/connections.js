@@ -1,0 +1,76 @@
+// Who sends, and with which key.
+
+import { get, path, post } from "./api.js";
+import { h, show } from "./dom.js";
+import { ago } from "./format.js";
+import { CELERY, celery, sdk, SDK_CODE } from "./firstrun.js";
+import { refreshing } from "./page.js";
+import { code, copy, empty, notice, panel } from "./ui.js";
+
+export default function connections(root, app) {
+  // A key that was just made: it is shown until the page is left, and is nowhere else.
+  let made = null;
+  let failure = null;
+  let chosen = null;
+  const load = async (signal) => {
+    const [{ data }, health] = await Promise.all([get("/api/connections", {}, signal), get("/api/health", {}, signal)]);
+    return { data, health };
+  };
+  const change = async (work) => {
+    failure = null;
+    try {
+      await work();
+      await app.reloadConnections();
+    } catch (error) {
+      failure = error.message;
+    }
+    page.ask();
+    page.draw();
+  };
+  const create = (event) => {
+    event.preventDefault();
+    const form = event.target;
+    change(async () => {
+      made = await post("/api/connections", { name: form.elements.name.value });
+      chosen = made.id;
+      form.reset();
+    });
+  };
+  const rotate = (connection) => confirm(`Give “${connection.name}” another key?`, "Who sends with the key it has now is refused from that moment on.", "Make another key",
+    () => change(async () => { made = await post(path("connections", connection.id) + "/rotate"); chosen = connection.id; }));
+  const view = ({ data, health }) => {
+    const one = data.find(({ id }) => id === chosen) ?? data[0];
+    return h("div", { class: "page", key: "connections" },
+      h("div", { class: "head" }, h("h1", {}, "Connections"), h("p", { class: "note" }, "Each is one sender, with jobs and a key of its own.")),
+      failure ? notice("bad", failure) : null,
+      made ? h("div", { class: "notice good", role: "status", key: "made" }, h("p", {}, h("b", {}, `The key of ${made.name}. `), "It is shown this once: keep it now."), code(made.apiKey, "Copy the key")) : null,
+      h("div", { class: "grid two" },
+        panel("Senders", h("ul", { class: "cards" }, data.map((connection) => h("li", { key: connection.id, class: connection.id === one?.id ? "chosen" : "" },
+          h("div", { class: "grow" }, h("button", { type: "button", class: "linklike", "aria-pressed": connection.id === one?.id ? "true" : "false", on: { click: () => { chosen = connection.id; page.draw(); } } }, connection.name),
+            h("p", { class: "muted" }, h("span", { class: "mono" }, connection.id), copy(connection.id, "Copy the connection's id")),
+            h("p", { class: "muted" }, "made ", ago(connection.createdAt), connection.hasKey ? "" : " · has no key", source(health, connection))),
+          h("button", { type: "button", class: "button", on: { click: () => rotate(connection) } }, "Rotate key")))),
+          h("form", { class: "inline", on: { submit: create } }, h("label", { class: "field grow" }, h("span", {}, "Another connection"), h("input", { name: "name", required: true, maxlength: 255, placeholder: "billing", autocomplete: "off", spellcheck: "false" })),
+            h("button", { type: "submit", class: "button primary" }, "Create"))),
+        one ? h("div", { class: "stack", key: "how" },
+          panel(`Celery, for ${one.name}`, { key: "celery" }, h("p", {}, "Forebay listens to the broker; workers send events:"), code(celery(one.name), "Copy the command"), code("celery -A yourapp worker -E", "Copy the command"), code(CELERY, "Copy the settings")),
+          panel(`The SDK, for ${one.name}`, { key: "sdk" }, code(sdk(one.id, made?.id === one.id ? made.apiKey : null), "Copy the commands"), code(SDK_CODE, "Copy the code"),
+            made?.id === one.id ? null : h("p", { class: "muted" }, "A key is shown once, when it is made. Who has lost it rotates it."))) : empty("There is no connection")));
+  };
+  const page = refreshing(root, { load, view, stream: { types: "worker" }, wants: () => false });
+  return { ...page, changed: page.ask };
+}
+
+function source(health, connection) {
+  const found = health.sources.find(({ name }) => name === connection.name);
+  return found ? ` · listens to ${found.urlMasked} (${found.state})` : "";
+}
+
+/** Asks before something that cannot be taken back. */
+export function confirm(title, text, yes, then) {
+  const dialog = h("dialog", { class: "confirm", "aria-labelledby": "confirm-title", on: { close: () => dialog.remove() } });
+  show(dialog, h("form", { method: "dialog" }, h("h2", { id: "confirm-title" }, title), h("p", {}, text),
+    h("div", { class: "buttons" }, h("button", { class: "button", value: "no" }, "Cancel"), h("button", { class: "button primary", value: "yes", on: { click: then } }, yes))));
+  document.body.append(dialog);
+  dialog.showModal();
+}

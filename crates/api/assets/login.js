@@ -1,0 +1,55 @@
+// Logging in: by password, or once by a link that somebody with the admin token has made.
+
+import { post } from "./api.js";
+import { h, icon, show } from "./dom.js";
+import { notice } from "./ui.js";
+
+/** Takes the token out of the address, and logs in with it. The answer says what went wrong, if anything did. */
+export async function once() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("once");
+  if (!token || location.pathname !== "/login") return null;
+  // A token that was used is worth nothing, but it need not stay in the history either.
+  history.replaceState(null, "", "/");
+  try {
+    await post("/api/session", { once: token }, { quiet: true });
+    return null;
+  } catch (error) {
+    return error.message;
+  }
+}
+
+export function login(root, { expired = false, message = null, done }) {
+  document.title = "Log in · Forebay";
+  let said = message;
+  let busy = false;
+  const submit = async (event) => {
+    event.preventDefault();
+    const field = event.target.elements.password;
+    const password = field.value;
+    busy = true;
+    draw();
+    try {
+      await post("/api/session", { password }, { quiet: true });
+      done();
+    } catch (error) {
+      busy = false;
+      said = error.retryAfter ? `${error.message.replace(/ Try again.*/, "")} Try again in ${error.retryAfter} s.` : error.message;
+      draw();
+      field.select();
+      field.focus();
+    }
+  };
+  const draw = () => show(root, h("main", { class: "login", key: "login" },
+    h("form", { on: { submit } },
+      h("div", { class: "brand" }, h("span", { class: "logo", "aria-hidden": "true" }, icon("jobs")), "Forebay"),
+      h("h1", {}, expired ? "Your session has ended" : "Log in"),
+      expired ? h("p", { class: "muted" }, "Log in again, and you are back where you were.") : null,
+      h("input", { type: "text", name: "username", autocomplete: "username", value: "admin", class: "away", tabindex: "-1", "aria-hidden": "true" }),
+      h("label", { class: "field" }, h("span", {}, "Admin password"),
+        h("input", { type: "password", name: "password", autocomplete: "current-password", required: true, autofocus: true, "aria-describedby": "login-said" })),
+      h("div", { id: "login-said", "aria-live": "assertive" }, said ? notice("bad", said) : null),
+      h("button", { type: "submit", class: "button primary", disabled: busy }, "Log in"),
+      h("p", { class: "hint" }, "It was printed at the first start, and is in credentials.json of the data directory, unless FOREBAY_ADMIN_PASSWORD gives it."))));
+  draw();
+  root.querySelector("input[type=password]").focus();
+}
