@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
+use crate::signs::Habits;
 use crate::stream::Streams;
 
 /// The state of every source now.
@@ -66,6 +67,8 @@ pub struct App {
     pub(crate) import: Semaphore,
     /// The open event streams.
     pub(crate) streams: Streams,
+    /// How long jobs usually take.
+    pub(crate) habits: Arc<Habits>,
 }
 
 /// Bytes of all bodies of ingest that are under way, and the unit in which they are counted.
@@ -101,6 +104,7 @@ impl App {
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
             streams: Streams::default(),
+            habits: Arc::default(),
         })
     }
 

@@ -54,6 +54,7 @@ mod queues;
 mod routes;
 mod server;
 mod session;
+mod signs;
 mod stream;
 mod tasks;
 mod times;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
 use api::{App, Auth, DefaultConnection};
 use event_log::EventLog;
-use proto_events::{Event, EventType, Framework, Timestamp};
+use proto_events::{Event, EventType, Framework, Source, SourceState, Timestamp};
 use sources::SourceSpec;
 use sources::backend::BackendConfig;
 use sources::redis::{RedisConfig, RedisSource};
@@ -237,6 +237,23 @@ async fn connection_of(spec: &SourceSpec, default: &api::Connection, stack: &Sta
     }
 }
 
+/// Tells the log that this source has not listened since the last message: were we killed, nobody said so. What follows a
+/// clean stop repeats what that said, and changes nothing.
+async fn was_away(log: &EventLog, connection: Uuid, name: &str) {
+    let last = async {
+        let last = log.info().await.ok()?.last_sequence;
+        log.message(last).await.ok()?
+    };
+    let Some(last) = last.await else { return };
+    let reason = Some("Forebay was not running".to_owned());
+    let source = Source { name: name.to_owned(), state: SourceState::Disconnected, reason };
+    let event = Event::bare(EventType::SourceStateChange, last.stored, Framework::Celery);
+    let event = Event { source: Some(Box::new(source)), ..event };
+    if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
+        tracing::warn!(%error, name, "since when the source did not listen is not told to the log");
+    }
+}
+
 async fn add_source(
     config: &ServeConfig,
     spec: &SourceSpec,
@@ -247,6 +264,7 @@ async fn add_source(
     let mut redis = RedisConfig::new(connection.name, spec.url.clone(), connection.id);
     redis.redact_args = config.redact_args;
     stack.projector.live().expect_source(redis.connection, &redis.name);
+    was_away(&stack.log, redis.connection, &redis.name).await;
     stack.add_source(RedisSource::spawn(redis, &stack.log)?);
     Ok(())
 }

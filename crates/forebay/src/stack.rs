@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
+use sources::SourceStatus;
 use sources::backend::{Backend, BackendConfig, BackendHandle};
 use sources::redis::SourceHandle;
 use tokio::task::JoinSet;
@@ -23,6 +24,9 @@ const NEAR: u64 = 1_000;
 
 /// A log of so many bytes fills empty views faster by a pass over all of it.
 const PASS_BYTES: u64 = 1 << 20;
+
+/// Bytes that wait to be read while a source keeps up: some hundred messages.
+const BEHIND_BYTES: u64 = 1 << 20;
 
 /// For sled's cache; the list of all jobs is kept in memory beside it. Jobs that are written again and again were written
 /// first not long ago, and so lie side by side: more would only be filled with what nobody asks for.
@@ -103,7 +107,9 @@ impl Stack {
             maintenance.fill(writer);
         }
         if let Some(Care { scrub, policy, forget_workers, connection }) = care {
-            self.projector.follow_live(&self.log, *forget_workers);
+            let behind = Arc::clone(&self.sources);
+            let is_behind = Arc::new(move || locked(behind.read()).iter().any(|it| is_behind(&it.status())));
+            self.projector.follow_live(&self.log, *forget_workers, is_behind);
             if is_filled {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();
@@ -147,6 +153,11 @@ impl Stack {
         self.log.close().await;
         Ok(stopped?)
     }
+}
+
+/// Whether so much waits to be read of what a source heard that what workers say may come late, or be dropped.
+fn is_behind(source: &SourceStatus) -> bool {
+    source.queue_bytes > BEHIND_BYTES
 }
 
 /// How the views are opened, and prepared.

@@ -9,6 +9,7 @@ mod day;
 mod demo;
 mod described;
 mod documented;
+mod lost;
 mod map;
 mod matrix;
 mod reconcile;

@@ -269,6 +269,7 @@ async fn every_documented_parameter_is_taken_within_its_limits_and_refused_by_na
         "tag",
         "lost",
         "stuck",
+        "waiting",
         "atLeast",
         "maxStaleness",
     ];
