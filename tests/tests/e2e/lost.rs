@@ -52,11 +52,11 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     let mut killed = shop.worker("killed", &options("killed"));
     let mut quiet = shop.worker("quiet", &options("quiet"));
     let _healthy = shop.worker("healthy", &options("healthy"));
-    // It runs its jobs where it beats, so that it is silent for as long as one takes.
+    // It runs its jobs where it speaks, so that it is silent for as long as one takes.
     let _solo = shop.worker("solo", &["-E", "--queues", "solo", "--pool", "solo"]);
     let (dead, mute) = (shop.nap(900, "killed"), shop.nap(900, "quiet"));
     let (long, alone) = (shop.nap(900, "healthy"), shop.nap(45, "solo"));
-    for id in [&dead, &mute, &long, &alone] {
+    for id in [&dead, &mute, &long] {
         until_active(&forebay, id);
     }
     let busy = |name: &str| {

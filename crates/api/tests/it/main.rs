@@ -19,6 +19,7 @@ mod ingest;
 mod jobs;
 mod maintenance;
 mod queues;
+mod signs;
 mod spec;
 mod stream;
 mod workers;
