@@ -13,6 +13,7 @@ use views::Reader;
 
 use crate::auth::Auth;
 use crate::connections::Connections;
+use crate::coverage::Looked;
 use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
@@ -69,6 +70,8 @@ pub struct App {
     pub(crate) streams: Streams,
     /// How long jobs usually take.
     pub(crate) habits: Arc<Habits>,
+    /// What is missing in what is heard.
+    pub(crate) coverage: Arc<Looked>,
 }
 
 /// Bytes of all bodies of ingest that are under way, and the unit in which they are counted.
@@ -105,6 +108,7 @@ impl App {
             import: Semaphore::new(1),
             streams: Streams::default(),
             habits: Arc::default(),
+            coverage: Arc::default(),
         })
     }
 

@@ -16,6 +16,7 @@ use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
+use crate::coverage;
 use crate::errors::{ApiError, RETRY_AFTER_SECONDS, wrong_method};
 use crate::http::{Call, json as answer};
 use crate::operation::{Access, Answer, Operation, RETRY_AFTER};
@@ -73,6 +74,8 @@ struct Health {
     sources: Vec<SourceStatus>,
     /// Celery's result backends that are asked for ends that no event told.
     backends: Vec<BackendStatus>,
+    /// What is missing in what is heard, which is no reason not to be well.
+    warnings: Vec<String>,
 }
 
 /// How it is.
@@ -241,6 +244,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         disk: parts.maintenance.disk(),
         sources,
         backends: (parts.backends)(),
+        warnings: if app.is_caught_up(parts) { coverage::warnings(app, parts).await } else { Vec::new() },
     }
 }
 
@@ -372,6 +376,7 @@ impl Health {
             disk: None,
             sources: Vec::new(),
             backends: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -32,6 +32,7 @@ mod auth;
 pub mod backup;
 pub mod connections;
 mod consistency;
+mod coverage;
 mod errors;
 mod evidence;
 mod failures;

@@ -29,7 +29,7 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs};
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, key, maintain, prepare};
+use crate::commands::{connection, coverage, events, export, fold, import, job, key, maintain, prepare};
 use crate::config::StackArgs;
 use crate::offline::{Missing, with_log, with_server};
 use crate::text::Paint;
@@ -85,6 +85,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Quarantine(args) => {
             maintain(args.stack, move |client, paint| maintain::quarantine(client, args.json, paint))
+        }
+        Command::Coverage(args) => {
+            manage(args.stack, Missing::Refuse, move |client, paint| coverage::run(client, args.json, paint))
         }
         Command::Export(args) => {
             let config = args.stack.clone().resolve()?;

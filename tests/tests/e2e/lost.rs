@@ -93,6 +93,8 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     wait_for("it to be heard again", 30, || (job(&forebay, &mute)["lost"].is_null()).then_some(()));
     assert_eq!(lost_ids(&forebay), [dead.as_str()]);
 
+    wait_for("the lonely one to end", 90, || (job(&forebay, &alone)["state"] == "completed").then_some(()));
+
     // What was found out is in the log: neither a crash nor a rebuild changes it.
     forebay.crash_and_restart();
     assert_eq!(job(&forebay, &dead)["lost"], lost);
@@ -108,7 +110,6 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     assert_eq!(lost_ids(&forebay), [dead.as_str()], "nobody's silence was listened to");
     let silence = until_lost(&forebay, &mute, &[&long]);
     assert_eq!(silence["evidence"], "silent", "{silence:#}");
-    wait_for("the lonely one to end", 60, || (job(&forebay, &alone)["state"] == "completed").then_some(()));
     let both = lost_ids(&forebay);
     assert!(both.len() == 2 && both.contains(&dead) && both.contains(&mute), "{both:?}");
     assert_eq!((&job(&forebay, &long)["state"], &job(&forebay, &long)["lost"]), (&json!("active"), &Value::Null));

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use proto_events::Timestamp;
 use serde_json::{Value, json};
 
-use super::harness::{CONNECTION, Node, Server, event};
+use super::harness::{Answer, CONNECTION, Node, Server, event};
 
 /// So many seconds ago.
 fn ago(seconds: i64) -> String {
@@ -126,4 +126,51 @@ async fn who_runs_or_waits_for_far_longer_than_others_is_stuck_or_waits_for_too_
     assert_eq!((&waiting("eta-passed")["pastEta"], &waiting("eta-passed")["queue"]), (&json!(true), &json!("busy")));
     // What was true once is not told of a time in the past.
     assert_eq!(get(&server, "/api/jobs/busy-waits?asOf=2100-01-01T00:00:00Z")["waiting"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_in_what_is_heard_is_told_as_far_as_it_is_proven() {
+    let server = Server::start().await;
+    let mut events = Vec::new();
+    for number in 0..6 {
+        // As the SDK in a prefork worker: received, and no more.
+        events.push(job(&format!("deaf-{number}"), "queued", 1_000, &json!({ "workerId": "deaf", "queue": "q" })));
+        let id = format!("well-{number}");
+        let args = if number < 2 { format!("('{}...',)", "x".repeat(1_015)) } else { "('...',)".to_owned() };
+        events.push(job(&id, "queued", 1_000, &json!({ "workerId": "well", "args": args })));
+        if number > 0 {
+            events.push(job(&id, "active", 900, &json!({ "workerId": "well" })));
+        }
+    }
+    let source = |state: &str, at: &str| {
+        json!({
+            "type": "source.state_change", "timestamp": at, "framework": "celery",
+            "source": { "name": "main", "state": state, "reason": "gone" },
+        })
+    };
+    let (left, back) = (ago(500), ago(400));
+    let told = [source("connected", &ago(600)), source("disconnected", &left), source("connected", &back)];
+    server.log.append(CONNECTION, serde_json::to_vec(&told).unwrap().into()).await.unwrap();
+    server.given(&json!(events));
+    // Whoever asked for health before us has had it looked at.
+    let is_new = |answer: &Answer| answer.body["data"].as_array().is_some_and(|data| !data.is_empty());
+    let missing = server.client.until("/api/coverage", is_new).body["data"].clone();
+    let brief = |it: &Value| {
+        json!([it["what"], it["workerId"], it["jobs"], it["of"], it["source"], it["from"], it["to"], it["reason"]])
+    };
+    let told: Vec<Value> = missing.as_array().unwrap().iter().map(brief).collect();
+    assert_eq!(
+        json!(told),
+        json!([
+            ["sentEvents", "well", 6, 6, null, null, null, null],
+            ["arguments", "well", 2, 6, null, null, null, null],
+            ["outcomes", "deaf", 6, 6, null, null, null, null],
+            ["listening", null, null, null, "main", left, back, "gone"],
+        ])
+    );
+    assert!(missing.as_array().unwrap().iter().all(|it| it["connectionId"] == json!(CONNECTION)));
+    let health = server.client.get("/api/health").send().body;
+    let warnings = health["warnings"].as_array().unwrap();
+    assert_eq!((&health["status"], warnings.len()), (&json!("ok"), 4), "{health}");
+    assert!(!health.to_string().contains("deaf"), "health is for everybody, and names nobody");
 }
