@@ -1,5 +1,7 @@
 //! `forebay coverage`: what is missing in what is heard, for people.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use super::pretty;
@@ -28,7 +30,7 @@ fn listed(missing: &Value, paint: Paint) -> String {
         let (what, message) = (text_of(missing, "what"), text_of(missing, "message"));
         if !told.contains(&what) {
             told.push(what);
-            text += &format!("\n{}  {}\n", paint.bold(&short(what, CELL)), short(message, 400));
+            let _ = writeln!(text, "\n{}  {}", paint.bold(&short(what, CELL)), short(message, 400));
         }
     }
     text
