@@ -53,6 +53,17 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// `kill -9` for it and all that it has started.
+    pub fn kill_all(&mut self) {
+        kill_with_descendants(self.pid());
+        self.child.wait().unwrap();
+    }
+
+    /// Lets it stand still, or go on.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
     /// Asks it to end.
     pub fn ask_to_stop(&self) {
         kill_process(self.pid(), Signal::TERM).unwrap();

@@ -119,6 +119,15 @@ impl Shop {
         lines(&output.stdout)
     }
 
+    /// Sends a nap of so many seconds to a queue, and gives its id.
+    pub fn nap(&self, seconds: u32, queue: &str) -> String {
+        let mut call = self.command("celery");
+        call.args(["-A", "shop", "call", "shop.nap", "--args", &format!("[{seconds}]"), "--queue", queue]);
+        let output = call.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
     /// The diary of a job: its starts and ends, in the order in which they were written.
     pub fn runs(&self, id: &str) -> Vec<Run> {
         self.diary().into_iter().filter(|run| run.id == id).collect()

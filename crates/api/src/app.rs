@@ -14,9 +14,11 @@ use views::Reader;
 
 use crate::auth::Auth;
 use crate::connections::Connections;
+use crate::coverage::Looked;
 use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
+use crate::signs::Habits;
 use crate::stream::Streams;
 
 /// The state of every result backend now.
@@ -68,6 +70,10 @@ pub struct App {
     pub(crate) import: Semaphore,
     /// The open event streams.
     pub(crate) streams: Streams,
+    /// How long jobs usually take.
+    pub(crate) habits: Arc<Habits>,
+    /// What is missing in what is heard.
+    pub(crate) coverage: Arc<Looked>,
 }
 
 /// Bytes of all bodies of ingest that are under way, and the unit in which they are counted.
@@ -106,6 +112,8 @@ impl App {
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
             streams: Streams::default(),
+            habits: Arc::default(),
+            coverage: Arc::default(),
         })
     }
 

@@ -16,6 +16,7 @@ use warp::http::{HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
+use crate::coverage;
 use crate::errors::{ApiError, RETRY_AFTER_SECONDS, wrong_method};
 use crate::http::{Call, json as answer};
 use crate::operation::{Access, Answer, Operation, RETRY_AFTER};
@@ -75,6 +76,8 @@ struct Health {
     spool: Option<SpoolStatus>,
     /// Celery's result backends that are asked for ends that no event told.
     backends: Vec<BackendStatus>,
+    /// What is missing in what is heard, which is no reason not to be well.
+    warnings: Vec<String>,
 }
 
 /// How it is.
@@ -248,6 +251,7 @@ async fn of_parts(app: &App, parts: &Parts) -> Health {
         sources,
         spool,
         backends,
+        warnings: if app.is_caught_up(parts) { coverage::warnings(app, parts).await } else { Vec::new() },
     }
 }
 
@@ -395,6 +399,7 @@ impl Health {
             sources: app.fleet().map(|fleet| fleet.list()).unwrap_or_default(),
             spool: app.fleet().and_then(|fleet| fleet.spool()),
             backends: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -1,18 +1,17 @@
 //! `GET /api/jobs`, `GET /api/jobs/{id}` and `GET /api/jobs/{id}/events`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use projection::{Record, Row};
 use proto_events::event::check_external_id;
-use proto_events::{Framework, JobState, Timestamp, job_id, limits};
+use proto_events::{Framework, JobState, job_id, limits};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
-use views::{Brief, Reader, Signs, ViewError};
+use views::{Brief, Filter, Reader, Signs, ViewError};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -23,16 +22,13 @@ use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_ERRORS, REA
 use crate::params::jobs::{LIST, ListParams, list_params};
 use crate::params::kinds::Text;
 use crate::params::{self, AsOf, Param, Params};
-use crate::times::{Millis, now};
+use crate::signs::{Found, Lost, Stuck, Waiting};
+use crate::times::Millis;
 use crate::tree::Tree;
 use crate::{consistency, evidence};
 
 /// Other runs of the same task name shown with a job.
 const RECENT: usize = 10;
-/// From so many runs of a task on it is known how long it takes.
-const ENOUGH_RUNS: u64 = 20;
-/// Milliseconds after which a job of any other task is stuck.
-const DEFAULT_PATIENCE: u64 = 3_600_000;
 /// How long the answer about an unknown job waits for the log.
 const LOG_TIME: Duration = Duration::from_millis(200);
 
@@ -73,6 +69,12 @@ pub(crate) const OPERATIONS: &[Operation] = &[
 struct Detail<'a> {
     #[serde(flatten)]
     record: &'a Record,
+    /// Why the job is lost; null where it is not, and with `asOf`.
+    lost: Option<Lost>,
+    /// Why it is stuck; null where it is not, and with `asOf`.
+    stuck: Option<Stuck>,
+    /// Why it waits for too long; null where it does not, and with `asOf`.
+    waiting: Option<Waiting>,
     recent_executions: Vec<Recent<'a>>,
 }
 
@@ -111,6 +113,12 @@ pub(crate) struct Item<'a> {
     duration_ms: Option<u64>,
     worker_id: Option<&'a str>,
     error: Option<&'a str>,
+    /// Why it is lost; null where it is not.
+    lost: Option<Lost>,
+    /// Why it is stuck; null where it is not.
+    stuck: Option<Stuck>,
+    /// Why it waits for too long; null where it does not.
+    waiting: Option<Waiting>,
 }
 
 /// A page of jobs.
@@ -134,6 +142,12 @@ struct Pagination {
     total: u64,
 }
 
+impl<'a> Detail<'a> {
+    fn new(record: &'a Record, Found { lost, stuck, waiting }: Found, others: &'a [Brief]) -> Self {
+        Self { record, lost, stuck, waiting, recent_executions: others.iter().map(Recent::from).collect() }
+    }
+}
+
 impl<'a> From<&'a Brief> for Recent<'a> {
     fn from(record: &'a Brief) -> Self {
         Self {
@@ -149,8 +163,8 @@ impl<'a> From<&'a Brief> for Recent<'a> {
     }
 }
 
-impl<'a> From<&'a Record> for Item<'a> {
-    fn from(record: &'a Record) -> Self {
+impl<'a> Item<'a> {
+    pub(crate) fn new(record: &'a Record, Found { lost, stuck, waiting }: Found) -> Self {
         Self {
             id: record.id,
             external_id: &record.external_id,
@@ -167,6 +181,9 @@ impl<'a> From<&'a Record> for Item<'a> {
             duration_ms: record.duration_ms,
             worker_id: record.worker_id.as_deref(),
             error: record.error.as_deref(),
+            lost,
+            stuck,
+            waiting,
         }
     }
 }
@@ -176,15 +193,18 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     let ListParams { query, wanted } = list_params(&call.query)?;
     let limit = query.limit;
     let list = async {
-        let gone = parts.projector.gone();
-        let asks_for_signs = query.filter.lost.is_some() || query.filter.stuck.is_some();
+        let Filter { lost, stuck, waiting, .. } = &query.filter;
+        let asks_for_signs = lost.or(*stuck).or(*waiting).is_some();
+        let habits = Arc::clone(&app.habits);
         let page = read(&parts.reader, move |reader| {
-            let signs = if asks_for_signs { signs(reader, now(), gone) } else { Signs::default() };
-            reader.list(&query, &signs)
+            let signs = if asks_for_signs { habits.signs(reader) } else { Signs::default() };
+            let page = reader.list(&query, &signs)?;
+            let found: Vec<Found> = page.jobs.iter().map(|record| habits.of(reader, record)).collect();
+            Ok((page, found))
         });
-        let page = page.await?;
+        let (page, found) = page.await?;
         let next_cursor = page.next.map(|cursor| cursor.to_string());
-        let data = page.jobs.iter().map(Item::from).collect();
+        let data = page.jobs.iter().zip(found).map(|(record, found)| Item::new(record, found)).collect();
         encoded(&List { data, pagination: Pagination { next_cursor, limit, total: page.total } })
     };
     Ok(consistency::answer(parts, &call.headers, wanted, list).await)
@@ -205,19 +225,21 @@ pub(crate) async fn get(path: String, app: Arc<App>, call: Call) -> Result<Respo
     let params = params::job_params(&call.query)?;
     let read = async {
         match params.as_of {
-            None => job(&path, parts).await,
+            None => job(&path, &app, parts).await,
             Some(then) => job_as_of(&path, &app, parts, then).await,
         }
     };
     Ok(consistency::answer(parts, &call.headers, params.wanted, read).await)
 }
 
-async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
+async fn job(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {
     let candidates = candidates(id, &parts.connections.ids());
+    let habits = Arc::clone(&app.habits);
     let look = move |reader: &Reader| {
         let Some(record) = first(&candidates, |id| reader.job(id))? else { return Ok(None) };
         let others = reader.recent(record.connection_id, &record.name, RECENT, record.id)?;
-        Ok(Some((record, others)))
+        let found = habits.of(reader, &record);
+        Ok(Some((record, others, found)))
     };
     // To have another thread do it costs more than it takes.
     let found = if parts.reader.is_quick() {
@@ -225,8 +247,8 @@ async fn job(id: &str, parts: &Parts) -> Result<Vec<u8>, ApiError> {
     } else {
         read(&parts.reader, look).await
     };
-    let Some((record, others)) = found? else { return Err(not_found(parts).await) };
-    encoded(&Detail { record: &record, recent_executions: others.iter().map(Recent::from).collect() })
+    let Some((record, others, found)) = found? else { return Err(not_found(parts).await) };
+    encoded(&Detail::new(&record, found, &others))
 }
 
 /// Which other runs there were by then is not known without reading the whole log, so none are named.
@@ -236,7 +258,7 @@ async fn job_as_of(id: &str, app: &App, parts: &Parts, then: AsOf) -> Result<Vec
         AsOf::Time(_) => consistency::complete(parts).await?,
     }
     let record = evidence::as_of(app, parts, &row(id, parts).await?, then).await?;
-    encoded(&Detail { record: &record, recent_executions: Vec::new() })
+    encoded(&Detail::new(&record, Found::default(), &[]))
 }
 
 async fn events(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {
@@ -274,11 +296,6 @@ pub(crate) fn readable<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiEr
     }
     app.auth.require(call)?;
     app.readable()
-}
-
-/// What tells lost and stuck jobs from those that run, given the workers that are gone.
-pub(crate) fn signs(reader: &Reader, now: Timestamp, gone: HashMap<(Uuid, String), Timestamp>) -> Signs {
-    Signs { now, gone, patience: reader.patience(now, ENOUGH_RUNS), default_patience: DEFAULT_PATIENCE }
 }
 
 /// Reads block for microseconds, and now and then for as long as the writer holds sled's lock.

@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    auth, backup, consistency, evidence, failures, first_run, health, ingest, jobs, maintenance, manage, overview,
-    quarantine, queues, session, sources, stream, tasks, tree, workers,
+    auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs, maintenance, manage,
+    overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -37,6 +37,7 @@ const OPERATIONS: &[&[Operation]] = &[
     tasks::OPERATIONS,
     failures::OPERATIONS,
     workers::OPERATIONS,
+    coverage::OPERATIONS,
     queues::OPERATIONS,
     overview::OPERATIONS,
     stream::OPERATIONS,

@@ -7,7 +7,7 @@ use proto_events::JobState;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
-use views::{Filter, Overview, Page, Query, Range, SortBy, SortOrder, TaskStats};
+use views::{Filter, Overview, Page, Query, Range, SortBy, SortOrder, TaskStats, ViewError};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -16,11 +16,12 @@ use crate::consistency;
 use crate::errors::ApiError;
 use crate::figures::{Work, WorkBucket, range_name};
 use crate::http::Call;
-use crate::jobs::{Item, encoded, read, readable, signs};
+use crate::jobs::{Item, encoded, read, readable};
 use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_ERRORS, READ_HEADERS};
 use crate::params::jobs::CONNECTION_ID;
 use crate::params::pages::TIME_RANGE;
 use crate::params::{AT_LEAST, Asked, MAX_STALENESS, Params};
+use crate::signs::Found;
 use crate::tasks::Task;
 use crate::times::now;
 
@@ -59,6 +60,8 @@ struct Everything<'a> {
     stuck: Candidates<'a>,
     /// Jobs whose worker is gone and never said how they ended.
     lost: Candidates<'a>,
+    /// Jobs that wait for far longer than others in their queue, or far beyond their ETA.
+    waiting: Candidates<'a>,
     /// How many workers there are, by what they do.
     workers: Workers,
     /// How far the projector is behind the log.
@@ -117,32 +120,37 @@ pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError>
     let parts = readable(&app, &call)?;
     let asked = Asked::of(PARAMS, &call.query)?;
     let (range, connection) = (asked.get_or(&TIME_RANGE), asked.get(&CONNECTION_ID));
-    let overview = everything(parts, connection, range);
+    let overview = everything(&app, parts, connection, range);
     Ok(consistency::answer(parts, &call.headers, asked.wanted(), overview).await)
 }
 
-async fn everything(parts: &Parts, connection: Option<Uuid>, range: Range) -> Result<Vec<u8>, ApiError> {
-    let gone = parts.projector.gone();
+async fn everything(app: &App, parts: &Parts, connection: Option<Uuid>, range: Range) -> Result<Vec<u8>, ApiError> {
+    let habits = Arc::clone(&app.habits);
     let found = read(&parts.reader, move |reader| {
         let wanted = connection.map(|id| [id]);
         let wanted = wanted.as_ref().map(<[Uuid; 1]>::as_slice);
         let now = now();
-        let signs = signs(reader, now, gone);
-        let candidates = |filter: Filter| {
-            let states = Some(vec![JobState::Active]);
+        let signs = habits.signs(reader);
+        let candidates = |states: &[JobState], sort_by: SortBy, filter: Filter| {
+            let states = Some(states.to_vec());
             let filter = Filter { connections: wanted.map(<[Uuid]>::to_vec), states, ..filter };
-            let (sort_by, sort_order) = (SortBy::StartedAt, SortOrder::Ascending);
-            reader.list(&Query { filter, sort_by, sort_order, limit: SHOWN, cursor: None }, &signs)
+            let query = Query { filter, sort_by, sort_order: SortOrder::Ascending, limit: SHOWN, cursor: None };
+            let page = reader.list(&query, &signs)?;
+            let found = page.jobs.iter().map(|record| habits.of(reader, record)).collect();
+            Ok::<_, ViewError>((page, found))
         };
-        Ok(Found {
-            stuck: candidates(Filter { stuck: Some(true), ..Filter::default() })?,
-            lost: candidates(Filter { lost: Some(true), ..Filter::default() })?,
+        let (run, wait) = ([JobState::Active], [JobState::Queued, JobState::Scheduled]);
+        let nothing = Filter::default;
+        Ok(Shown {
+            stuck: candidates(&run, SortBy::StartedAt, Filter { stuck: Some(true), ..nothing() })?,
+            lost: candidates(&run, SortBy::StartedAt, Filter { lost: Some(true), ..nothing() })?,
+            waiting: candidates(&wait, SortBy::CreatedAt, Filter { waiting: Some(true), ..nothing() })?,
             tasks: reader.tasks(wanted, range, now),
             overview: reader.overview(wanted, range, now),
             counts: reader.counts(wanted),
         })
     });
-    let Found { stuck, lost, tasks, overview, counts } = found.await?;
+    let Shown { stuck, lost, waiting, tasks, overview, counts } = found.await?;
     let named = || tasks.iter().filter(|task| task.name.is_some());
     let status = parts.projector.status();
     let of = |state| counts.of(state);
@@ -164,25 +172,28 @@ async fn everything(parts: &Parts, connection: Option<Uuid>, range: Range) -> Re
         slowest_tasks: top(named(), |task| task.totals.runtime.p95),
         most_failing_tasks: top(named(), |task| Some(task.totals.failed).filter(|failed| *failed > 0)),
         overdue_tasks: named().filter(|task| task.overdue).map(Task::from).collect(),
-        stuck: Candidates::of(&stuck),
-        lost: Candidates::of(&lost),
+        stuck: Candidates::of(&stuck.0, stuck.1),
+        lost: Candidates::of(&lost.0, lost.1),
+        waiting: Candidates::of(&waiting.0, waiting.1),
         workers: workers(parts, connection),
         projector: Behind { applied: status.applied, lag_events: status.lag_events, lag_seconds: status.lag_seconds },
     })
 }
 
 /// What the views know.
-struct Found {
-    stuck: Page,
-    lost: Page,
+struct Shown {
+    stuck: (Page, Vec<Found>),
+    lost: (Page, Vec<Found>),
+    waiting: (Page, Vec<Found>),
     tasks: Vec<TaskStats>,
     overview: Overview,
     counts: views::Counts,
 }
 
 impl<'a> Candidates<'a> {
-    fn of(page: &'a Page) -> Self {
-        Self { count: page.total, jobs: page.jobs.iter().map(Item::from).collect() }
+    fn of(page: &'a Page, found: Vec<Found>) -> Self {
+        let jobs = page.jobs.iter().zip(found).map(|(record, found)| Item::new(record, found)).collect();
+        Self { count: page.total, jobs }
     }
 }
 

@@ -13,8 +13,8 @@ use crate::app::App;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
-    backup, failures, first_run, health, ingest, jobs, maintenance, manage, openapi, overview, page, quarantine,
-    queues, session, sources, stream, tasks, workers,
+    backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, openapi, overview, page,
+    quarantine, queues, session, sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -49,6 +49,7 @@ const ROUTES: &[Route] = &[
     below("tasks", |name, app, call| Box::pin(tasks::get(name, app, call))),
     at("overview", |app, call| Box::pin(overview::get(app, call))),
     at("workers", |app, call| Box::pin(workers::list(app, call))),
+    at("coverage", |app, call| Box::pin(coverage::get(app, call))),
     at("queues", |app, call| Box::pin(queues::list(app, call))),
     at("failures", |app, call| Box::pin(failures::list(app, call))),
     below("jobs", |path, app, call| Box::pin(jobs::get(path, app, call))),

@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// List the events of the log that could not be used, and why
     #[command(after_help = QUARANTINE_HELP)]
     Quarantine(VerifyArgs),
+    /// List what is missing in what is heard: events that are never sent, cut arguments, times at which nobody listened
+    #[command(after_help = COVERAGE_HELP)]
+    Coverage(VerifyArgs),
     /// Write the log, or a part of it, into a file: a backup
     #[command(after_help = EXPORT_HELP)]
     Export(ExportArgs),
@@ -175,6 +178,13 @@ Examples:
 
 The default connection keeps its name; its key can be rotated unless FOREBAY_API_KEY gives it. After renaming what
 --celery NAME=URL has made, change NAME there as well: at the next start it would make another connection.";
+
+const COVERAGE_HELP: &str = "\
+Jobs are judged by the latest 300 of each connection, of the last 24 hours. Only what can be proven is told.
+
+Examples:
+  forebay coverage
+  forebay coverage --json | jq '.[] | select(.what == \"sentEvents\")'";
 
 const KEY_HELP: &str = "\
 A read key reads all that the dashboard's session reads, jobs of every connection, and is refused for everything else. Give

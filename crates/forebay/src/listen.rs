@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use api::Connection;
 use api::connections::DEFAULT;
-use event_log::{Outlet, Spool};
+use event_log::{EventLog, Outlet, Spool};
+use proto_events::{Event, EventType, Framework, Source, SourceState};
 use sources::{BrokerUrl, Fleet, FleetError, Habits, Origin};
 use uuid::Uuid;
 
@@ -14,6 +15,23 @@ use crate::config::ServeConfig;
 use crate::data_dir::DataDir;
 use crate::serve::now;
 use crate::stack::Stack;
+
+/// Tells the log that this source has not listened since the last message: were we killed, nobody said so. What follows a
+/// clean stop repeats what that said, and changes nothing.
+async fn was_away(log: &EventLog, connection: Uuid, name: &str) {
+    let last = async {
+        let last = log.info().await.ok()?.last_sequence;
+        log.message(last).await.ok()?
+    };
+    let Some(last) = last.await else { return };
+    let reason = Some("Forebay was not running".to_owned());
+    let source = Source { name: name.to_owned(), state: SourceState::Disconnected, reason };
+    let event = Event::bare(EventType::SourceStateChange, last.stored, Framework::Celery);
+    let event = Event { source: Some(Box::new(source)), ..event };
+    if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
+        tracing::warn!(%error, name, "since when the source did not listen is not told to the log");
+    }
+}
 
 /// The sources that were added while a server ran, and what is known of connections without asking the log.
 const FILE: &str = "sources.json";
@@ -83,6 +101,7 @@ impl Listening {
             };
             let name = wanted.name.clone().unwrap_or_else(|| connection.name.clone());
             stack.projector.live().expect_source(connection.id, &name);
+            was_away(&stack.log, connection.id, &name).await;
             connections.insert(wanted.connection.clone().unwrap_or_else(|| DEFAULT.to_owned()), connection.id);
             meant.push((wanted, name, connection.id));
         }

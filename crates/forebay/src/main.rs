@@ -33,7 +33,7 @@ use crate::cli::{
 };
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{connection, events, export, fold, import, job, key, link, maintain, prepare, sources};
+use crate::commands::{connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, sources};
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
 use crate::text::Paint;
@@ -89,6 +89,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Quarantine(args) => {
             maintain(args.stack, move |client, paint| maintain::quarantine(client, args.json, paint))
+        }
+        Command::Coverage(args) => {
+            manage(args.stack, Missing::Refuse, move |client, paint| coverage::run(client, args.json, paint))
         }
         Command::Export(args) => {
             let config = args.stack.clone().resolve()?;

@@ -168,6 +168,7 @@ async fn start(
         policy: config.policy,
         forget_workers: config.forget_workers,
         connection: default.id,
+        fleet: Arc::clone(&listening.fleet),
     };
     stack.attach(app, config.redact_args, Some(&care));
     Ok(stack)

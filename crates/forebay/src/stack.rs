@@ -9,6 +9,7 @@ use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
 use proto_events::Timestamp;
+use sources::Fleet;
 use sources::backend::{Backend, BackendConfig, BackendHandle};
 use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};
@@ -22,6 +23,9 @@ const NEAR: u64 = 1_000;
 
 /// A log of so many bytes fills empty views faster by a pass over all of it.
 const PASS_BYTES: u64 = 1 << 20;
+
+/// Bytes that wait to be read while a source keeps up: some hundred messages.
+const BEHIND_BYTES: u64 = 1 << 20;
 
 /// For sled's cache; the list of all jobs is kept in memory beside it. Jobs that are written again and again were written
 /// first not long ago, and so lie side by side: more would only be filled with what nobody asks for.
@@ -37,6 +41,8 @@ pub(crate) struct Care {
     pub(crate) forget_workers: Duration,
     /// On whose subject the log is told what it forgets.
     pub(crate) connection: Uuid,
+    /// What is heard.
+    pub(crate) fleet: Arc<Fleet>,
 }
 
 /// The open parts.
@@ -100,8 +106,10 @@ impl Stack {
         if let Some(writer) = empty {
             maintenance.fill(writer);
         }
-        if let Some(Care { scrub, policy, forget_workers, connection }) = care {
-            self.projector.follow_live(&self.log, *forget_workers);
+        if let Some(Care { scrub, policy, forget_workers, connection, fleet }) = care {
+            let fleet = Arc::clone(fleet);
+            let is_behind = Arc::new(move || is_behind(&fleet));
+            self.projector.follow_live(&self.log, *forget_workers, is_behind);
             if is_filled {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();
@@ -146,6 +154,12 @@ impl Stack {
         self.log.close().await;
         Ok(stopped?)
     }
+}
+
+/// Whether so much waits of what sources heard that what workers say may come late, or be dropped.
+fn is_behind(fleet: &Fleet) -> bool {
+    fleet.spool().is_some_and(|spool| spool.events > 0)
+        || fleet.list().iter().any(|source| source.status.queue_bytes > BEHIND_BYTES)
 }
 
 /// How the views are opened, and prepared.

@@ -8,6 +8,7 @@
 //! - [`Evidence`]: the distinct events of one job, bounded ([`evidence`])
 //! - [`fold`]: evidence to record, in four steps: what Celery's own events testify to (`stream`), one order for all of
 //!   it (`order`), the walk through the states (`timeline`), the fields (`fold`)
+//! - [`fleet`]: the processes of workers, which are gone, and when nobody listened
 //! - [`explain`]: what the fold made of each event
 //! - [`Measure`], [`FailureKind`]: what statistics count of a job (`measure`, `failure`)
 //! - [`Row`]: both together, as the views store them
@@ -15,6 +16,7 @@
 mod evidence;
 mod explain;
 mod failure;
+pub mod fleet;
 mod fold;
 mod json;
 mod measure;

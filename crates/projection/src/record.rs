@@ -124,6 +124,23 @@ pub enum OutcomeFrom {
     ResultBackend,
 }
 
+impl Record {
+    /// Since when it waits for a worker, or from when on it will: its ETA, where it has one that it waits for. `None` where
+    /// it does not wait.
+    pub fn waits_since(&self) -> Option<Timestamp> {
+        match self.state {
+            JobState::Queued => Some(self.state_changed_at),
+            JobState::Scheduled => Some(self.scheduled_for.unwrap_or(self.state_changed_at)),
+            _ => None,
+        }
+    }
+
+    /// When its run began, as far as is known; `None` where it does not run.
+    pub fn runs_since(&self) -> Option<Timestamp> {
+        (self.state == JobState::Active).then(|| self.started_at.unwrap_or(self.created_at))
+    }
+}
+
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use event_log::{EventLog, LogMessage};
 use failpoints::{Point, hit};
 use projection::Row;
+use projection::fleet::FleetFact;
 use proto_events::{Event, EventType, Position, Timestamp};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -107,8 +108,9 @@ pub(crate) struct Decoded {
     events: Vec<JobEvent>,
     quarantined: Vec<Quarantined>,
     pub(crate) cuts: Vec<Cut>,
-    /// About workers and sources.
+    /// About workers and sources: for the view of them as they are now, and for what is known of them for good.
     heard: Vec<Heard>,
+    fleet: Vec<FleetFact>,
 }
 
 impl Applier {
@@ -302,7 +304,7 @@ impl Applier {
         decoded: Decoded,
     ) -> Result<(), FatalReason> {
         let Some(end) = messages.last() else { return Ok(()) };
-        let Decoded { mut events, mut quarantined, heard, .. } = decoded;
+        let Decoded { mut events, mut quarantined, heard, fleet, .. } = decoded;
         let rows = self.rows(&mut events, &mut quarantined)?;
         let landmarks = self.landmarks(messages);
         for event in &quarantined {
@@ -313,7 +315,7 @@ impl Applier {
         hit(Point::StageBefore);
         self.writer.stage(
             rows,
-            Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined },
+            Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined, fleet },
         )?;
         hit(Point::StageAfter);
         self.shared.live.heard(heard);
@@ -387,6 +389,7 @@ impl Decoded {
         self.events.extend(other.events);
         self.quarantined.extend(other.quarantined);
         self.heard.extend(other.heard);
+        self.fleet.extend(other.fleet);
     }
 }
 
@@ -414,6 +417,7 @@ fn decode(message: &LogMessage) -> Decoded {
             }
             Ok(event) => {
                 decoded.cuts.extend(Cut::of(message, &event));
+                decoded.fleet.extend(FleetFact::of(connection, position, message.published, &event));
                 decoded.heard.extend(Heard::of(message, event));
             }
             Err(cause) => decoded.quarantined.push(unusable(message, position.index, &cause)),

@@ -1,6 +1,5 @@
 //! Starting, watching and stopping the projector.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,24 +7,20 @@ use std::time::{Duration, Instant};
 use event_log::EventLog;
 use failpoints::{Point, hit};
 use parking_lot::Mutex;
-use proto_events::Timestamp;
 use tokio::runtime;
 use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
 use tokio::task::JoinError;
-use uuid::Uuid;
 use views::{Checkpoint, Reader, Writer};
 
 use crate::apply::{Applier, Fold, Hold, Release};
 use crate::follow::Follower;
 use crate::frames::{Frames, Happening};
-use crate::live::{Live, LiveSettings, OnChange};
+use crate::live::{IsBehind, Live, LiveSettings, OnChange};
 use crate::poison::{guarded, message};
 use crate::status::{FatalReason, Phase, Progress, Status};
 
 /// Batches that may wait for the thread that applies them; while it writes, the next one is read.
 const WAITING: usize = 2;
-/// What is applied so late still counts as known.
-const UP_TO_DATE_SECONDS: f64 = 2.0;
 
 /// The running projector. Cheap to clone.
 #[derive(Clone)]
@@ -219,24 +214,14 @@ impl Handle {
         &self.shared.live
     }
 
-    /// Lets the live view follow what workers and queues say, and those who watch be told of it. To be called once, within
-    /// a tokio runtime.
-    pub fn follow_live(&self, log: &EventLog, forget_after: Duration) {
+    /// Lets the live view follow what workers and queues say, those who watch be told of it, and the log of what is found
+    /// out about workers. To be called once, within a tokio runtime.
+    pub fn follow_live(&self, log: &EventLog, forget_after: Duration, is_behind: IsBehind) {
         let frames = Arc::clone(self.frames());
-        let tell: OnChange = Arc::new(move |change| frames.push(vec![Happening::from(change)]));
-        self.live().start(log, LiveSettings { forget_after: Some(forget_after), on_change: Some(tell) });
-    }
-
-    /// The workers whose process is certainly or probably gone, by connection and the framework's name, and since when:
-    /// what such a worker ran before that time was never finished by it.
-    ///
-    /// A worker is here from when another process took its place, and while it is silent for far too long without having
-    /// taken its leave; the latter not while a source of its connection is away, or could not yet have said that it is.
-    pub fn gone(&self) -> HashMap<(Uuid, String), Timestamp> {
-        let status = self.status();
-        // What is not applied yet may tell that a source is away.
-        let is_up_to_date = status.phase == Phase::Following && status.lag_seconds < UP_TO_DATE_SECONDS;
-        self.shared.live.gone(is_up_to_date)
+        let on_change: OnChange = Arc::new(move |change| frames.push(vec![Happening::from(change)]));
+        let forget_after = Some(forget_after);
+        self.live().start(log, LiveSettings { forget_after, on_change: Some(on_change), is_behind: Some(is_behind) });
+        self.testify(log);
     }
 
     /// Whether other views are to be put in place of these, and nothing is applied until then.

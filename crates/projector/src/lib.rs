@@ -44,7 +44,7 @@ mod verify;
 
 pub use frames::{FRAMES_KEPT, Frames, Happening, JobChange, Overtaken, Piece, QueueCount, WorkerSeen};
 pub use handle::{Handle, start, start_frozen, start_idle};
-pub use live::{Listed, Live, LiveChange, LiveQueue, LiveSettings, LiveState, LiveWorker, OnChange};
+pub use live::{IsBehind, Listed, Live, LiveChange, LiveQueue, LiveSettings, LiveState, LiveWorker, OnChange};
 pub use pass::PassError;
 pub use prepare::{Prepared, Preparing, prepare};
 pub use rebuild::{From, RebuildError, RebuildState, RebuildStatus, Rebuilds};

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use event_log::{EventLog, LogError, LogMessage, ReadError};
 use parking_lot::Mutex;
 use projection::Row;
+use projection::fleet::{Fleet, FleetFact};
 use proto_events::Position;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
@@ -125,6 +126,8 @@ pub(crate) struct Scattered {
     scatter: Scatter,
     applied: Applied,
     quarantine: Arc<Quarantine>,
+    /// What the log says of workers and sources.
+    fleet: Fleet,
     /// What the log said before this message is forgotten.
     floor: u64,
 }
@@ -148,6 +151,7 @@ pub(crate) async fn scatter(
         fingerprint: [0; 16],
         landmarks: Vec::new(),
         quarantined: Vec::new(),
+        fleet: Vec::new(),
     };
     let quarantine = Arc::new(Quarantine::default());
     let floor = Arc::new(AtomicU64::new(info.first_sequence));
@@ -173,7 +177,7 @@ pub(crate) async fn scatter(
             }
         }
     }
-    sorters.finish().await?;
+    let fleet = sorters.finish().await?;
     let floor = floor.load(Ordering::Relaxed);
     // What was dropped may have been read or not, unless it was to be forgotten anyway.
     let info = log.info().await.map_err(|error| PassError::Log(error.to_string()))?;
@@ -181,7 +185,7 @@ pub(crate) async fn scatter(
         return Err(PassError::Trimmed);
     }
     let scatter = Arc::into_inner(scatter).ok_or_else(|| PassError::Panicked("a sorter is still there".to_owned()))?;
-    Ok(Scattered { scatter, applied, quarantine, floor })
+    Ok(Scattered { scatter, applied, quarantine, fleet, floor })
 }
 
 /// Remembers the last message, and one of each thousand.
@@ -214,7 +218,7 @@ async fn same_log(log: &EventLog, applied: &Applied) -> Result<(), PassError> {
 struct Sorters {
     inputs: Vec<mpsc::Sender<Vec<LogMessage>>>,
     next: usize,
-    tasks: JoinSet<Result<(), PassError>>,
+    tasks: JoinSet<Result<Fleet, PassError>>,
 }
 
 impl Sorters {
@@ -237,12 +241,13 @@ impl Sorters {
         self.next = (self.next + 1) % self.inputs.len();
     }
 
-    async fn finish(mut self) -> Result<(), PassError> {
+    async fn finish(mut self) -> Result<Fleet, PassError> {
         self.inputs.clear();
+        let mut fleet = Fleet::default();
         while let Some(ended) = self.tasks.join_next().await {
-            ended.map_err(|error| PassError::Panicked(error.to_string()))??;
+            fleet.absorb(ended.map_err(|error| PassError::Panicked(error.to_string()))??);
         }
-        Ok(())
+        Ok(fleet)
     }
 }
 
@@ -252,25 +257,27 @@ fn sort(
     floor: &AtomicU64,
     watch: &Watch,
     mut batches: mpsc::Receiver<Vec<LogMessage>>,
-) -> Result<(), PassError> {
-    let mut sorter = scatter.sorter();
+) -> Result<Fleet, PassError> {
+    let (mut sorter, mut fleet) = (scatter.sorter(), Fleet::default());
     while let Some(messages) = batches.blocking_recv() {
         watch.check()?;
         let mut since = busy();
         for message in &messages {
-            let events = sort_message(&mut sorter, quarantine, floor, message)?;
+            let events = sort_message(&mut sorter, quarantine, floor, &mut fleet, message)?;
             watch.rest(&mut since)?;
             watch.messages.fetch_add(1, Ordering::Relaxed);
             watch.read.fetch_add(events, Ordering::Relaxed);
         }
     }
-    Ok(sorter.finish()?)
+    sorter.finish()?;
+    Ok(fleet)
 }
 
 fn sort_message(
     sorter: &mut views::Sorter<'_>,
     quarantine: &Quarantine,
     floor: &AtomicU64,
+    fleet: &mut Fleet,
     message: &LogMessage,
 ) -> Result<u64, PassError> {
     if message.connection.is_nil() {
@@ -301,6 +308,10 @@ fn sort_message(
             continue;
         }
         let position = Position::new(message.sequence, index as u32);
+        if let Some(fact) = FleetFact::of(message.connection, position, message.published, &event) {
+            fleet.add(fact);
+            continue;
+        }
         let fact = match fact(message.connection, position, &event) {
             Ok(Some(fact)) => fact,
             Ok(None) => continue,
@@ -322,7 +333,9 @@ impl Scattered {
         let mut quarantined = self.quarantine.lock().clone();
         quarantined.retain(|event| event.position.sequence >= self.floor);
         quarantined.sort_unstable_by_key(|event| event.position);
-        Applied { quarantined, ..self.applied.clone() }
+        let mut fleet: Vec<FleetFact> = self.fleet.facts().cloned().collect();
+        fleet.retain(|fact| fact.position.sequence >= self.floor);
+        Applied { quarantined, fleet, ..self.applied.clone() }
     }
 
     /// What the log said before this message is forgotten, and not in the rows.

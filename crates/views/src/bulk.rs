@@ -116,6 +116,9 @@ impl BulkWriter {
         for event in applied.quarantined.iter().take(QUARANTINE) {
             self.store.insert(&position_key(prefix::QUARANTINE, event.position), codec::encode(event))?;
         }
+        for fact in &applied.fleet {
+            self.store.insert(&position_key(prefix::FLEET, fact.position), codec::encode(fact))?;
+        }
         hit(Point::BulkPages);
         let digest = self.tally.digest;
         let past = Past { sequence: applied.sequence, digest };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bincode::config;
 use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
+use projection::fleet::FleetFact;
 use projection::{Evidence, Measure, Outcome, Record, Row, beginning, outcome};
 use proto_events::{Framework, JobState, Position, Timestamp};
 use serde::de::DeserializeOwned;
@@ -84,6 +85,11 @@ pub(crate) struct Tally {
     pub(crate) ahead: u64,
 }
 
+impl Stored for FleetFact {
+    const FORMAT: u8 = 1;
+    const NAME: &'static str = "fact about a worker";
+}
+
 impl Stored for Tally {
     const FORMAT: u8 = 1;
     const NAME: &'static str = "tally";
@@ -141,7 +147,7 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-pub(crate) const ROW_FORMAT: u8 = 7;
+pub(crate) const ROW_FORMAT: u8 = 8;
 /// A body of so many bytes is compressed, if that makes it smaller. sled writes what it holds several times over, and
 /// frees its cache by the number of accesses, not bytes: 4,000 rows with tracebacks of 50 KB took 400 MB of memory and
 /// 600 MB of disk, and a tenth of both when compressed. The events of an ordinary job say much of the same again and
@@ -184,6 +190,8 @@ pub(crate) struct Rare {
     pub(crate) root: Option<Uuid>,
     /// All runs, where there is more to say of them than what the fields above say of one.
     pub(crate) runs: Option<Vec<Measure>>,
+    /// Since when the job waits, or from when on it will, where that is not since its creation.
+    pub(crate) waits_since: Option<Timestamp>,
 }
 
 impl<'a> Head<'a> {
@@ -191,16 +199,19 @@ impl<'a> Head<'a> {
         let record = &row.record;
         let runs = Measure::of(row);
         let wait_ms = if runs.is_none() { Measure::wait_of(row) } else { None };
+        let waits_since = record.waits_since().filter(|since| *since != record.created_at);
         let has_rare = record.error.is_some()
             || record.tags.as_str() != "{}"
             || record.root_id.is_some_and(|root| root != record.id)
-            || runs.is_some();
+            || runs.is_some()
+            || waits_since.is_some();
         let rare = || {
             Arc::new(Rare {
                 error: record.error.as_deref().map(beginning),
                 tags: (record.tags.as_str() != "{}").then(|| record.tags.as_str().into()),
                 root: record.root_id.filter(|root| *root != record.id),
                 runs,
+                waits_since,
             })
         };
         Self {

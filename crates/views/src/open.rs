@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use failpoints::{Point, hit};
 use parking_lot::{Mutex, RwLock};
+use projection::fleet::{Fleet, FleetFact};
 use proto_events::Position;
 use uuid::Uuid;
 
@@ -30,7 +31,7 @@ const SUMMED_AT_ONCE: usize = 20_000;
 /// In the directory of a generation: what of the list of jobs is not in memory. Of one process only.
 const LIST: &str = "list";
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 7;
+const LAYOUT: u32 = 8;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +146,7 @@ pub(crate) struct Loaded {
     /// Those of so many jobs are made later.
     sums: Option<Stats>,
     quarantine: BTreeMap<Position, Quarantined>,
+    fleet: Fleet,
     checkpoint: Option<Checkpoint>,
     tally: Tally,
     leaving: Leaving,
@@ -160,6 +162,7 @@ impl Loaded {
             checkpoint: self.checkpoint,
             table: self.table,
             quarantine: self.quarantine,
+            fleet: self.fleet,
         };
         let snapshot = self.sums.is_none().then(|| state.table.snapshot());
         let sums = self.sums.unwrap_or_else(|| Stats::new(Limits::default(), now()));
@@ -188,6 +191,7 @@ impl Loaded {
             table: Table::within(options.list_bytes, generation.join(LIST))?,
             sums: Some(Stats::new(Limits::default(), now())),
             quarantine: BTreeMap::new(),
+            fleet: Fleet::default(),
             checkpoint: None,
             tally: Tally::default(),
             leaving: Leaving::default(),
@@ -249,7 +253,7 @@ fn read(store: Store, generation: &Path, options: &Options) -> Result<Result<Loa
         return Ok(Err(Reason::OtherFold { found: meta.fold_version }));
     }
     let mut loaded = Loaded::empty(store, generation, options)?;
-    let Loaded { store, table, sums, quarantine, checkpoint, tally, leaving } = &mut loaded;
+    let Loaded { store, table, sums, quarantine, fleet, checkpoint, tally, leaving } = &mut loaded;
     *checkpoint = store.read(&[prefix::CHECKPOINT])?;
     let floor = checkpoint.map_or(0, |checkpoint| checkpoint.floor);
     let mut visit = |key: &[u8], value: &[u8]| {
@@ -266,6 +270,11 @@ fn read(store: Store, generation: &Path, options: &Options) -> Result<Result<Loa
                 } else {
                     quarantine.insert(event.position, event);
                 }
+            }
+            prefix::FLEET => {
+                let fact: FleetFact = codec::decode(value)?;
+                let left_out = if fact.position.sequence < floor { vec![fact.position] } else { fleet.add(fact) };
+                leaving.fleet.extend(left_out);
             }
             other => return Err(ViewError::Corrupt(format!("a key begins with the byte {other}"))),
         }

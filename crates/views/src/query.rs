@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -46,6 +47,8 @@ pub struct Filter {
     pub lost: Option<bool>,
     /// Only the stuck ones, or only the others; needs [`Signs`].
     pub stuck: Option<bool>,
+    /// Only those that wait for far too long, or only the others; needs [`Signs`].
+    pub waiting: Option<bool>,
 }
 
 /// A field that jobs can be ordered by.
@@ -95,17 +98,52 @@ pub struct Query {
     pub cursor: Option<Cursor>,
 }
 
-/// What tells lost and stuck jobs from those that run: of the moment at which a list is asked for.
+/// What tells jobs that something may be wrong with from others: of the moment at which a list is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Signs {
     /// Now.
     pub now: Timestamp,
     /// Workers that are gone, by connection and id, since when: what they began before is lost.
     pub gone: HashMap<(Uuid, String), Timestamp>,
-    /// Milliseconds from which on an active job of this connection and task name is stuck.
-    pub patience: HashMap<(Uuid, String), u64>,
-    /// The same, of a task of which nothing is known.
-    pub default_patience: u64,
+    /// How long is too long.
+    pub patience: Arc<Patience>,
+}
+
+/// How long jobs usually run and wait, and from when on that is far too long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// For how long an active job may run, by connection and task name.
+    pub runs: HashMap<(Uuid, String), Limit>,
+    /// For how long a job may wait in its queue, or beyond its ETA, by connection and queue.
+    pub waits: HashMap<(Uuid, String), Limit>,
+    /// Milliseconds for both where too little is known.
+    pub default: u64,
+}
+
+/// A length of time, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What 99 of 100 took at most in the last week; `None` where too little is known.
+    pub p99: Option<u64>,
+    /// More than this is far too long.
+    pub most: u64,
+}
+
+impl Patience {
+    /// For how long a job of this task may run.
+    pub fn run(&self, connection: Uuid, task: &str) -> Limit {
+        self.of(&self.runs, connection, task)
+    }
+
+    /// For how long a job may wait in this queue. Where the queue is not known nobody knows when it was put into one.
+    pub fn wait(&self, connection: Uuid, queue: &str) -> Limit {
+        self.of(&self.waits, connection, queue)
+    }
+
+    fn of(&self, limits: &HashMap<(Uuid, String), Limit>, connection: Uuid, name: &str) -> Limit {
+        let known = limits.get(&(connection, name.to_owned())).copied();
+        known.unwrap_or(Limit { p99: None, most: self.default })
+    }
 }
 
 impl Default for Query {

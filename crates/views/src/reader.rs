@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::RwLock;
+use projection::fleet::{Fleet, Gone};
 use projection::{Record, Row};
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow};
 use crate::digest::Digest;
 use crate::error::ViewError;
-use crate::query::{Brief, Counts, Filter, Page, Query, Signs};
+use crate::query::{Brief, Counts, Filter, Page, Patience, Query, Signs};
 use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
 use crate::stats::{FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
@@ -143,6 +144,17 @@ impl Reader {
         self.shared().stats.read().queues(connections, range, now)
     }
 
+    /// Something of what the log says of workers and sources.
+    pub fn fleet<T>(&self, read: impl FnOnce(&Fleet) -> T) -> T {
+        read(&self.shared().state.read().fleet)
+    }
+
+    /// The workers of which a process is gone, by connection and name, and the time before which what they began is lost.
+    pub fn gone(&self) -> HashMap<(Uuid, String), Timestamp> {
+        let owned = |((connection, name), gone): ((Uuid, &str), &Gone)| ((connection, name.to_owned()), gone.before());
+        self.fleet(|fleet| fleet.all_gone().map(owned).collect())
+    }
+
     /// How busy workers are.
     pub fn worker_rates(&self, connections: Option<&[Uuid]>, now: Timestamp) -> Vec<WorkerRate> {
         self.shared().stats.read().worker_rates(connections, now)
@@ -180,10 +192,10 @@ impl Reader {
         self.shared().stats.read().overview(connections, range, now)
     }
 
-    /// Milliseconds after which a run of a task is stuck, by connection and task name: three times what 99 of 100 runs of
-    /// the last week took at most, and at least a minute. Only of tasks of which at least `enough` runs are known.
-    pub fn patience(&self, now: Timestamp, enough: u64) -> HashMap<(Uuid, String), u64> {
-        self.shared().stats.read().patience(now, enough)
+    /// How long a run of a task and the wait in a queue may take: three times what 99 of 100 of the last week took at
+    /// most, and at least a minute. Only of those of which at least `enough` are known; `default` milliseconds for others.
+    pub fn patience(&self, now: Timestamp, enough: u64, default: u64) -> Patience {
+        self.shared().stats.read().patience(now, enough, default)
     }
 
     /// Whether the sums are those that would be made of the list as it is.

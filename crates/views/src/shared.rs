@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use projection::Row;
+use projection::fleet::Fleet;
 use proto_events::{Position, Timestamp};
 use uuid::Uuid;
 
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) table: Table,
     /// Events that could not be used, by their place; those staged included.
     pub(crate) quarantine: BTreeMap<Position, Quarantined>,
+    /// What the log says of workers and sources; staged facts included.
+    pub(crate) fleet: Fleet,
     /// The last message that readers see the effect of.
     pub(crate) applied: u64,
     /// What the log said before this message is forgotten. Rows on disk without an event from there on are no rows any

@@ -24,6 +24,7 @@ pub(crate) mod prefix {
     pub(crate) const ROW: u8 = b'r';
     pub(crate) const RECENT: u8 = b'n';
     pub(crate) const QUARANTINE: u8 = b'q';
+    pub(crate) const FLEET: u8 = b'f';
 }
 
 /// The key of a job's row.

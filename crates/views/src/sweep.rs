@@ -24,6 +24,8 @@ pub(crate) struct Leaving {
     pub(crate) rows: Vec<u64>,
     /// Events that could not be used.
     pub(crate) quarantined: Vec<Position>,
+    /// Facts about workers and sources, which are in no sum: the next checkpoint removes them.
+    pub(crate) fleet: Vec<Position>,
 }
 
 impl Leaving {
@@ -79,12 +81,14 @@ impl Writer {
         state.floor = floor;
         let left = state.quarantine.split_off(&Position::new(floor, 0));
         let quarantine = std::mem::replace(&mut state.quarantine, left);
+        let fleet = state.fleet.forget(floor);
         drop(state);
         drop(sums);
         // Freeing it takes a while: not under the lock.
         drop((old, old_sums));
         self.leaving.rows.extend(gone);
         self.leaving.quarantined.extend(quarantine.into_keys());
+        self.leaving.fleet.extend(fleet);
         Ok(count)
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use failpoints::{Point, hit};
 use projection::Row;
+use projection::fleet::FleetFact;
 use proto_events::Timestamp;
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub struct Applied {
     pub landmarks: Vec<Landmark>,
     /// Of the events since the last time, those that could not be used.
     pub quarantined: Vec<Quarantined>,
+    /// What the messages since the last time say of workers and sources.
+    pub fleet: Vec<FleetFact>,
 }
 
 /// The only writer of the views.
@@ -97,22 +100,27 @@ impl Writer {
     /// [`flush`](Self::flush).
     pub fn stage(&mut self, rows: Vec<Row>, applied: Applied) -> Result<(), ViewError> {
         let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
-        let (sequence, mut quarantined) = (applied.sequence, applied.quarantined);
+        let (sequence, mut quarantined, fleet) = (applied.sequence, applied.quarantined, applied.fleet);
+        let mut left_out = Vec::new();
         self.show(&rows, |state| {
             state.applied = sequence;
             quarantined.truncate(QUARANTINE.saturating_sub(state.quarantine.len()));
             state.quarantine.extend(quarantined.iter().map(|event| (event.position, event.clone())));
+            left_out.extend(fleet.iter().flat_map(|fact| state.fleet.add(fact.clone())));
         })?;
-        let before = self.applied.take().map(|before| (before.landmarks, before.quarantined));
-        let (mut all_landmarks, mut all_quarantined) = before.unwrap_or_default();
+        self.leaving.fleet.extend(left_out);
+        let before = self.applied.take().map(|before| (before.landmarks, before.quarantined, before.fleet));
+        let (mut all_landmarks, mut all_quarantined, mut all_fleet) = before.unwrap_or_default();
         all_landmarks.extend(applied.landmarks);
         all_quarantined.extend(quarantined);
+        all_fleet.extend(fleet);
         self.applied = Some(Applied {
             created: applied.created,
             sequence,
             fingerprint: applied.fingerprint,
             landmarks: all_landmarks,
             quarantined: all_quarantined,
+            fleet: all_fleet,
         });
         Ok(())
     }
@@ -309,6 +317,12 @@ impl Writer {
         }
         for event in &applied.quarantined {
             batch.insert(&position_key(prefix::QUARANTINE, event.position), codec::encode(event));
+        }
+        for fact in &applied.fleet {
+            batch.insert(&position_key(prefix::FLEET, fact.position), codec::encode(fact));
+        }
+        for position in self.leaving.fleet.drain(..) {
+            batch.remove(&position_key(prefix::FLEET, position));
         }
         self.shared.store.apply(batch)?;
         self.checkpoint = Some(checkpoint);

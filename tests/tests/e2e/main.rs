@@ -11,6 +11,7 @@ mod demo;
 mod described;
 mod documented;
 mod enabling;
+mod lost;
 mod map;
 mod matrix;
 mod rabbitmq;

@@ -77,6 +77,11 @@ const LOST: Param<Flag> =
     Param::new("lost", Flag, "Only jobs whose worker is gone and never said how they ended, or only the others.");
 const STUCK: Param<Flag> =
     Param::new("stuck", Flag, "Only jobs that run for far longer than their task usually does, or only the others.");
+const WAITING: Param<Flag> = Param::new(
+    "waiting",
+    Flag,
+    "Only jobs that wait for far longer than others in their queue, or far beyond their ETA, or only the others.",
+);
 const SORT_BY: Defaulted<Choice<SortBy>> = Param::new(
     "sortBy",
     Choice(&ORDERS),
@@ -111,6 +116,7 @@ pub(crate) const LIST: Params = &[
     &TAGGED,
     &LOST,
     &STUCK,
+    &WAITING,
     &AT_LEAST,
     &MAX_STALENESS,
 ];
@@ -140,6 +146,7 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
         tag: asked.get(&TAGGED),
         lost: asked.get(&LOST),
         stuck: asked.get(&STUCK),
+        waiting: asked.get(&WAITING),
     };
     let (sort_by, cursor) = (asked.get_or(&SORT_BY), asked.get(&CURSOR));
     if cursor.as_ref().is_some_and(|cursor: &Cursor| cursor.sort_by() != sort_by) {
@@ -205,6 +212,7 @@ mod tests {
             ("tag=team:a:b".into(), |query| query.filter.tag = Some(("team".into(), Some("a:b".into())))),
             ("lost=true".into(), |query| query.filter.lost = Some(true)),
             ("stuck=false".into(), |query| query.filter.stuck = Some(false)),
+            ("waiting=true".into(), |query| query.filter.waiting = Some(true)),
             ("sortBy=durationMs".into(), |query| query.sort_by = SortBy::DurationMs),
             ("sortOrder=asc".into(), |query| query.sort_order = SortOrder::Ascending),
             ("sortBy=createdAt&sortOrder=desc".into(), |_| {}),
@@ -273,6 +281,7 @@ mod tests {
             ("tag=:value", "tag"),
             ("lost=1", "lost"),
             ("stuck=", "stuck"),
+            ("waiting=yes", "waiting"),
             ("sortBy=created_at", "sortBy"),
             ("sortOrder=up", "sortOrder"),
             ("atLeast=-1", "atLeast"),

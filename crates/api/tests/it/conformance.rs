@@ -58,6 +58,9 @@ const ADDED: [(&str, &str); 7] = [
     ("outcomeFrom", "text?"),
 ];
 
+/// What we add to every job: what may be wrong with it now.
+const SIGNS: [(&str, &str); 3] = [("lost", "object?"), ("stuck", "object?"), ("waiting", "object?")];
+
 const TRANSITION: [(&str, &str); 2] = [("state", "state"), ("timestamp", "time")];
 
 const RECENT: [(&str, &str); 8] = [
@@ -145,13 +148,14 @@ async fn jobs_have_the_documented_fields_of_the_documented_types_and_no_others_b
     let listed = list(&server, "").body;
     let items = listed["data"].as_array().unwrap();
     assert_eq!(items.len(), STATES.len() + 1);
-    let detail = [ITEM.as_slice(), &DETAIL, &ADDED].concat();
+    let listed = [ITEM.as_slice(), &SIGNS].concat();
+    let detail = [listed.as_slice(), &DETAIL, &ADDED].concat();
     for item in items {
-        has_exactly(item, &ITEM);
+        has_exactly(item, &listed);
         let job = server.client.get(&format!("/api/jobs/{}", item["id"].as_str().unwrap())).admin().send().body;
         has_exactly(&job, &detail);
-        for (name, _) in ITEM {
-            assert_eq!(job[name], item[name], "{name} is the same in the list and alone");
+        for (name, _) in &listed {
+            assert_eq!(job[*name], item[*name], "{name} is the same in the list and alone");
         }
         for transition in job["stateHistory"].as_array().unwrap() {
             has_exactly(transition, &TRANSITION);
@@ -164,8 +168,8 @@ async fn jobs_have_the_documented_fields_of_the_documented_types_and_no_others_b
     }
     // Nothing of what is documented is always null.
     let full = server.client.get("/api/jobs/full").admin().send().body;
-    for (name, _) in &detail {
-        assert!(!full[*name].is_null(), "{name} of {full}");
+    for (name, _) in [ITEM.as_slice(), &DETAIL, &ADDED].concat() {
+        assert!(!full[name].is_null(), "{name} of {full}");
     }
     assert_eq!((&full["durationMs"], &full["createdAt"]), (&json!(6_000), &json!("2026-02-27T10:30:00.123Z")));
     let times: Vec<&str> =
@@ -269,6 +273,7 @@ async fn every_documented_parameter_is_taken_within_its_limits_and_refused_by_na
         "tag",
         "lost",
         "stuck",
+        "waiting",
         "atLeast",
         "maxStaleness",
     ];

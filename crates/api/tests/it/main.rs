@@ -20,6 +20,7 @@ mod jobs;
 mod maintenance;
 mod page;
 mod queues;
+mod signs;
 mod sources;
 mod spec;
 mod stream;

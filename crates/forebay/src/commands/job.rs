@@ -37,6 +37,7 @@ pub(crate) fn describe(answer: &Value, paint: Paint) -> anyhow::Result<String> {
     let record = Record::deserialize(answer).context(unexpected)?;
     let others = Others::deserialize(answer).context(unexpected)?;
     let mut text = header(&record, paint);
+    text.push_str(&warnings(answer, paint));
     text.push_str(&timeline(&record, paint));
     text.push_str(&executions(&record.executions, paint));
     text.push_str(&notes(&record, paint));
@@ -117,6 +118,74 @@ fn header(record: &Record, paint: Paint) -> String {
         text.push_str("  Not all events of this job are kept: some steps may be missing.\n");
     }
     text
+}
+
+/// What may be wrong with the job, with what shows it and what it means.
+fn warnings(answer: &Value, paint: Paint) -> String {
+    let found = [("lost", lost as fn(&Value) -> String), ("stuck", stuck), ("waiting", waiting)];
+    let mut text = String::new();
+    for (name, in_words) in found {
+        if let Some(found) = answer.get(name).filter(|found| found.is_object()) {
+            let _ = writeln!(text, "\n{}  {}", paint.red(&name.to_uppercase()), harmless(&in_words(found)));
+        }
+    }
+    text
+}
+
+fn text_of<'a>(found: &'a Value, field: &str) -> &'a str {
+    found[field].as_str().unwrap_or("-")
+}
+
+fn number_of(found: &Value, field: &str) -> String {
+    found[field].as_i64().map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn millis_of(found: &Value, field: &str) -> Option<String> {
+    found[field].as_u64().map(duration)
+}
+
+fn lost(found: &Value) -> String {
+    let (worker, since) = (text_of(found, "workerId"), text_of(found, "since"));
+    let (pid, new_pid) = (number_of(found, "pid"), number_of(found, "newPid"));
+    let counted = format!("{} after {}", number_of(found, "countedAfter"), number_of(found, "countedBefore"));
+    let evidence = match text_of(found, "evidence") {
+        "newProcess" => format!("process {new_pid} took the place of {pid} as {worker} at {since}"),
+        "clockRestarted" => format!("{worker} (process {pid}) began anew at {since}: its clock said {counted}"),
+        "countRestarted" => format!("{worker} (process {pid}) began anew at {since}: it had run {counted} jobs"),
+        "silent" => {
+            let noticed = text_of(found, "noticedAt");
+            format!(
+                "{worker} (process {pid}) was last heard at {since}, and not until {noticed} though its broker was \
+                 listened to"
+            )
+        }
+        other => format!("{worker}: {other}, since {since}"),
+    };
+    format!("{evidence}. The job will not end by itself; it may run again if it is acknowledged late (acks_late).")
+}
+
+fn stuck(found: &Value) -> String {
+    let most = millis_of(found, "limitMs").unwrap_or_default();
+    let usually = usually(found, "runs of this task take");
+    format!(
+        "it runs since {} and is over its limit of {most} since {}: {usually}.",
+        text_of(found, "beganAt"),
+        text_of(found, "since")
+    )
+}
+
+fn waiting(found: &Value) -> String {
+    let most = millis_of(found, "limitMs").unwrap_or_default();
+    let began = text_of(found, "beganAt");
+    let from =
+        if found["pastEta"] == true { format!("its ETA was {began}") } else { format!("it waits since {began}") };
+    let usually = usually(found, "jobs of its queue wait");
+    format!("{from}, and is over its limit of {most} since {}: {usually}.", text_of(found, "since"))
+}
+
+fn usually(found: &Value, what: &str) -> String {
+    let p99 = millis_of(found, "p99Ms");
+    p99.map_or_else(|| format!("how long {what} is not known yet"), |p99| format!("99 of 100 {what} at most {p99}"))
 }
 
 /// Each step, and how long after the one before it came.

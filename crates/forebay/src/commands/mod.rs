@@ -1,6 +1,7 @@
 //! The commands other than `serve`.
 
 pub(crate) mod connection;
+pub(crate) mod coverage;
 pub(crate) mod events;
 pub(crate) mod export;
 pub(crate) mod fold;

@@ -7,20 +7,22 @@
 //! # Layout
 //! - [`Live`]: what readers ask, and the task that follows the statuses
 //! - `registry`: all of it, pure; `worker`, `runs`, `queue`: one of them
+//! - `witness`: what is found out here is told to the log
 
 mod queue;
 mod registry;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod witness;
 mod worker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_log::{EventLog, LogMessage, StatusChange};
 use parking_lot::Mutex;
+use projection::fleet::Fleet;
 use proto_events::{Event, EventType, Framework, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -28,8 +30,10 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use crate::frames::{Happening, QueueCount, WorkerSeen};
-use crate::status;
+use crate::handle::Handle;
+use crate::status::{self, Phase};
 use registry::Registry;
+use witness::Finding;
 
 /// How often it is looked who fell silent.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,6 +41,8 @@ const TICK: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes of the free-form values of one worker or queue, as JSON; of more there is only a mark.
 const MAP_BYTES: usize = 8 * 1_024;
+/// What is applied so late still counts as known.
+const UP_TO_DATE_SECONDS: f64 = 2.0;
 
 /// The state of a worker, as documented; ordered by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -210,6 +216,9 @@ impl From<LiveChange> for Happening {
 /// [`Live`] for what there is.
 pub type OnChange = Arc<dyn Fn(LiveChange) + Send + Sync>;
 
+/// Asked once a second.
+pub type IsBehind = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How the live view is kept.
 #[derive(Clone, Default)]
 pub struct LiveSettings {
@@ -218,6 +227,8 @@ pub struct LiveSettings {
     pub forget_after: Option<Duration>,
     /// Who is told of changes.
     pub on_change: Option<OnChange>,
+    /// Whether a source of ours cannot keep up just now, and may have dropped what workers said.
+    pub is_behind: Option<IsBehind>,
 }
 
 /// Workers and queues as they are now.
@@ -288,7 +299,7 @@ impl Live {
         tokio::spawn(async move {
             tokio::select! {
                 () = live.follow(&log) => {}
-                () = live.watch() => {}
+                () = live.watch(settings.is_behind) => {}
             }
         });
     }
@@ -318,9 +329,9 @@ impl Live {
         state.registry.queues(state.clock.now())
     }
 
-    pub(crate) fn gone(&self, silence: bool) -> HashMap<(Uuid, String), Timestamp> {
+    fn findings(&self, fleet: &Fleet, silence: bool) -> Vec<Finding> {
         let state = self.state.lock();
-        state.registry.gone(state.clock.now(), silence)
+        state.registry.findings(fleet, state.clock.now(), silence)
     }
 
     /// Takes in events of the log, in its order.
@@ -352,11 +363,16 @@ impl Live {
     }
 
     /// Silence makes no sound: it is looked for.
-    async fn watch(&self) {
+    async fn watch(&self, is_behind: Option<IsBehind>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if is_behind.as_ref().is_some_and(|is_behind| is_behind()) {
+                let mut state = self.state.lock();
+                let now = state.clock.now();
+                state.registry.is_behind(now);
+            }
             self.change(None, Registry::tick);
         }
     }
@@ -376,6 +392,22 @@ impl Live {
                 tell(change);
             }
         }
+    }
+}
+
+impl Handle {
+    /// What was found out about workers and is not in the log yet.
+    fn findings(&self) -> Vec<Finding> {
+        let status = self.status();
+        // What is not applied yet may tell that a source is away.
+        let is_up_to_date = status.phase == Phase::Following && status.lag_seconds < UP_TO_DATE_SECONDS;
+        self.reader.fleet(|fleet| self.live().findings(fleet, is_up_to_date))
+    }
+
+    /// Tells the log what is found out about workers, until the projector is stopped. To be called once, within a tokio runtime.
+    pub(crate) fn testify(&self, log: &EventLog) {
+        let (handle, log) = (self.clone(), log.clone());
+        tokio::spawn(witness::testify(handle, log));
     }
 }
 

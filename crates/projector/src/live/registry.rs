@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use event_log::Status;
+use projection::fleet::Fleet;
 use proto_events::{Event, EventType, Framework, Queue, SourceState, Timestamp, WorkerState, limits};
 use uuid::Uuid;
 
+use super::witness::{self, Finding};
 use super::worker::{Deaf, Sign};
 use super::{Listed, LiveChange, LiveQueue, LiveState, LiveWorker, queue, worker};
 
@@ -91,6 +93,8 @@ pub(super) struct Registry {
     hearing: Option<Timestamp>,
     /// The last interruption.
     deaf: Option<Deaf>,
+    /// Until then a source of ours was behind, and may have dropped what workers said.
+    behind: Option<Timestamp>,
     worker_room: Room,
     queue_room: Room,
 }
@@ -105,6 +109,7 @@ impl Registry {
             forget_after,
             hearing: None,
             deaf: None,
+            behind: None,
             worker_room: Room::default(),
             queue_room: Room::default(),
         }
@@ -130,6 +135,11 @@ impl Registry {
             let from = self.deaf.filter(is_same).map_or(now, |deaf| deaf.from);
             self.deaf = Some(Deaf { from, to: None });
         }
+    }
+
+    /// What workers say may not be heard in time just now.
+    pub(super) fn is_behind(&mut self, now: Timestamp) {
+        self.behind = Some(now);
     }
 
     /// There is a source that is to be heard of. Until it says that it is connected, it is not; what it said in an
@@ -287,29 +297,41 @@ impl Registry {
         Listed { rows, truncated: self.queue_room.is_crowded(now, self.forget_after) }
     }
 
-    /// Workers whose process is gone, and since when. Silence counts only where `silence` says so.
-    pub(super) fn gone(&self, now: Timestamp, silence: bool) -> HashMap<Name, Timestamp> {
+    /// What was found out about workers here and is not in the log, as events for it. Silence counts only where `silence`
+    /// says so.
+    pub(super) fn findings(&self, fleet: &Fleet, now: Timestamp, silence: bool) -> Vec<Finding> {
         let hearing = self.hearing_since();
-        let since = |(name, known): (&Name, &worker::Known)| {
-            let hearing = hearing(name.0).filter(|_| silence);
-            let is_silent = hearing.is_some_and(|since| known.fell_silent(now, since, NOTICE));
-            let since = if is_silent { Some(now) } else { known.restarted_at() };
-            since.map(|since| (name.clone(), since))
-        };
-        self.workers.iter().filter_map(since).collect()
+        let mut findings = Vec::new();
+        for (name, known) in &self.workers {
+            let listening = hearing(name.0).filter(|_| silence);
+            let listening = listening.filter(|since| known.is_to_beat() && known.fell_silent(now, *since, NOTICE));
+            witness::of_worker(name, known, fleet.gone(name.0, &name.1), listening, now, &mut findings);
+        }
+        // Of those who are not here nothing was heard since the start. There may be more of them than there is room for.
+        if !self.worker_room.is_crowded(now, self.forget_after) {
+            let absent = fleet.present().filter(|worker| {
+                let since = hearing(worker.connection).filter(|_| silence && worker.freq.is_some());
+                let more = worker::patience(worker.freq) + NOTICE;
+                let is_silent = since.is_some_and(|since| now.micros() - since.micros() > more);
+                is_silent && !self.workers.contains_key(&(worker.connection, worker.worker.to_owned()))
+            });
+            findings.extend(absent.map(|worker| witness::of_absent(&worker, hearing(worker.connection), now)));
+        }
+        findings
     }
 
-    /// Since when all that a connection's workers say would be heard; `None` where it may not be.
+    /// Since when all that a connection's workers say would be heard; `None` where it may not be, and where no source of
+    /// ours listens: who reports by itself may be cut off from us alone.
     fn hearing_since(&self) -> impl Fn(Uuid) -> Option<Timestamp> {
         let mut sources: HashMap<Uuid, Option<Timestamp>> = HashMap::new();
         for ((connection, _), source) in &self.sources {
             let since = sources.entry(*connection).or_insert(Some(source.since));
             *since = since.filter(|_| source.is_connected).map(|since| since.max(source.since));
         }
-        let hearing = self.hearing;
+        let (hearing, behind) = (self.hearing, self.behind);
         move |connection| {
-            let of_sources = sources.get(&connection).copied().unwrap_or(hearing);
-            Some(hearing?.max(of_sources?))
+            let of_sources = sources.get(&connection).copied().flatten();
+            Some(hearing?.max(of_sources?).max(behind.unwrap_or_default()))
         }
     }
 }

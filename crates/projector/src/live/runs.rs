@@ -10,50 +10,75 @@ const RUNS: usize = 4;
 pub(super) struct Runs(Vec<Run>);
 
 /// One process: from its first word to its last, by its own clock.
-#[derive(Debug)]
-struct Run {
-    pid: i64,
-    first: Timestamp,
-    last: Timestamp,
-    processed: Option<u64>,
-    clock: Option<i64>,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Run {
+    pub(super) pid: i64,
+    pub(super) first: Word,
+    pub(super) last: Word,
+}
+
+/// A word of a process, and what it counted by then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Word {
+    pub(super) at: Timestamp,
+    pub(super) processed: Option<u64>,
+    pub(super) clock: Option<i64>,
 }
 
 impl Run {
     /// Whether the process of this pid must be another one by now: what only ever grows has shrunk. In a container every
     /// process may have the same pid.
-    fn has_ended(&self, processed: Option<u64>, clock: Option<i64>) -> bool {
+    fn has_ended(&self, word: &Word) -> bool {
         let shrank =
             |before: Option<i128>, now: Option<i128>| before.zip(now).is_some_and(|(before, now)| now < before);
-        shrank(self.processed.map(i128::from), processed.map(i128::from))
-            || shrank(self.clock.map(i128::from), clock.map(i128::from))
+        shrank(self.last.processed.map(i128::from), word.processed.map(i128::from))
+            || shrank(self.last.clock.map(i128::from), word.clock.map(i128::from))
     }
 }
 
 impl Runs {
-    /// A process said something, which may come late or again.
-    pub(super) fn note(&mut self, pid: i64, said: Timestamp, processed: Option<u64>, clock: Option<i64>) {
-        let latest = self.0.iter_mut().filter(|run| run.pid == pid).max_by_key(|run| run.last);
-        if let Some(run) = latest.filter(|run| said <= run.last || !run.has_ended(processed, clock)) {
-            if said >= run.last {
-                (run.processed, run.clock) = (processed.or(run.processed), clock.or(run.clock));
+    /// A process said something, which may come late or again. Tells whether it is one that was not known.
+    pub(super) fn note(&mut self, pid: i64, word: Word) -> bool {
+        let latest = self.0.iter_mut().filter(|run| run.pid == pid).max_by_key(|run| run.last.at);
+        if let Some(run) = latest.filter(|run| word.at <= run.last.at || !run.has_ended(&word)) {
+            if word.at >= run.last.at {
+                let (processed, clock) = (word.processed.or(run.last.processed), word.clock.or(run.last.clock));
+                run.last = Word { at: word.at, processed, clock };
             }
-            (run.first, run.last) = (run.first.min(said), run.last.max(said));
-            return;
+            if word.at < run.first.at {
+                run.first = word;
+            }
+            return false;
         }
-        self.0.push(Run { pid, first: said, last: said, processed, clock });
+        self.0.push(Run { pid, first: word, last: word });
         if self.0.len() > RUNS {
-            self.0.sort_by_key(|run| run.last);
+            self.0.sort_by_key(|run| run.last.at);
             self.0.remove(0);
         }
+        true
     }
 
-    /// When the youngest process began, where there were others and all of them were silent by then. Where two speak at
-    /// the same time under one name, none of them has ended.
+    /// The youngest process and the last one before it, where there were others and all of them were silent by then.
+    /// Where two speak at the same time under one name, none of them has ended.
+    pub(super) fn replaced(&self) -> Option<(Run, Run)> {
+        let (at, youngest) = self.0.iter().enumerate().max_by_key(|(_, run)| run.first.at)?;
+        let others = || self.0.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, run)| run);
+        let before = others().max_by_key(|run| run.last.at)?;
+        others().all(|run| run.last.at <= youngest.first.at).then_some((*before, *youngest))
+    }
+
+    /// When the youngest process began, where it took the place of others.
     pub(super) fn last_began(&self) -> Option<Timestamp> {
-        let (at, youngest) = self.0.iter().enumerate().max_by_key(|(_, run)| run.first)?;
-        let others = || self.0.iter().enumerate().filter(|(other, _)| *other != at);
-        let is_last = others().all(|(_, run)| run.last <= youngest.first);
-        (others().next().is_some() && is_last).then_some(youngest.first)
+        self.replaced().map(|(_, youngest)| youngest.first.at)
+    }
+
+    /// A process that began before this time and spoke after it.
+    pub(super) fn spoke_across(&self, time: Timestamp) -> Option<Run> {
+        self.0.iter().find(|run| run.first.at < time && run.last.at > time).copied()
+    }
+
+    /// The process that spoke last.
+    pub(super) fn last(&self) -> Option<Run> {
+        self.0.iter().max_by_key(|run| run.last.at).copied()
     }
 }

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use event_log::Status;
+use projection::fleet::{Fleet, FleetFact, Gone, Proof};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proto_events::{
-    Event, EventType, Framework, Producer, Queue, Source, SourceState, Timestamp, Worker, WorkerState, worker_id,
+    Event, EventType, Framework, Position, Producer, Queue, Source, SourceState, Timestamp, Worker, WorkerState,
+    worker_id,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -56,18 +58,29 @@ fn queue(name: &str, depth: u64) -> Event {
 }
 
 /// A registry with time going forward, which follows the statuses from the beginning.
-struct Watched(Registry);
+struct Watched(Registry, Fleet, u64);
 
 impl Watched {
     fn new() -> Self {
         let mut registry = Registry::new(DAY * 1_000_000);
         registry.begun(at(0.0));
-        Self(registry)
+        Self(registry, Fleet::default(), 0)
     }
 
-    /// Said and stored at this time.
+    /// Said and stored at this time; all but heartbeats in the log, too.
     fn hears(&mut self, event: Event, now: f64) -> Vec<LiveChange> {
-        self.0.event(CONNECTION, at(now), Event { timestamp: at(now), ..event }, at(now))
+        let event = Event { timestamp: at(now), ..event };
+        if event.worker.as_ref().is_none_or(|worker| worker.state != WorkerState::Heartbeat) {
+            self.logs(&event, now);
+        }
+        self.0.event(CONNECTION, at(now), event, at(now))
+    }
+
+    fn logs(&mut self, event: &Event, now: f64) {
+        self.2 += 1;
+        if let Some(fact) = FleetFact::of(CONNECTION, Position::new(self.2, 0), at(now), event) {
+            self.1.add(fact);
+        }
     }
 
     fn beats(&mut self, now: f64) -> Vec<LiveChange> {
@@ -82,8 +95,13 @@ impl Watched {
         self.row(now).unwrap().state
     }
 
-    fn gone(&self, now: f64) -> Option<Timestamp> {
-        self.0.gone(at(now), true).get(&(CONNECTION, NAME.to_owned())).copied()
+    /// Before when what the worker began is lost, once the log is told all that is found out.
+    fn gone(&mut self, now: f64) -> Option<Timestamp> {
+        for finding in self.0.findings(&self.1, at(now), true) {
+            self.logs(&finding.event, now);
+        }
+        assert!(self.0.findings(&self.1, at(now), true).is_empty(), "once the log knows, there is no more to tell");
+        self.1.gone(CONNECTION, NAME).map(Gone::before)
     }
 }
 
@@ -242,23 +260,35 @@ fn a_silent_worker_is_gone_only_where_it_would_have_been_heard() {
     live.hears(source(SourceState::Connected, 0.0), 1.0);
     live.beats(10.0);
     assert_eq!((live.gone(17.0), live.state(17.0)), (None, LiveState::Offline), "the source may be about to say why");
-    assert_eq!(live.gone(29.0), Some(at(29.0)));
-    assert!(live.0.gone(at(29.0), false).is_empty(), "what is not applied yet may tell that the source is away");
-    live.beats(30.0);
-    assert_eq!(live.gone(31.0), None);
+    assert!(live.0.findings(&live.1, at(29.0), false).is_empty(), "what is not applied yet may tell that it is away");
+    // It did not beat while it ran anything, as far as is known: what began since may well run.
+    assert_eq!(live.gone(29.0), Some(at(10.0)));
+    assert_eq!(live.gone(35.0), Some(at(10.0)));
+    live.beats(40.0);
+    assert_eq!(live.gone(41.0), None, "it is heard again");
+    // One that beats while it runs something is not silent because of that.
+    let busy = with(worker(NAME, WorkerState::Heartbeat, 0.0), |worker| worker.active_jobs = Some(1));
+    live.hears(busy, 42.0);
+    assert_eq!((live.gone(60.0), live.gone(61.0)), (None, Some(at(61.0))));
+    live.beats(62.0);
+    assert_eq!(live.gone(62.0), None);
     // The source is away, and comes back: then the worker has its time again.
-    live.hears(source(SourceState::Disconnected, 0.0), 41.0);
-    assert_eq!(live.gone(80.0), None);
-    live.hears(source(SourceState::Connected, 0.0), 100.0);
-    assert_eq!((live.gone(117.0), live.gone(119.0)), (None, Some(at(119.0))));
+    live.hears(source(SourceState::Disconnected, 0.0), 72.0);
+    assert_eq!(live.gone(120.0), None);
+    live.hears(source(SourceState::Connected, 0.0), 130.0);
+    assert_eq!((live.gone(147.0), live.gone(149.0)), (None, Some(at(149.0))));
+    live.beats(150.0);
     // The same for the log itself.
-    live.0.interrupted(at(120.0));
-    assert_eq!(live.gone(150.0), None);
+    live.0.interrupted(at(151.0));
+    assert_eq!(live.gone(190.0), None);
     live.0.begun(at(200.0));
-    assert_eq!((live.gone(217.0), live.gone(219.0)), (None, Some(at(219.0))));
+    assert_eq!(live.gone(217.0), None);
+    // And where a source cannot keep up with what is said.
+    live.0.is_behind(at(217.0));
+    assert_eq!((live.gone(234.0), live.gone(236.0)), (None, Some(at(236.0))));
     // A clean stop is no loss.
-    live.beats(220.0);
-    live.hears(worker(NAME, WorkerState::Offline, 0.0), 221.0);
+    live.beats(240.0);
+    live.hears(worker(NAME, WorkerState::Offline, 0.0), 241.0);
     assert_eq!(live.gone(300.0), None);
 
     // A source that never came about says nothing.
@@ -280,11 +310,27 @@ fn a_silent_worker_is_gone_only_where_it_would_have_been_heard() {
     live.hears(source(SourceState::Connected, 151.0), 151.0);
     live.hears(source(SourceState::Disconnected, 152.0), 152.0);
     assert_eq!(live.gone(180.0), None);
-    // Where no source is known the worker reports by itself, and had its time since our start.
+    // Where no source is known the worker reports by itself, and who knows whether it can reach us.
     let mut live = Watched::new();
-    live.0.event(CONNECTION, at(-500.0), worker(NAME, WorkerState::Heartbeat, -500.0), at(0.0));
-    assert_eq!((live.state(0.0), live.gone(17.0)), (LiveState::Offline, None));
-    assert!(live.gone(19.0).is_some());
+    live.beats(1.0);
+    assert_eq!((live.state(100.0), live.gone(100.0)), (LiveState::Offline, None));
+}
+
+#[test]
+fn who_is_there_by_the_log_and_was_not_heard_since_the_start_is_silent() {
+    let mut live = Watched::new();
+    let came = with(worker(NAME, WorkerState::Online, -900.0), |worker| worker.heartbeat_freq = Some(2.0));
+    live.logs(&came, -900.0);
+    assert_eq!(live.gone(100.0), None, "nobody listens");
+    live.hears(source(SourceState::Connected, 0.0), 101.0);
+    assert_eq!((live.gone(119.0), live.gone(120.0)), (None, Some(at(-900.0))));
+    live.beats(121.0);
+    assert_eq!(live.gone(121.0), None);
+    // One that never said that it would beat is expected to say nothing.
+    let mut live = Watched::new();
+    live.logs(&worker(NAME, WorkerState::Online, -900.0), -900.0);
+    live.hears(source(SourceState::Connected, 0.0), 1.0);
+    assert_eq!(live.gone(100.0), None);
 }
 
 #[test]
@@ -311,12 +357,20 @@ fn another_process_under_the_same_name_ends_the_one_before() {
     };
     live.hears(clocked(900, 6.0), 6.0);
     live.hears(clocked(3, 7.0), 7.0);
-    assert_eq!(live.gone(7.0), Some(at(7.0)));
+    // What grows again before anybody looks does not hide it.
+    live.hears(clocked(905, 7.5), 7.5);
+    assert_eq!(live.gone(8.0), Some(at(7.0)));
+    let proof =
+        |live: &Watched, began: f64| live.1.gone(CONNECTION, NAME).unwrap().lost(at(began)).unwrap().proof.clone();
+    assert_eq!(proof(&live, 6.5), Proof::ClockRestarted { pid: 2, from: 900, to: 3 });
+    assert_eq!(proof(&live, 4.5), Proof::CountRestarted { pid: 2, from: 4, to: 1 });
+    assert_eq!(proof(&live, 1.5), Proof::NewProcess { from: 1, to: 2 });
     // Two at the same time: nobody can say that one of them is gone.
-    for second in 8..14 {
-        live.hears(beat(10 + second % 2, 1), second as f64);
-    }
-    assert_eq!(live.gone(14.0), None);
+    live.hears(with(beat(10, 0), |worker| worker.state = WorkerState::Online), 9.0);
+    live.hears(with(beat(11, 0), |worker| worker.state = WorkerState::Online), 10.0);
+    assert_eq!(live.gone(10.0), Some(at(10.0)));
+    live.hears(beat(10, 1), 11.0);
+    assert_eq!(live.gone(11.0), Some(at(9.0)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proto_events::{Framework, Timestamp, Worker, WorkerState, worker_id};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::runs::Runs;
+use super::runs::{Run, Runs, Word};
 use super::{LiveState, LiveWorker, bounded};
 
 const SECOND: i64 = 1_000_000;
@@ -66,6 +66,8 @@ pub(super) struct Known {
     /// Up to when its own words are taken in: what comes late changes no field that a later word set.
     said: Option<Timestamp>,
     runs: Runs,
+    /// Whether the process that there is now has beaten while it ran something.
+    beats_while_busy: bool,
     /// What the listeners were told last.
     pub(super) told_online: bool,
     told_heartbeat: Option<Timestamp>,
@@ -95,6 +97,7 @@ impl Known {
             left: None,
             said: None,
             runs: Runs::default(),
+            beats_while_busy: false,
             told_online: false,
             told_heartbeat: None,
         }
@@ -123,7 +126,14 @@ impl Known {
             }
         }
         if let Some(pid) = worker.pid {
-            self.runs.note(pid, said, worker.processed_total, sign.clock);
+            let word = Word { at: said, processed: worker.processed_total, clock: sign.clock };
+            if self.runs.note(pid, word) {
+                self.beats_while_busy = false;
+            }
+        }
+        // Celery announces what it runs with each heartbeat.
+        if worker.state == WorkerState::Heartbeat && worker.active_jobs.is_some_and(|active| active > 0) {
+            self.beats_while_busy = true;
         }
         if self.said <= Some(said) {
             self.said = Some(said);
@@ -183,8 +193,7 @@ impl Known {
 
     /// How long it may be silent.
     fn patience(&self) -> i64 {
-        let beats = self.heartbeat_freq.unwrap_or(0.0).min(LONGEST_BEAT) * MISSED_BEATS;
-        SILENCE.max((beats * 1e6) as i64)
+        patience(self.heartbeat_freq)
     }
 
     /// When the process that there is now began, where one before it has ended.
@@ -196,6 +205,39 @@ impl Known {
     pub(super) fn fell_silent(&self, now: Timestamp, since: Timestamp, more: i64) -> bool {
         let silent_since = self.heard.unwrap_or(since).max(since);
         !self.has_left() && now.micros() - silent_since.micros() > self.patience() + more
+    }
+
+    /// Whether its silence would prove anything: it beats, or said that it would.
+    pub(super) fn is_to_beat(&self) -> bool {
+        self.last_heartbeat.is_some() || self.heartbeat_freq.is_some()
+    }
+
+    /// When it last showed life, by its own clock.
+    pub(super) fn alive(&self) -> Option<Timestamp> {
+        self.alive
+    }
+
+    pub(super) fn pid(&self) -> Option<i64> {
+        self.pid
+    }
+
+    pub(super) fn framework(&self) -> Framework {
+        self.framework
+    }
+
+    /// Whether it is known to beat while it runs something.
+    pub(super) fn beats_while_busy(&self) -> bool {
+        self.beats_while_busy
+    }
+
+    /// The processes that there were under its name.
+    pub(super) fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// The process that spoke last.
+    pub(super) fn last_run(&self) -> Option<Run> {
+        self.runs.last()
     }
 
     /// When it gave its last sign, of whatever kind.
@@ -246,6 +288,12 @@ impl Known {
             extensions: Arc::clone(&self.extensions),
         }
     }
+}
+
+/// How long a worker may be silent that announced so many seconds between its heartbeats.
+pub(super) fn patience(freq: Option<f64>) -> i64 {
+    let beats = freq.unwrap_or(0.0).min(LONGEST_BEAT) * MISSED_BEATS;
+    SILENCE.max((beats * 1e6) as i64)
 }
 
 /// Most heartbeats say the same as the one before.

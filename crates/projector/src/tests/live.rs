@@ -43,7 +43,7 @@ async fn heartbeats_and_the_events_of_the_log_make_one_picture_through_a_killed_
     let log = connect(&server).await;
     let dir = tempfile::tempdir().unwrap();
     assert!(beat(&log, "early", 1).await);
-    let (handle, _reader) = project(&log, dir.path());
+    let (handle, reader) = project(&log, dir.path());
     let told: Arc<Mutex<Vec<LiveChange>>> = Arc::default();
     let (listener, asked) = (Arc::clone(&told), handle.clone());
     let on_change = Arc::new(move |change| {
@@ -51,16 +51,16 @@ async fn heartbeats_and_the_events_of_the_log_make_one_picture_through_a_killed_
         assert!(!asked.live().workers().rows.is_empty());
         listener.lock().push(change);
     });
-    handle.live().start(&log, LiveSettings { on_change: Some(on_change), forget_after: None });
+    handle.live().start(&log, LiveSettings { on_change: Some(on_change), ..LiveSettings::default() });
     until("what was said before", async || state(&handle, "early") == Some(LiveState::Idle)).await;
 
     publish(&log, &[worker("late", WorkerState::Online, 1)]).await;
     until("what the log says", async || state(&handle, "late") == Some(LiveState::Idle)).await;
     publish(&log, &[worker("late", WorkerState::Offline, 1)]).await;
     until("its end", async || state(&handle, "late") == Some(LiveState::Offline)).await;
-    assert!(handle.gone().is_empty());
+    assert!(reader.gone().is_empty());
     publish(&log, &[worker("late", WorkerState::Online, 2)]).await;
-    until("another process", async || handle.gone().contains_key(&(CONNECTION, "late".to_owned()))).await;
+    until("another process", async || reader.gone().contains_key(&(CONNECTION, "late".to_owned()))).await;
 
     server.kill();
     server.restart();

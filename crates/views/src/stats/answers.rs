@@ -1,6 +1,5 @@
 //! What can be asked of the statistics, and what they answer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto_events::Timestamp;
@@ -11,6 +10,7 @@ use super::histogram::{Spread, Sum};
 use super::range::{Range, Span};
 use super::rhythm::Rhythm;
 use super::{BETWEEN, FailureSeries, Stats, TaskSeries};
+use crate::query::{Limit, Patience};
 
 /// What ran in a span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -336,15 +336,25 @@ impl Stats {
         Overview { totals: total(all.iter().copied(), range, now), buckets: buckets(&all, range, now) }
     }
 
-    /// Milliseconds after which a run of a task is stuck: three times what 99 of 100 runs of the last week took at most,
-    /// and at least a minute. Only of tasks of which at least `enough` runs are known.
-    pub(crate) fn patience(&self, now: Timestamp, enough: u64) -> HashMap<(Uuid, String), u64> {
-        let of = |(connection, name, series): (Uuid, Option<&Arc<str>>, &TaskSeries)| {
-            let runtime = total(std::iter::once(&series.work), Range::Week, now).runtime;
-            let longest = runtime.p99.filter(|_| runtime.count >= enough)?;
-            Some(((connection, name?.to_string()), longest.saturating_mul(3).max(60_000)))
+    /// How long a run of a task and the wait in a queue may take: three times what 99 of 100 of the last week took at
+    /// most, and at least a minute. Only of those of which at least `enough` are known; `default` for others.
+    pub(crate) fn patience(&self, now: Timestamp, enough: u64, default: u64) -> Patience {
+        let limit = |spread: Spread| {
+            let p99 = spread.p99.filter(|_| spread.count >= enough)?;
+            Some(Limit { p99: Some(p99), most: p99.saturating_mul(3).max(60_000) })
         };
-        self.tasks.iter().filter_map(of).collect()
+        let week = |work: &Cells<Work>| total(std::iter::once(work), Range::Week, now);
+        let runs = |(connection, name, series): (Uuid, Option<&Arc<str>>, &TaskSeries)| {
+            Some(((connection, name?.to_string()), limit(week(&series.work).runtime)?))
+        };
+        let waits = |(connection, name, work): (Uuid, Option<&Arc<str>>, &Cells<Work>)| {
+            Some(((connection, name?.to_string()), limit(week(work).wait)?))
+        };
+        Patience {
+            runs: self.tasks.iter().filter_map(runs).collect(),
+            waits: self.queues.iter().filter_map(waits).collect(),
+            default,
+        }
     }
 }
 

@@ -199,8 +199,10 @@ fn answers(stats: &Stats, now: Timestamp) -> String {
     let mut rates = stats.worker_rates(None, now);
     rates.retain(|rate| rate.per_minute > 0.0);
     rates.sort_by(|a, b| (&a.worker, a.connection).cmp(&(&b.worker, b.connection)));
-    let patience: BTreeMap<_, _> = stats.patience(now, 1).into_iter().collect();
-    answers + &format!("{rates:?}{patience:?}")
+    let patience = stats.patience(now, 1, 0);
+    let (runs, waits): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (patience.runs.into_iter().collect(), patience.waits.into_iter().collect());
+    answers + &format!("{rates:?}{runs:?}{waits:?}")
 }
 
 /// What is counted of some jobs in a span, by definition.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use proto_events::JobState;
+use proto_events::{JobState, Timestamp};
 use uuid::Uuid;
 
 use super::codes::Recoded;
@@ -81,6 +81,8 @@ pub(super) struct Unfinished {
     /// Milliseconds.
     pub(super) created: i64,
     pub(super) started: Option<i64>,
+    /// Since when it waits, or from when on it will.
+    pub(super) waits: i64,
 }
 
 impl Disk {
@@ -223,6 +225,7 @@ impl Summary {
 
 impl Unfinished {
     pub(super) fn of(segment: &Segment, place: usize) -> Self {
+        let waits = segment.rare(place).and_then(|rare| rare.waits_since).map(Timestamp::millis);
         Self {
             connection: segment.connections[place],
             name: segment.names[place],
@@ -231,6 +234,7 @@ impl Unfinished {
             state: segment.state(place),
             created: segment.created_ms(place),
             started: segment.started_ms(place),
+            waits: waits.unwrap_or_else(|| segment.created_ms(place)),
         }
     }
 }

@@ -11,10 +11,12 @@ use super::codes::{Codes, Id, Texts};
 use super::cold::{Summary, Unfinished};
 use super::segment::{SEGMENT, Segment, Spans, of_framework, of_state};
 use crate::codec::Rare;
-use crate::query::{Filter, Signs};
+use crate::query::{Filter, Limit, Signs};
 
 /// A code that no text has.
 const NOBODY: u32 = u32::MAX - 1;
+/// What stands in place of the code of a queue that is not known.
+const NO_QUEUE: u32 = u32::MAX;
 
 /// Jobs of one segment, a bit for each.
 pub(super) struct Selection([u64; SEGMENT / 64]);
@@ -98,6 +100,7 @@ pub(super) struct Plan {
     tag: Option<Label>,
     lost: Option<(bool, Gone)>,
     stuck: Option<(bool, Patience)>,
+    waiting: Option<(bool, Waits)>,
 }
 
 impl Plan {
@@ -121,6 +124,7 @@ impl Plan {
             tag: filter.tag.as_ref().map(|(key, value)| Label::new(key, value.as_deref())),
             lost: filter.lost.map(|wanted| (wanted, Gone::of(signs, texts))),
             stuck: filter.stuck.map(|wanted| (wanted, Patience::of(signs, texts))),
+            waiting: filter.waiting.map(|wanted| (wanted, Waits::of(signs, texts))),
         }
     }
 
@@ -190,6 +194,9 @@ impl Plan {
             };
             sign(*wanted, &is_over);
         }
+        if let Some((wanted, waits)) = &self.waiting {
+            sign(*wanted, &|job| waits.is_over(job));
+        }
         match counts.as_slice() {
             [] => Some(all as u64),
             counts if counts.contains(&Some(0)) => Some(0),
@@ -245,6 +252,9 @@ impl Plan {
             let is_over =
                 |place| patience.is_over(segment.connections[place], segment.names[place], runs_since(segment, place));
             selection.keep_places(|place| is_over(place) == *wanted);
+        }
+        if let Some((wanted, waits)) = &self.waiting {
+            selection.keep_places(|place| waits.is_over(&Unfinished::of(segment, place)) == *wanted);
         }
     }
 }
@@ -352,15 +362,14 @@ struct Patience {
 
 impl Patience {
     fn of(signs: &Signs, texts: &Texts) -> Self {
-        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-        let coded = |((connection, name), patience): (&(Uuid, String), &u64)| {
+        let coded = |((connection, name), limit): (&(Uuid, String), &Limit)| {
             let connection = texts.connections.find(&Id(*connection))?;
-            Some(((connection, texts.names.find(name.as_str())?), ms(*patience)))
+            Some(((connection, texts.names.find(name.as_str())?), ms(limit.most)))
         };
         Self {
             now: signs.now.millis(),
-            of_tasks: signs.patience.iter().filter_map(coded).collect(),
-            of_others: ms(signs.default_patience),
+            of_tasks: signs.patience.runs.iter().filter_map(coded).collect(),
+            of_others: ms(signs.patience.default),
         }
     }
 
@@ -369,4 +378,36 @@ impl Patience {
         let of_task = self.of_tasks.get(&(connection, name));
         self.now.saturating_sub(began) > *of_task.unwrap_or(&self.of_others)
     }
+}
+
+/// Milliseconds after which a job waits for too long, by connection and queue.
+struct Waits {
+    now: i64,
+    of_queues: HashMap<(u32, u32), i64>,
+    of_others: i64,
+}
+
+impl Waits {
+    fn of(signs: &Signs, texts: &Texts) -> Self {
+        let coded = |((connection, queue), limit): (&(Uuid, String), &Limit)| {
+            let connection = texts.connections.find(&Id(*connection))?;
+            Some(((connection, texts.queues.find(queue.as_str())?), ms(limit.most)))
+        };
+        Self {
+            now: signs.now.millis(),
+            of_queues: signs.patience.waits.iter().filter_map(coded).collect(),
+            of_others: ms(signs.patience.default),
+        }
+    }
+
+    fn is_over(&self, job: &Unfinished) -> bool {
+        // Where no queue is known, nobody knows when the job was put into one; an ETA is known all the same.
+        let may_wait = job.state == JobState::Scheduled || job.state == JobState::Queued && job.queue != NO_QUEUE;
+        let of_queue = self.of_queues.get(&(job.connection, job.queue));
+        may_wait && self.now.saturating_sub(job.waits) > *of_queue.unwrap_or(&self.of_others)
+    }
+}
+
+fn ms(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }

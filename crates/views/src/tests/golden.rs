@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use projection::fleet::{FleetFact, What, Word};
 use projection::{Evidence, Execution, JsonText, Note, Outcome, OutcomeFrom, Record, Row, Transition};
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use serde_json::json;
@@ -72,6 +73,16 @@ fn small_values() {
         external_id: Some("abc123".to_owned()),
         cause: "the fold panicked: ü".to_owned(),
     });
+    let of_worker = |what| FleetFact {
+        connection: Uuid::from_u128(2),
+        name: "celery@worker-1".into(),
+        position: Position::new(70_001, 3),
+        at: Timestamp(1_795_440_115_833_834),
+        what,
+    };
+    let word = Word::Offline;
+    let spoke = What::Spoke { word, pid: Some(7), clock: Some(300), processed: Some(41), freq: Some(2.0) };
+    check_stored(&of_worker(spoke));
     let mut page = RecentPage::default();
     for sequence in 1..=130 {
         page.insert(Position::new(sequence, sequence as u32 % 3), Uuid::from_u128(sequence.into()));

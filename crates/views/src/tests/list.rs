@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use projection::{Evidence, Execution, JsonText, Outcome, Record, Row, Transition, beginning};
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::support::{OPTIONS, applied};
 use crate::codec::Head;
 use crate::stats::failure_shown;
-use crate::{Cursor, Filter, Opened, Options, Query, Signs, SortBy, SortOrder, open};
+use crate::{Cursor, Filter, Limit, Opened, Options, Patience, Query, Signs, SortBy, SortOrder, open};
 
 const NAMES: [&str; 5] = ["app.send", "APP.Resize", "app.ünïcode", "unknown", "z"];
 const QUEUES: [Option<&str>; 4] = [None, Some("default"), Some("mail"), Some("Mail")];
@@ -82,10 +83,10 @@ fn record() -> impl Strategy<Value = Record> {
             queue: queue.map(str::to_owned),
             tags,
             state,
-            state_changed_at: created_at,
+            state_changed_at: Timestamp(created_at.micros() + i64::from(attempt % 3) * 20_000_000),
             previous_state: None,
             created_at,
-            scheduled_for: None,
+            scheduled_for: (attempt % 2 == 0).then(|| Timestamp(created_at.micros() + 40_000_000)),
             started_at,
             completed_at,
             duration_ms,
@@ -148,6 +149,7 @@ fn query() -> impl Strategy<Value = (Query, Option<u16>)> {
         ),
         prop::option::weighted(0.2, any::<bool>()),
         prop::option::weighted(0.2, any::<bool>()),
+        prop::option::weighted(0.2, any::<bool>()),
     );
     let sorts = vec![
         SortBy::CreatedAt,
@@ -177,6 +179,7 @@ fn query() -> impl Strategy<Value = (Query, Option<u16>)> {
             tag: rest.2.map(|(key, value)| (key.to_owned(), owned(value))),
             lost: rest.3,
             stuck: rest.4,
+            waiting: rest.5,
         };
         (Query { filter, sort_by, sort_order, limit, cursor: None }, kinds.4)
     })
@@ -184,6 +187,7 @@ fn query() -> impl Strategy<Value = (Query, Option<u16>)> {
 
 fn signs() -> Signs {
     let key = |connection: u8, text: &str| (self::connection(connection), text.to_owned());
+    let limit = |most: u64| Limit { p99: None, most };
     Signs {
         now: Timestamp(NOW * 1_000),
         gone: HashMap::from([
@@ -191,8 +195,11 @@ fn signs() -> Signs {
             (key(1, "w"), Timestamp(NOW * 1_000)),
             (key(2, "nobody"), Timestamp(NOW * 1_000)),
         ]),
-        patience: HashMap::from([(key(0, "app.send"), 50_000), (key(1, "z"), u64::MAX)]),
-        default_patience: 4_000_000_000,
+        patience: Arc::new(Patience {
+            runs: HashMap::from([(key(0, "app.send"), limit(50_000)), (key(1, "z"), limit(u64::MAX))]),
+            waits: HashMap::from([(key(0, "default"), limit(30_000)), (key(1, "mail"), limit(u64::MAX))]),
+            default: 4_000_000_000,
+        }),
     }
 }
 
@@ -202,9 +209,17 @@ fn is_wanted(record: &Record, filter: &Filter, signs: &Signs) -> bool {
     let since = (record.state == JobState::Active).then(|| record.started_at.unwrap_or(record.created_at));
     let gone = record.worker_id.clone().and_then(|worker| signs.gone.get(&(record.connection_id, worker)));
     let lost = since.zip(gone).is_some_and(|(since, gone)| since.millis() < gone.millis());
-    let patience = signs.patience.get(&(record.connection_id, record.name.clone())).copied();
-    let patience = i64::try_from(patience.unwrap_or(signs.default_patience)).unwrap_or(i64::MAX);
-    let stuck = since.is_some_and(|since| signs.now.millis() - since.millis() > patience);
+    let is_over = |limit: Limit, since: Timestamp| {
+        signs.now.millis() - since.millis() > i64::try_from(limit.most).unwrap_or(i64::MAX)
+    };
+    let stuck = since.is_some_and(|since| is_over(signs.patience.run(record.connection_id, &record.name), since));
+    let queue = record.queue.as_deref();
+    let of_queue = signs.patience.wait(record.connection_id, queue.unwrap_or("no such queue"));
+    let waiting = match record.state {
+        JobState::Queued => queue.is_some() && is_over(of_queue, record.state_changed_at),
+        JobState::Scheduled => is_over(of_queue, record.scheduled_for.unwrap_or(record.state_changed_at)),
+        _ => false,
+    };
     let tags = record.tags.value();
     filter.search.as_ref().is_none_or(|part| has(&record.name, part))
         && filter.name.as_ref().is_none_or(|name| *name == record.name)
@@ -231,6 +246,7 @@ fn is_wanted(record: &Record, filter: &Filter, signs: &Signs) -> bool {
         })
         && filter.lost.is_none_or(|wanted| wanted == lost)
         && filter.stuck.is_none_or(|wanted| wanted == stuck)
+        && filter.waiting.is_none_or(|wanted| wanted == waiting)
 }
 
 fn compare(a: &Record, b: &Record, sort_by: SortBy, sort_order: SortOrder) -> Ordering {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proto_events::JobState;
 use uuid::Uuid;
 
-use super::support::{Log, OPTIONS, Step, assert_shows, digest_of, kill_after, open_in};
+use super::support::{Log, OPTIONS, Step, assert_fleet, assert_shows, digest_of, kill_after, open_in};
 use crate::{Checkpoint, Filter, Outcome, Query, Signs};
 
 #[derive(Clone, Debug)]
@@ -145,6 +145,7 @@ proptest! {
             }
             let truth = log.truth(log.end());
             assert_shows(&opened.reader, &truth);
+            assert_fleet(&opened.reader, &log.true_fleet(log.end()));
             for step in log.0.iter().filter(|step| step.trim.is_none() && !truth.contains_key(&step.id())) {
                 prop_assert_eq!(opened.reader.job(step.id()).unwrap(), None);
                 prop_assert!(opened.writer.row(step.id()).unwrap().is_none());
@@ -156,7 +157,9 @@ proptest! {
         prop_assert!(opened.reader.checkpoint().is_none_or(|checkpoint| checkpoint.settled));
         prop_assert_eq!(opened.reader.digest(), digest_of(&log, log.end()));
         // Nothing that is forgotten is left on disk.
-        let mut rows = 0;
+        let (mut rows, mut facts) = (0, 0);
+        opened.writer.shared.store.scan(b"f", |_, _| { facts += 1; Ok(()) }).unwrap();
+        prop_assert_eq!(facts, log.true_fleet(log.end()).facts().count());
         opened.writer.shared.store.scan(b"r", |_, _| { rows += 1; Ok(()) }).unwrap();
         prop_assert_eq!(rows, log.truth(log.end()).len());
         if let Some(checkpoint) = opened.reader.checkpoint() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use projection::fleet::{Fleet, FleetFact, What, Word};
 use projection::{Evidence, Record, Row, Trimmed};
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use uuid::Uuid;
@@ -106,7 +107,20 @@ impl Log {
             let row = Row::apply(known.as_ref(), step.connection(), &step.external_id(), events).unwrap();
             rows.insert(step.id(), row);
         }
-        opened.writer.stage(rows.into_values().collect(), applied(to))
+        let fleet = (from + 1..=to).map(fleet_fact).collect();
+        opened.writer.stage(rows.into_values().collect(), Applied { fleet, ..applied(to) })
+    }
+
+    /// What the views must know of workers at this message.
+    pub(super) fn true_fleet(&self, at: u64) -> Fleet {
+        let mut fleet = Fleet::default();
+        for (step, sequence) in self.0.iter().zip(1..=at) {
+            match step.trim {
+                Some(before) => drop(fleet.forget(before)),
+                None => drop(fleet.add(fleet_fact(sequence))),
+            }
+        }
+        fleet
     }
 
     fn apply_trim(&self, opened: &mut Opened, before: u64, at: u64) -> Result<(), ViewError> {
@@ -170,10 +184,39 @@ impl Log {
     }
 }
 
+/// Each message says something of one of few workers, too.
+fn fleet_fact(sequence: u64) -> FleetFact {
+    let spoke = What::Spoke {
+        word: Word::Online,
+        pid: Some((sequence / 7).cast_signed()),
+        clock: None,
+        processed: None,
+        freq: None,
+    };
+    FleetFact {
+        connection: Uuid::from_u128(u128::from(sequence % 2)),
+        name: "celery@w".into(),
+        position: Position::new(sequence, 0),
+        at: Timestamp(sequence.cast_signed() * 1_000),
+        what: spoke,
+    }
+}
+
+/// Fails unless readers know what they must of workers.
+pub(super) fn assert_fleet(reader: &Reader, truth: &Fleet) {
+    let facts = |fleet: &Fleet| {
+        let facts = fleet.facts().map(|fact| (fact.position, fact.clone()));
+        facts.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(reader.fleet(facts), facts(truth));
+    let gone = truth.all_gone().map(|((connection, name), gone)| ((connection, name.to_owned()), gone.before()));
+    assert_eq!(reader.gone(), gone.collect());
+}
+
 pub(super) fn applied(sequence: u64) -> Applied {
     let fingerprint = [sequence as u8; 16];
     let landmarks = vec![Landmark { sequence, fingerprint }];
-    Applied { created: CREATED, sequence, fingerprint, landmarks, quarantined: Vec::new() }
+    Applied { created: CREATED, sequence, fingerprint, landmarks, quarantined: Vec::new(), fleet: Vec::new() }
 }
 
 /// Fails unless the reader answers exactly what follows from the truth.
