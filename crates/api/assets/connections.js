@@ -62,8 +62,8 @@ export default function connections(root, app) {
 }
 
 function source(health, connection) {
-  const found = health.sources.find(({ name }) => name === connection.name);
-  return found ? ` · listens to ${found.urlMasked} (${found.state})` : "";
+  const found = health.sources.filter(({ connectionId }) => connectionId === connection.id);
+  return found.map(({ urlMasked, state }) => ` · listens to ${urlMasked} (${state})`).join("");
 }
 
 /** Asks before something that cannot be taken back. */

@@ -32,6 +32,7 @@ export default function job(root, app, id) {
         panel("Recent runs of this task", { side: h("a", { href: app.link("/task", { name: record.name }) }, "All of this task") }, recent(record)))),
     panel("Executions", { note: runs(record) }, executions(app, record)),
     values(record),
+    notes(record),
     tree && tree.total > 1 ? panel("Workflow", { note: `${count(tree.total)} jobs` }, workflow(tree, record)) : null,
     panel("Events behind this record", h("details", { class: "events", on: { toggle: (event) => {
       if (event.target.tagName !== "DETAILS" || event.target !== event.currentTarget) return;
@@ -87,6 +88,7 @@ function details(app, record) {
     ["Scheduled for", record.scheduledFor ? time(record.scheduledFor) : null],
     ["Started", record.startedAt ? time(record.startedAt) : null],
     ["Ended", record.completedAt ? time(record.completedAt) : null],
+    ["Told by", record.outcomeFrom === "result-backend" ? "Celery’s result backend; no event came" : null],
     ["Connection", app.connectionName(record.connectionId)],
     ["Framework", record.framework],
     ["Parent", record.parentId ? id(record.parentId) : null],
@@ -110,7 +112,7 @@ function history(record) {
 /** The words that make Celery forget a task, for the shell. */
 function revoke(app, record, health) {
   if (record.framework !== "celery" || ENDED.has(record.state)) return null;
-  const source = health?.sources.find(({ name }) => name === app.connectionName(record.connectionId));
+  const source = health?.sources.find(({ connectionId }) => connectionId === record.connectionId);
   const url = source?.urlMasked;
   const isWhole = url && !url.includes("*");
   const at = isWhole ? `-b ${quoted(url)}` : "-A yourapp";
@@ -149,6 +151,16 @@ function values(record) {
   if (!all.length) return null;
   return panel("Arguments and result", { note: record.framework === "celery" ? "as Celery shows them: long ones are cut" : null },
     all.map(([name, value]) => h("div", { class: "value", key: name }, h("h3", {}, name), code(typeof value === "string" ? value : JSON.stringify(value, null, 2), `Copy: ${name}`))));
+}
+
+/** What the task itself had to say. */
+function notes(record) {
+  if (!record.notes?.length) return null;
+  return panel("What the task said", { note: record.notesTruncated ? "the first and the last of it" : null }, table("What the task said", [
+    { name: "When", of: (note) => time(note.timestamp) },
+    { name: "What", of: (note) => note.name },
+    { name: "Data", class: "wrap", of: (note) => h("span", { class: "mono wrap" }, said(note.data), note.truncated ? " …" : "") },
+  ], record.notes.map((note, index) => ({ ...note, index })), { key: (note) => note.index }));
 }
 
 /** The latest runs of the task side by side, this one among them. */
