@@ -115,8 +115,11 @@ fn stories() -> impl Strategy<Value = Vec<FleetFact>> {
     })
 }
 
+/// Who is gone, what was missed, and what is kept.
+type Answers = (Vec<(String, Gone)>, Vec<(String, Vec<Gap>)>, Vec<Position>);
+
 /// What anybody may ask of it.
-fn answers(fleet: &Fleet) -> (Vec<(String, Gone)>, Vec<(String, Vec<Gap>)>, Vec<Position>) {
+fn answers(fleet: &Fleet) -> Answers {
     let mut gone: Vec<_> = fleet.all_gone().map(|((_, name), gone)| (name.to_owned(), gone.clone())).collect();
     let mut gaps: Vec<_> = fleet.gaps().map(|((_, name), gaps)| (name.to_owned(), gaps)).collect();
     let mut kept: Vec<_> = fleet.facts().map(|fact| fact.position).collect();
