@@ -6,12 +6,12 @@ import { badge, select, STATES } from "./ui.js";
 
 /** The parameters that the API takes under the same name. */
 const SAME = ["state", "search", "name", "queue", "worker", "framework", "connectionId", "createdAfter", "createdBefore",
-  "externalId", "errorContains", "attemptAtLeast", "tag", "lost", "stuck", "sortBy", "sortOrder"];
+  "externalId", "errorContains", "attemptAtLeast", "tag", "lost", "stuck", "waiting", "sortBy", "sortOrder"];
 const WITHIN = { "15m": 900, "1h": 3600, "6h": 21600, "24h": 86400, "7d": 604800 };
 const WITHIN_NAMES = [["", "Any time"], ["15m", "Last 15 min"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"]];
 const NAMES = {
   name: "task", queue: "queue", worker: "worker", framework: "framework", externalId: "external id", errorContains: "error contains",
-  attemptAtLeast: "attempt at least", tag: "label", lost: "lost", stuck: "stuck", createdAfter: "created after", createdBefore: "created before", within: "created in the last",
+  attemptAtLeast: "attempt at least", tag: "label", lost: "lost", stuck: "stuck", waiting: "waits for too long", createdAfter: "created after", createdBefore: "created before", within: "created in the last",
 };
 
 /** What to ask the API for, by what is in the address. */
@@ -96,6 +96,7 @@ export function bar(app, offered, { open, toggle }) {
       text(app, "errorContains", "Error contains"), text(app, "externalId", "External id", { max: 512 }), text(app, "tag", "Label", { placeholder: "key or key:value", max: 1024 }),
       text(app, "attemptAtLeast", "Attempt at least", { type: "number" }), choose(app, "framework", "Framework", ["celery", "bullmq", "sidekiq"]),
       choose(app, "lost", "Lost", [["true", "Only lost"], ["false", "Not lost"]]), choose(app, "stuck", "Stuck", [["true", "Only stuck"], ["false", "Not stuck"]]),
+      choose(app, "waiting", "Waits for too long", [["true", "Only those"], ["false", "Only others"]]),
       moment(app, "createdAfter", "Created after"), moment(app, "createdBefore", "Created before")),
     chips.length ? h("div", { class: "chips" }, chips, h("button", { type: "button", class: "quiet", on: { click: () => app.go("/jobs") } }, "Clear all")) : null);
 }

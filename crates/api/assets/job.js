@@ -63,8 +63,15 @@ function heading(app, record) {
 function warnings(record) {
   return h("div", { class: "notices", key: "warnings" },
     record.truncated ? notice("warn", "Not all events of this job are kept: some steps may be missing.") : null,
+    record.lost ? notice("bad", h("b", {}, "Lost. "), `The process of ${record.lost.workerId} that ran it is gone and never said how it ended, since `, time(record.lost.since), ".") : null,
+    record.stuck ? notice("warn", h("b", {}, "Stuck. "), `It runs for more than ${duration(record.stuck.limitMs)}`, usually(record.stuck), ".") : null,
+    record.waiting ? notice("warn", h("b", {}, "Waits for too long. "), `For more than ${duration(record.waiting.limitMs)}${record.waiting.pastEta ? " beyond its time" : ""}`, usually(record.waiting), ".") : null,
     record.progress !== null && !ENDED.has(record.state) ? h("div", { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuenow": Math.round(record.progress * 100), "aria-valuemin": 0, "aria-valuemax": 100 },
       h("span", { css: { width: `${record.progress * 100}%` } }), h("b", {}, `${Math.round(record.progress * 100)} %`)) : null);
+}
+
+function usually({ p99Ms }) {
+  return p99Ms === null ? "" : `; 99 of 100 took at most ${duration(p99Ms)}`;
 }
 
 function whole(record) {

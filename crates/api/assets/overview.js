@@ -66,9 +66,10 @@ export default function overview(root, app) {
       panel("States now", { note: `${count(jobs.total)} jobs in all` },
         h("ul", { class: "states" }, STATES.filter((state) => state !== "unknown" || jobs.unknown).map((state) => h("li", { key: state },
           h("a", { href: link({ state }) }, badge(state), h("b", {}, count(jobs[state]))))))),
-      all.stuck.count + all.lost.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost or overdue.") : h("div", { class: "grid three" },
+      all.stuck.count + all.lost.count + all.waiting.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost, overdue or waits for too long.") : h("div", { class: "grid three" },
         candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than usual."),
         candidates("Lost", all.lost, link({ lost: "true" }), "No active job has lost its worker."),
+        candidates("Waiting for too long", all.waiting, link({ waiting: "true" }), "No job waits far longer than usual.", "createdAt"),
         panel("Overdue", { note: all.overdueTasks.length ? count(all.overdueTasks.length) : null },
           all.overdueTasks.length
             ? h("ul", { class: "lines" }, all.overdueTasks.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
@@ -93,9 +94,9 @@ function tasks(app, rows, label, columns, nothing) {
     { key: (task) => task.name + task.connectionId, href: (task) => app.link("/task", { name: task.name }) });
 }
 
-function candidates(title, { count: number, jobs }, href, nothing) {
+function candidates(title, { count: number, jobs }, href, nothing, by = "startedAt") {
   return panel(title, { note: number ? count(number) : null, side: number ? h("a", { href }, "Show all") : null },
-    number ? jobLines(jobs.slice(0, 6), { by: "startedAt" }) : empty("None", nothing));
+    number ? jobLines(jobs.slice(0, 6), { by }) : empty("None", nothing));
 }
 
 /** What is wrong with the server, and what its sources say of themselves. */
@@ -103,7 +104,8 @@ export function problems(health) {
   const sick = health.status !== "ok" ? notice("bad", h("b", {}, `${health.reason ?? health.status}: `), health.message ?? "see Rebuild for how everything is.") : null;
   const hints = health.sources.filter(({ hint, state }) => hint || state === "down" || state === "refused").map((source) =>
     notice("warn", h("b", {}, `${source.name}: `), source.hint ?? `not connected to ${source.urlMasked}. ${source.reason ?? ""}`));
-  return sick || hints.length ? h("div", { class: "notices", key: "problems" }, sick, hints) : null;
+  const gaps = health.warnings.map((warning) => notice("warn", warning));
+  return sick || hints.length || gaps.length ? h("div", { class: "notices", key: "problems" }, sick, hints, gaps) : null;
 }
 
 function sources(app, health) {
