@@ -66,7 +66,7 @@ export default function overview(root, app) {
       panel("States now", { note: `${count(jobs.total)} jobs in all` },
         h("ul", { class: "states" }, STATES.filter((state) => state !== "unknown" || jobs.unknown).map((state) => h("li", { key: state },
           h("a", { href: link({ state }) }, badge(state), h("b", {}, count(jobs[state]))))))),
-      all.stuck.count + all.lost.count + all.waiting.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost, overdue or waits for too long.") : h("div", { class: "grid three" },
+      all.stuck.count + all.lost.count + all.waiting.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost or overdue, and nothing waits for too long.") : h("div", { class: "grid three" },
         candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than usual."),
         candidates("Lost", all.lost, link({ lost: "true" }), "No active job has lost its worker."),
         candidates("Waiting for too long", all.waiting, link({ waiting: "true" }), "No job waits far longer than usual.", "createdAt"),
