@@ -29,7 +29,7 @@ impl Asker {
     pub(super) fn answers(&mut self, jobs: &[Unended]) -> RedisResult<Vec<Option<Vec<u8>>>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => self.url.connect(self.patience)?,
         };
         let mut answers = Vec::with_capacity(jobs.len());
         for jobs in jobs.chunks(AT_ONCE) {
@@ -41,16 +41,6 @@ impl Asker {
         }
         self.connection = Some(connection);
         Ok(answers)
-    }
-
-    fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.url.client(self.patience)?.get_connection_with_timeout(self.patience)?;
-        connection.set_read_timeout(Some(self.patience))?;
-        connection.set_write_timeout(Some(self.patience))?;
-        if self.url.database() != 0 {
-            cmd("SELECT").arg(self.url.database()).exec(&mut connection)?;
-        }
-        Ok(connection)
     }
 }
 

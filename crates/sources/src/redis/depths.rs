@@ -129,22 +129,11 @@ impl Asker {
     fn round(&mut self) -> RedisResult<Round> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => self.url.connect(self.patience)?,
         };
         let round = self.ask(&mut connection)?;
         self.connection = Some(connection);
         Ok(round)
-    }
-
-    fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.url.client(self.patience)?.get_connection_with_timeout(self.patience)?;
-        connection.set_read_timeout(Some(self.patience))?;
-        connection.set_write_timeout(Some(self.patience))?;
-        // By ourselves, since the client library keeps the reason of a refusal to itself.
-        if self.url.database() != 0 {
-            cmd("SELECT").arg(self.url.database()).exec(&mut connection)?;
-        }
-        Ok(connection)
     }
 
     fn ask(&mut self, connection: &mut Connection) -> RedisResult<Round> {

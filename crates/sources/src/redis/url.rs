@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
-use ::redis::{ErrorKind, RedisError, RedisResult, TlsCertificates, cmd};
+use ::redis::{Connection, ErrorKind, RedisError, RedisResult, TlsCertificates, cmd};
 use url::Url;
 
 use crate::spec::{SpecError, broken, control_exchange, decoded, option, parse};
@@ -162,6 +162,18 @@ impl RedisUrl {
             let why = format!("the Sentinel at {} knows no primary named {master}", sentinel.addr());
             RedisError::from((ErrorKind::InvalidClientConfig, "Redis Sentinel", why))
         })
+    }
+
+    /// A connection to its database that waits for so long at most.
+    pub(crate) fn connect(&self, patience: Duration) -> RedisResult<Connection> {
+        let mut connection = self.client(patience)?.get_connection_with_timeout(patience)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.set_write_timeout(Some(patience))?;
+        // By ourselves, since the client library keeps the reason of a refusal to itself.
+        if self.database() != 0 {
+            cmd("SELECT").arg(self.database()).exec(&mut connection)?;
+        }
+        Ok(connection)
     }
 
     fn client_of(&self, info: ConnectionInfo) -> RedisResult<Client> {
