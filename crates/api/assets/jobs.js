@@ -61,7 +61,8 @@ export default function jobs(root, app) {
     turn += 1;
     stale.clear();
     leave();
-    Object.assign(list, { rows: [], byId: new Map(), total: null, cursor: null, done: false, error: null, fresh: 0, changed: false });
+    // What is still under way answers another question, and is not waited for.
+    Object.assign(list, { rows: [], byId: new Map(), total: null, cursor: null, done: false, loading: false, error: null, fresh: 0, changed: false });
     ui.active = null;
     const params = app.params;
     // The stream first, so that nothing falls between.

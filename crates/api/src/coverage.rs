@@ -41,6 +41,8 @@ const ENOUGH: usize = 5;
 const CUT_FROM: usize = 1_000;
 /// How long what was found is believed.
 const BELIEVED: Duration = Duration::from_secs(15);
+/// How long health waits for it.
+const WARNINGS_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) const OPERATIONS: &[Operation] = &[Operation {
     about: "Only what can be proven is told: gaps in Celery's logical clock prove nothing, since it jumps whenever a \
@@ -111,7 +113,10 @@ impl What {
                 "Celery cut the arguments that it shows at 1,024 characters: the rest was never sent; argsrepr and \
                  kwargsrepr of apply_async say what is shown"
             }
-            Self::Listening => "events that were sent to Redis meanwhile are lost: their jobs lack them",
+            Self::Listening => {
+                "Redis keeps nothing for who does not listen, and what it was sent meanwhile is lost; RabbitMQ keeps it in \
+                 our queue, within the bounds of that"
+            }
         }
     }
 }
@@ -167,8 +172,9 @@ pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError>
 
 /// One line for each kind of thing that is missing, without names: whoever asks for health need not be known.
 pub(crate) async fn warnings(app: &App, parts: &Parts) -> Vec<String> {
-    // Health is told whatever ails the views, which it tells itself.
-    let Ok(missing) = look(app, parts).await else { return Vec::new() };
+    // Health is told whatever ails the views, which it tells itself, and waits for nobody: a look that takes longer is
+    // there for who asks next.
+    let Ok(Ok(missing)) = tokio::time::timeout(WARNINGS_TIME, look(app, parts)).await else { return Vec::new() };
     let mut counts: BTreeMap<What, usize> = BTreeMap::new();
     missing.iter().for_each(|missing| *counts.entry(missing.what).or_default() += 1);
     counts.iter().map(|(what, count)| format!("{what} ({count}): GET /api/coverage says more")).collect()

@@ -124,6 +124,7 @@ fn no_password_is_ever_shown() {
         "amqp://u:s3cret@h:port//",
         "amqp://u:s3cret@h//%ff",
         "amqp://u:s3cret@h//?queue_type=s3cret",
+        "amqp://u:s3cret@h//?ssl_ca_certs=s3cret",
         "amqp://u:s3cret@h;redis://u:s3cret@h",
         "sqs://u:s3cret@h//",
         "s3cret-://h",

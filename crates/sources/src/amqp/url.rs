@@ -139,13 +139,19 @@ pub(crate) fn read(text: &str) -> Result<AmqpUrl, SpecError> {
     if option(first, "ssl_cert_reqs").is_some_and(|value| value.to_ascii_lowercase().ends_with("none")) {
         return Err(broken(RABBITMQ, "ssl_cert_reqs=none is not supported: name the authority with ssl_ca_certs=FILE"));
     }
+    let tls = TlsFiles { ca: file("ssl_ca_certs"), certificate: file("ssl_certfile"), key: file("ssl_keyfile") };
+    let is_named = tls.ca.is_some() || tls.certificate.is_some() || tls.key.is_some();
+    // Whoever names certificates does not mean the password to go over the wire as it is.
+    if is_named && urls.iter().any(|url| url.scheme() != "amqps") {
+        return Err(broken(RABBITMQ, "certificates are named, but not TLS: write amqps:// instead"));
+    }
     let name = |value: String| {
         if value.len() <= NAME_BYTES { Ok(value) } else { Err(broken(RABBITMQ, "a name in it is too long")) }
     };
     let queues = first.query_pairs().filter(|(key, _)| key == "queue").map(|(_, queue)| name(queue.into_owned()));
     Ok(AmqpUrl {
         brokers,
-        tls: TlsFiles { ca: file("ssl_ca_certs"), certificate: file("ssl_certfile"), key: file("ssl_keyfile") },
+        tls,
         masked: masked.join(";"),
         exchange: name(option(first, "event_exchange").unwrap_or_else(|| "celeryev".to_owned()))?,
         control_exchange: name(control_exchange(first))?,
