@@ -152,6 +152,9 @@ pub(crate) fn stream<B: Broker>(start: impl Fn() -> B, jobs: usize, rate: Option
     told("Flower");
     let broker = start();
     let (_, flower) = follow(&Flower::start(&broker.broker_url()), &broker, jobs, rate);
+    for (who, figures) in [("Forebay", &forebay), ("Flower", &flower)] {
+        eprintln!("  {who}: {}", serde_json::to_string(figures).unwrap());
+    }
     let flower_to_forebay = Ratios {
         us_per_event: flower.us_per_event / forebay.us_per_event,
         us_per_event_in_all: flower.us_per_event_in_all / forebay.us_per_event_in_all,
