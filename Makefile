@@ -35,8 +35,8 @@ lint: ## format, clippy, and licences and sources of dependencies where cargo-de
 advisories: ## known security holes in dependencies; needs cargo-deny and the network
 	cargo deny --all-features check advisories
 
-bench: build ## the speed figures, as a table; BENCH='--json' for JSON, BENCH='--quick' for a short run
-	@$(GET) redis
+bench: build ## the speed figures, beside Flower's, as a table; BENCH='--json' for JSON, BENCH='--quick' for a short run
+	@$(GET) redis rabbitmq flower
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
 soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOAK_SEED=1, every version of Celery with every pool (MATRIX_JOBS=2000), and more cases of every property

@@ -82,11 +82,13 @@ impl Process {
     }
 }
 
-/// A program that `make test-tools` put into the target directory.
+/// A program that `make test-tools` or `make bench` put into the target directory.
 pub fn tool(path: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let found = exe.ancestors().map(|dir| dir.join(path)).find(|program| program.is_file());
-    found.unwrap_or_else(|| panic!("{path} is missing in the target directory: run `make test-tools`"))
+    found.unwrap_or_else(|| {
+        panic!("{path} is missing in the target directory: run `make test-tools`, or `make bench` for what it measures")
+    })
 }
 
 fn children(parent: Pid) -> Vec<(Pid, String)> {

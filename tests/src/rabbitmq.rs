@@ -121,9 +121,9 @@ impl RabbitMq {
 
     /// Publishes these bodies on an exchange, as Celery publishes its events, and waits until the broker has each. A body
     /// that it did not confirm, because it went away, is published again when it is back; so some may be there twice.
-    pub fn publish(url: &str, exchange: &str, routing_key: &str, bodies: &[String]) {
+    pub fn publish(url: &str, exchange: &str, routing_key: &str, bodies: &[impl AsRef<[u8]>]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut left: VecDeque<&String> = bodies.iter().collect();
+        let mut left: VecDeque<&[u8]> = bodies.iter().map(AsRef::as_ref).collect();
         let deadline = Instant::now() + Duration::from_secs(120);
         while !left.is_empty() {
             assert!(Instant::now() < deadline, "RabbitMQ has not taken all within two minutes");
@@ -207,7 +207,7 @@ impl RabbitMq {
     }
 }
 
-async fn publish(url: &str, exchange: &str, routing_key: &str, left: &mut VecDeque<&String>) -> lapin::Result<()> {
+async fn publish(url: &str, exchange: &str, routing_key: &str, left: &mut VecDeque<&[u8]>) -> lapin::Result<()> {
     let connection = connect(url).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -220,11 +220,7 @@ async fn publish(url: &str, exchange: &str, routing_key: &str, left: &mut VecDeq
                 .with_content_encoding("utf-8".into())
                 .with_delivery_mode(1);
             let options = BasicPublishOptions::default();
-            confirms.push(
-                channel
-                    .basic_publish(exchange.into(), routing_key.into(), options, body.as_bytes(), properties)
-                    .await?,
-            );
+            confirms.push(channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?);
         }
         for confirm in confirms {
             confirm.await?;

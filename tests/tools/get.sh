@@ -7,6 +7,7 @@
 #   get.sh rabbitmq      rabbitmq-server
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
+#   get.sh flower        another with Flower, which the bench measures beside Forebay
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 #   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
@@ -115,9 +116,9 @@ chromium() {
     command -v chromium >/dev/null || fail "chromium was installed but is not on the PATH"
 }
 
-# installed NAME VENV: the pinned packages of NAME.txt with their program, in target/VENV.
+# installed NAME VENV [PROGRAM]: the pinned packages of NAME.txt with their program, in target/VENV.
 installed() {
-    [ -x "$target/$2/bin/${1%%-*}" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
+    [ -x "$target/$2/bin/${3:-${1%%-*}}" ] && cmp -s "$here/$1.txt" "$target/$2/forebay-$1.txt" && return
     venv "$2"
     say "installing $1 in target/$2"
     "$target/$2/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$here/$1.txt" ||
@@ -132,10 +133,11 @@ for what in "$@"; do
     redis) redis ;;
     rabbitmq) rabbitmq ;;
     celery) installed celery venv ;;
+    flower) installed flower venv-flower celery ;;
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
     browser) chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, schemathesis, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, browser)" ;;
     esac
 done

@@ -6,24 +6,29 @@
 mod beside;
 mod dashboard;
 mod drain;
+mod flower;
 mod huge;
 mod measures;
 mod million;
 mod raw;
+mod stream;
 
 use std::time::Duration;
 
 use dashboard::Dashboard;
-use forebay_tests::{Forebay, Options, Redis};
+use forebay_tests::{Forebay, Options, RabbitMq, Redis};
 use huge::Huge;
-use measures::{Ingest, Latency, Percentiles, Reads, Stream};
+use measures::{Ingest, Latency, Percentiles, Reads};
 use million::Million;
 use serde::Serialize;
+use stream::{Followed, Stream, stream};
 
 const HELP: &str = "\
 Measures the binary that FOREBAY_BIN names (`make bench` builds it first).
   --json    print JSON instead of a table
   --quick   a tenth of the work, for a first look
+  --streams only Celery's stream: the same events to Forebay and to Flower, over Redis at 5,000, 40,000 and 130,000 events/s
+            and as fast as it goes, over RabbitMQ at 5,000
   --large   only what is measured with a million jobs in the views
   --huge    only what is measured with twenty million: some twenty minutes, and 40 GB of disk";
 
@@ -37,6 +42,8 @@ struct Figures {
     cores: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     small: Option<Small>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    streams: Vec<Stream>,
     #[serde(skip_serializing_if = "Option::is_none")]
     large: Option<Million>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,14 +55,12 @@ struct Small {
     latency: Latency,
     ingest: Vec<Ingest>,
     reads: Reads,
-    streams: Vec<Stream>,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) =
-        arguments.iter().find(|argument| !["--json", "--quick", "--large", "--huge"].contains(&argument.as_str()))
-    {
+    let known = ["--json", "--quick", "--streams", "--large", "--huge"];
+    if let Some(unknown) = arguments.iter().find(|argument| !known.contains(&argument.as_str())) {
         if unknown != "--help" {
             eprintln!("unknown argument: {unknown}\n");
         }
@@ -66,8 +71,10 @@ fn main() {
     let share = if given("--quick") { 10 } else { 1 };
     let redis = Redis::start();
     let cores = std::thread::available_parallelism().unwrap().get();
-    let small = (!given("--large") && !given("--huge")).then(|| measure(&redis, share));
-    let large = (!given("--huge")).then(|| {
+    let all = !["--streams", "--large", "--huge"].iter().any(|part| given(part));
+    let small = all.then(|| measure(&redis, share));
+    let streams = if all || given("--streams") { streams(share as usize) } else { Vec::new() };
+    let large = (all || given("--large")).then(|| {
         eprintln!("measuring: {} jobs in the views", JOBS / share as usize);
         million::measure(&redis, JOBS / share as usize, Duration::from_secs(20 / u64::from(share).min(4)))
     });
@@ -75,7 +82,7 @@ fn main() {
         eprintln!("measuring: {} jobs in the views", HUGE / u64::from(share));
         huge::measure(&redis, HUGE / u64::from(share), Duration::from_secs(10))
     });
-    let figures = Figures { cores, small, large, huge };
+    let figures = Figures { cores, small, streams, large, huge };
     if given("--json") {
         println!("{}", serde_json::to_string_pretty(&figures).unwrap());
     } else {
@@ -96,12 +103,18 @@ fn measure(redis: &Redis, share: u32) -> Small {
     drop(forebay);
     let time = Duration::from_secs(scaled(10).into());
     let ingest = [1, 50].map(|batch| measures::ingest(&start(&format!("ingest, batches of {batch}")), batch, 8, time));
-    let streams = [Some(5_000), None].map(|rate| {
-        let rate_text = rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s"));
-        let forebay = start(&format!("Celery's stream, {rate_text}"));
-        measures::stream(&forebay, redis, rate.unwrap_or(0) as u64, scaled(25_000) as usize, rate)
-    });
-    Small { latency, ingest: ingest.into(), reads, streams: streams.into() }
+    Small { latency, ingest: ingest.into(), reads }
+}
+
+/// At a moderate rate for some twenty seconds, and faster than Flower goes for longer than a broker lets it lag behind.
+/// As fast as it goes is some hundred thousand events a second from this publisher, several times what one of Python is
+/// capable of, which is about the 130,000.
+fn streams(share: usize) -> Vec<Stream> {
+    let (few, many) = (25_000 / share, 100_000 / share);
+    let redis = |jobs, rate| stream(Redis::start, jobs, rate);
+    let over_redis =
+        [redis(few, Some(5_000)), redis(many, Some(40_000)), redis(many, Some(130_000)), redis(many, None)];
+    over_redis.into_iter().chain([stream(RabbitMq::start, few, Some(5_000))]).collect()
 }
 
 fn row(what: &str, figure: &str) {
@@ -113,6 +126,7 @@ fn print(figures: &Figures) {
     if let Some(small) = &figures.small {
         print_small(small);
     }
+    figures.streams.iter().for_each(print_stream);
     if let Some(large) = &figures.large {
         print_large(large);
     }
@@ -146,16 +160,30 @@ fn print_small(figures: &Small) {
     row("GET one job", &format!("{:.0}/s", reads.jobs_per_second));
     row("GET a constant answer (/api/health/live)", &format!("{:.0}/s", reads.constant_answers_per_second));
     row("ratio", &format!("{:.2}", reads.ratio));
-    for it in &figures.streams {
-        let rate = it.asked_per_second.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s asked"));
-        println!("Celery's stream over Redis, {rate}");
-        row("events sent / arrived", &format!("{} / {}", it.sent, it.arrived));
-        row("jobs sent / recorded", &format!("{} / {}", it.jobs, it.jobs_recorded));
-        let speed = format!("{:.1} s, {:.0} events/s", it.seconds, it.events_per_second);
-        row("first publish until the last job can be read", &speed);
-        let cpu = format!("{:.1} / {:.1} us", it.forebay_us_per_event, it.nats_us_per_event);
-        row("processor time per event, forebay / nats-server", &cpu);
-    }
+}
+
+fn print_stream(figures: &Stream) {
+    let rate =
+        figures.asked_per_second.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} events/s asked"));
+    println!("the same Celery stream over {}, {rate}: {} events", figures.broker, figures.events);
+    let (forebay, flower, ratios) = (&figures.forebay, &figures.flower, &figures.flower_to_forebay);
+    let both = |what: &str, of: &dyn Fn(&Followed) -> String| {
+        row(&format!("{what}: Forebay / Flower"), &format!("{} / {}", of(forebay), of(flower)));
+    };
+    both("published per second", &|it| format!("{:.0}", it.published_per_second));
+    both("events lost", &|it| format!("{} ({:.1} %)", figures.events.saturating_sub(it.arrived), it.lost_percent));
+    let ended = format!("jobs that it knows the end of, of {}", figures.jobs);
+    both(&ended, &|it| it.jobs_ended.to_string());
+    both("first publish until done with all", &|it| format!("{:.1} s", it.seconds));
+    both("processor time per event", &|it| format!("{:.1} us", it.us_per_event));
+    row("  ratio", &format!("{:.1}", ratios.us_per_event));
+    both("the same with nats-server", &|it| format!("{:.1} us", it.us_per_event_in_all));
+    row("  ratio", &format!("{:.1}", ratios.us_per_event_in_all));
+    both("memory per job", &|it| format!("{:.1} KB", it.kb_per_job));
+    row("  ratio", &format!("{:.1}", ratios.kb_per_job));
+    let memory =
+        |it: &Followed| format!("{:.0}, {:.0}, {:.0} MB", it.resident_before_mb, it.resident_mb, it.peak_resident_mb);
+    both("memory before, after, at most", &memory);
 }
 
 fn print_dashboard(figures: &Dashboard) {

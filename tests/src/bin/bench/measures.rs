@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forebay_tests::{API_KEY, CONNECTION, Flood, Forebay, Redis, job_id, wait_for};
-use rustix::process::Pid;
+use forebay_tests::{API_KEY, CONNECTION, Forebay, job_id, wait_for};
 use serde::Serialize;
 
 use crate::raw::{Raw, request};
@@ -128,80 +127,9 @@ pub(crate) fn reads(forebay: &Forebay, connections: usize, turns: u32) -> Reads 
     }
 }
 
-/// A stream of Celery's events over Redis, from the first publish until all of its jobs can be read.
-#[derive(Serialize)]
-pub(crate) struct Stream {
-    pub(crate) asked_per_second: Option<usize>,
-    pub(crate) sent: u64,
-    pub(crate) arrived: u64,
-    pub(crate) jobs: u64,
-    pub(crate) jobs_recorded: u64,
-    pub(crate) seconds: f64,
-    pub(crate) events_per_second: f64,
-    pub(crate) forebay_us_per_event: f64,
-    pub(crate) nats_us_per_event: f64,
-}
-
-const EVENTS_PER_MESSAGE: usize = 20;
-const MESSAGES_PER_STEP: usize = 50;
-
-pub(crate) fn stream(forebay: &Forebay, redis: &Redis, seed: u64, jobs: usize, rate: Option<usize>) -> Stream {
-    let mut flood = Flood::new(seed, now());
-    let (messages, _) = flood.messages(jobs, EVENTS_PER_MESSAGE);
-    let sent = flood.events();
-    let heard = || forebay.health()["sources"][0]["events"].as_u64().unwrap();
-    let recorded =
-        || forebay.api.get("/api/jobs?limit=1&state=completed").body["pagination"]["total"].as_u64().unwrap();
-    let failed = || forebay.api.get("/api/jobs?limit=1&state=failed").body["pagination"]["total"].as_u64().unwrap();
-    let (before, known) = (heard(), recorded() + failed());
-    let processes = [forebay.process().pid(), forebay.nats()];
-    let cpu = processes.map(cpu_seconds);
-
-    let begin = Instant::now();
-    for (step, chunk) in messages.chunks(MESSAGES_PER_STEP).enumerate() {
-        redis.publish("/0.celeryev/task.multi", chunk);
-        if let Some(rate) = rate {
-            let due = Duration::from_secs_f64(
-                (step + 1) as f64 * (MESSAGES_PER_STEP * EVENTS_PER_MESSAGE) as f64 / rate as f64,
-            );
-            std::thread::sleep(due.saturating_sub(begin.elapsed()));
-        }
-    }
-    // Either all is there, or nothing more comes.
-    let (mut last, mut end) = (0, Instant::now());
-    while last < jobs as u64 && end.elapsed() < Duration::from_secs(10) {
-        let now = recorded() + failed() - known;
-        if now > last {
-            (last, end) = (now, Instant::now());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let seconds = (end - begin).as_secs_f64();
-    let [forebay_cpu, nats_cpu] = [0, 1].map(|at| (cpu_seconds(processes[at]) - cpu[at]) * 1e6 / sent as f64);
-    Stream {
-        asked_per_second: rate,
-        sent,
-        arrived: heard() - before,
-        jobs: jobs as u64,
-        jobs_recorded: last,
-        seconds,
-        events_per_second: sent as f64 / seconds,
-        forebay_us_per_event: forebay_cpu,
-        nats_us_per_event: nats_cpu,
-    }
-}
-
 /// Epoch seconds.
 pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
-}
-
-/// Processor time of a process so far.
-fn cpu_seconds(pid: Pid) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Calls per second of all connections together.
