@@ -1,5 +1,6 @@
 //! How much of the table is in memory, and what goes to disk when it is too much: what was created longest ago.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,7 +83,8 @@ impl Table {
         self.index.bytes() + self.workflows.len() * WORKFLOW + self.parts.iter().map(part).sum::<usize>()
     }
 
-    /// The parts that have to go: those created longest ago, and some more, so that it is not done all the time.
+    /// The parts that have to go: those created longest ago, and some more, so that it is not done all the time. Those that
+    /// are still being filled go last: the next job of their hour would bring them back.
     fn excess(&self) -> Vec<(usize, Arc<Segment>)> {
         let Some(Limit { bytes: allowed, .. }) = self.memory.0 else { return Vec::new() };
         let taken = self.bytes();
@@ -90,12 +92,13 @@ impl Table {
             return Vec::new();
         }
         let latest = |segment: &Segment| segment.spans.created.map(|(_, latest)| latest);
+        let filled: HashSet<usize> = self.hours.values().copied().collect();
         let hot = |(number, part): (usize, &Part)| match part {
             Part::Hot(segment) if segment.len() > 0 => Some((number, Arc::clone(segment))),
             _ => None,
         };
         let mut hot: Vec<_> = self.parts.iter().enumerate().filter_map(hot).collect();
-        hot.sort_by_key(|(_, segment)| latest(segment));
+        hot.sort_by_key(|(number, segment)| (filled.contains(number), latest(segment)));
         let mut too_much = taken - allowed / 16 * 15;
         hot.retain(|(_, segment)| {
             let goes = too_much > 0;
