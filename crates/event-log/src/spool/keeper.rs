@@ -67,7 +67,7 @@ impl Keeper {
                     self.change(changes);
                 }
                 Order::Take(answer) => {
-                    let taken = self.with_store(Store::take);
+                    let taken = self.with_store(|store| store.take(now()));
                     let _ = answer.send(taken);
                 }
                 Order::Close(answer) => {

@@ -13,7 +13,7 @@ mod keeper;
 mod store;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,13 +98,13 @@ impl SpoolDepth {
 
 impl Spool {
     /// Opens the spool in this directory, which is made if need be, for at most so many bytes. Blocks; after a kill for as
-    /// long as reading the file takes. A file that is damaged is set aside under another name, and a new one begun.
+    /// long as reading the file takes. A file that is damaged is set aside under a name of its own, and a new one begun.
     pub fn open(dir: &Path, limit: u64) -> Result<Self, SpoolError> {
         std::fs::create_dir_all(dir).map_err(|error| SpoolError::io(dir, &error))?;
         let file = dir.join("spool.redb");
         let store = match Store::open(&file, limit) {
             Err(error) if file.exists() && error.is_damage() => {
-                let aside = dir.join("spool.damaged.redb");
+                let aside = free_name(dir);
                 tracing::error!(%error, aside = %aside.display(), "the spool is damaged: it is set aside, and a new one begun");
                 std::fs::rename(&file, &aside).map_err(|error| SpoolError::io(&file, &error))?;
                 Store::open(&file, limit)?
@@ -173,6 +173,18 @@ impl Spool {
     }
 }
 
+/// A damaged file may hold what somebody can still save, and so never takes the place of another one.
+fn free_name(dir: &Path) -> PathBuf {
+    let mut number = 1;
+    loop {
+        let name = dir.join(format!("spool.damaged.{number}.redb"));
+        if !name.exists() {
+            return name;
+        }
+        number += 1;
+    }
+}
+
 async fn answer<T>(answer: oneshot::Receiver<Result<T, SpoolError>>) -> Result<T, SpoolError> {
     answer.await.unwrap_or_else(|_| Err(SpoolError { reason: "it is closed".to_owned() }))
 }
@@ -217,7 +229,12 @@ impl<E: Into<redb::Error>> From<E> for SpoolError {
                 Self::damaged(&error.to_string())
             }
             redb::Error::Corrupted(reason) => Self::damaged(&reason),
-            redb::Error::UpgradeRequired(version) => Self::damaged(&format!("it has the format {version}")),
+            redb::Error::UpgradeRequired(version) => Self {
+                reason: format!(
+                    "spool.redb is whole, but of format {version}, which this version does not read: start the version \
+                     that wrote it until nothing waits any more, or move the file away"
+                ),
+            },
             error => Self { reason: error.to_string() },
         }
     }

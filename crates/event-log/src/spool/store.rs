@@ -29,6 +29,8 @@ const PAGE: u64 = 4_096;
 /// What is taken out at a time.
 const TURN_BYTES: usize = 4 << 20;
 const TURN_ROWS: usize = 64;
+/// LZ4 packs nothing any smaller.
+const LARGEST_RATIO: usize = 255;
 
 /// An array of one kind of events of one connection.
 #[derive(Clone, Debug)]
@@ -84,7 +86,7 @@ pub(super) enum Change {
     Put(Entry),
     /// The log has these arrays.
     Stored(Vec<Place>),
-    /// The log has this array, but for these events, which it will never take.
+    /// The log has this array, but for these events, which it will never take, or which cannot be read any more.
     Refused {
         place: Place,
         tasks: u32,
@@ -166,9 +168,20 @@ impl Store {
         Ok(())
     }
 
-    /// The first of what waits. Until it is stored or given back, none of it is dropped.
-    pub(super) fn take(&mut self) -> Result<Vec<Row>, SpoolError> {
-        self.under_way.clear();
+    /// The first of what waits. Until it is stored or given back, none of it is dropped. What cannot be unpacked goes, and
+    /// is counted: nothing else would ever come out behind it.
+    pub(super) fn take(&mut self, now: Timestamp) -> Result<Vec<Row>, SpoolError> {
+        let (taken, refused) = self.first()?;
+        self.under_way = taken.iter().map(|row| row.place).collect();
+        if !refused.is_empty() {
+            tracing::error!(arrays = refused.len(), "the spool held what cannot be unpacked: those events are dropped");
+            self.change(refused, now)?;
+        }
+        Ok(taken)
+    }
+
+    /// The first of what waits, and what of it is of no use.
+    fn first(&self) -> Result<(Vec<Row>, Vec<Change>), SpoolError> {
         let work = self.database.begin_read()?;
         let mut waiting = Vec::new();
         for lane in LANES {
@@ -180,24 +193,25 @@ impl Store {
                 }
             }
         }
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while taken.len() < TURN_ROWS && bytes < TURN_BYTES {
+        let (mut taken, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while taken.len() + refused.len() < TURN_ROWS && bytes < TURN_BYTES {
             let next = waiting.iter().enumerate().min_by_key(|(_, (_, (key, _), _))| key.value().1);
             let Some(index) = next.map(|(index, _)| index) else { break };
             let (lane, (key, row), rows) = &mut waiting[index];
             let (_, tasks, others, compressed) = row.value();
-            let payload = lz4_flex::decompress_size_prepended(compressed)
-                .map_err(|error| SpoolError::damaged(&format!("an array cannot be unpacked: {error}")))?;
-            bytes += payload.len();
             let place = Place { lane: *lane, key: key.value() };
-            taken.push(Row { place, tasks, others, payload: payload.into() });
+            if let Some(payload) = unpacked(compressed) {
+                bytes += payload.len();
+                taken.push(Row { place, tasks, others, payload: payload.into() });
+            } else {
+                refused.push(Change::Refused { place, tasks, others });
+            }
             match rows.next().transpose()? {
                 Some(next) => (*key, *row) = next,
                 None => drop(waiting.swap_remove(index)),
             }
         }
-        self.under_way.extend(taken.iter().map(|row| row.place));
-        Ok(taken)
+        Ok((taken, refused))
     }
 }
 
@@ -319,6 +333,15 @@ where
 
 fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.into_iter().chain(other).min()
+}
+
+/// The array of a row; `None` where that is damaged.
+fn unpacked(compressed: &[u8]) -> Option<Vec<u8>> {
+    // What says how large it is may be damaged, too.
+    let (size, packed) = lz4_flex::block::uncompressed_size(compressed).ok()?;
+    let is_possible = size <= packed.len().saturating_mul(LARGEST_RATIO);
+    let payload = is_possible.then(|| lz4_flex::decompress(packed, size).ok()).flatten()?;
+    (payload.len() == size).then_some(payload)
 }
 
 /// What a row takes of the file.

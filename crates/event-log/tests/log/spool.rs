@@ -3,12 +3,16 @@ use std::path::Path;
 use event_log::testing::TestServer;
 use event_log::{Batcher, EventLog, Outlet, Spool};
 use proto_events::{Event, EventType, Framework, Timestamp, Worker};
+use redb::ReadableTable as _;
 use uuid::Uuid;
 
 use crate::support::{CONNECTION, event, number_of, open, read_to, until, within};
 
 const OTHER: Uuid = Uuid::from_u128(9);
 const LARGE: u64 = 1 << 30;
+/// Where the spool keeps arrays of events about tasks.
+const TASKS: redb::TableDefinition<'static, (u128, u64), (i64, u32, u32, &'static [u8])> =
+    redb::TableDefinition::new("tasks.1");
 
 /// The numbers of all events about jobs of a connection in the log, in its order.
 async fn jobs(log: &EventLog, connection: Uuid) -> Vec<u64> {
@@ -155,10 +159,67 @@ async fn what_was_gathered_before_the_servers_limit_was_known_arrives_piece_by_p
 #[tokio::test]
 async fn a_damaged_spool_is_set_aside_and_events_are_taken_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("spool.redb"), vec![7; 100_000]).unwrap();
+    for (damage, aside) in [(7, "spool.damaged.1.redb"), (8, "spool.damaged.2.redb")] {
+        std::fs::write(dir.path().join("spool.redb"), vec![damage; 100_000]).unwrap();
+        let outlet = Outlet::new(Some(spool(dir.path())));
+        let batcher = outlet.batcher(CONNECTION);
+        push_alone(&batcher, [event(1)]).await;
+        assert_eq!(outlet.spool().unwrap().total().events(), 1);
+        assert_eq!(std::fs::read(dir.path().join(aside)).unwrap(), vec![damage; 100_000]);
+        outlet.spool().unwrap().close().await;
+    }
+    assert_eq!(std::fs::read(dir.path().join("spool.damaged.1.redb")).unwrap()[0], 7, "it is still there");
+}
+
+#[tokio::test]
+async fn a_spool_of_another_format_stops_the_start_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    spool(dir.path()).close().await;
+    let file = dir.path().join("spool.redb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // Where redb keeps the version of either of its two last transactions.
+    for offset in [64, 192] {
+        assert_eq!(std::mem::replace(&mut bytes[offset], 2), 3);
+    }
+    std::fs::write(&file, &bytes).unwrap();
+    let error = Spool::open(dir.path(), LARGE).err().unwrap().to_string();
+    assert!(error.contains("of format 2") && error.contains("move the file away"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is set aside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_that_is_damaged_is_counted_and_holds_nothing_up() {
+    let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let outlet = Outlet::new(Some(spool(dir.path())));
     let batcher = outlet.batcher(CONNECTION);
-    push_alone(&batcher, [event(1)]).await;
-    assert_eq!(outlet.spool().unwrap().total().events(), 1);
-    assert!(dir.path().join("spool.damaged.redb").exists());
+    push_alone(&batcher, (0..6).map(event)).await;
+    outlet.spool().unwrap().close().await;
+    let database = redb::Database::open(dir.path().join("spool.redb")).unwrap();
+    let work = database.begin_write().unwrap();
+    // One is cut off, one says that it is of four gigabytes.
+    for (number, is_cut) in [(2, true), (5, false)] {
+        let mut table = work.open_table(TASKS).unwrap();
+        let key = (CONNECTION.as_u128(), number);
+        let (at, tasks, others, mut packed) = {
+            let row = table.get(key).unwrap().unwrap();
+            let (at, tasks, others, packed) = row.value();
+            (at, tasks, others, packed.to_vec())
+        };
+        if is_cut {
+            packed.truncate(packed.len() / 2)
+        } else {
+            packed[..4].fill(0xff)
+        }
+        table.insert(key, (at, tasks, others, packed.as_slice())).unwrap();
+    }
+    work.commit().unwrap();
+    drop(database);
+
+    let log = open(&server).await;
+    let outlet = Outlet::new(Some(spool(dir.path())));
+    outlet.attach(&log);
+    let spool = outlet.spool().unwrap().clone();
+    until("the spool to be empty", async || spool.total().arrays == 0).await;
+    assert_eq!(jobs(&log, CONNECTION).await, [0, 2, 3, 5]);
+    assert_eq!((spool.total().events(), spool.total().dropped_tasks), (0, 2));
 }
