@@ -1,6 +1,6 @@
 //! Which processes of a worker are gone.
 
-use proto_events::Timestamp;
+use proto_events::{Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{FleetFact, What};
@@ -97,11 +97,13 @@ struct Run {
     pid: i64,
     first: Timestamp,
     last: Timestamp,
-    clock: Option<i64>,
-    processed: Option<u64>,
+    /// By its own clock: where each word stands in the log, its logical clock, and the jobs run by then.
+    counts: Vec<Counts>,
     /// What shows that it is not the one before.
     proof: Option<Proof>,
 }
+
+type Counts = (Position, Option<i64>, Option<u64>);
 
 /// What is gone, of all that is known of one worker.
 pub(super) fn of<'a>(facts: impl Iterator<Item = &'a FleetFact> + Clone) -> Option<Gone> {
@@ -121,13 +123,14 @@ fn runs<'a>(facts: impl Iterator<Item = &'a FleetFact>) -> Vec<Run> {
     let mut heard: Vec<_> = facts.filter_map(heard).collect();
     heard.sort_by_key(|(at, position, ..)| (*at, *position));
     let mut runs: Vec<Run> = Vec::new();
-    for (at, _, pid, clock, processed) in heard {
+    for (at, position, pid, clock, processed) in heard {
+        let counts = (position, clock, processed);
         let same = runs.iter_mut().rfind(|run| run.pid == pid);
         let proof = match same {
-            Some(run) => match run.began_anew(clock, processed) {
+            Some(run) => match run.began_anew(counts) {
                 None => {
                     run.last = at;
-                    (run.clock, run.processed) = (clock.or(run.clock), processed.or(run.processed));
+                    run.counts.push(counts);
                     continue;
                 }
                 proof => proof,
@@ -135,17 +138,20 @@ fn runs<'a>(facts: impl Iterator<Item = &'a FleetFact>) -> Vec<Run> {
             None => None,
         };
         let proof = proof.or_else(|| runs.last().map(|before| Proof::NewProcess { from: before.pid, to: pid }));
-        runs.push(Run { pid, first: at, last: at, clock, processed, proof });
+        runs.push(Run { pid, first: at, last: at, counts: vec![counts], proof });
     }
     runs
 }
 
 impl Run {
-    /// Why the process of this pid must be another one by now: what only ever grows has shrunk.
-    fn began_anew(&self, clock: Option<i64>, processed: Option<u64>) -> Option<Proof> {
+    /// Why the process of this pid must be another one by now: what only ever grows has shrunk. That counts only against
+    /// words that stand before it in the log, too. After its wall clock was set back, what a process says seems to come
+    /// before what it said earlier; and what arrives late stands behind what was said later.
+    fn began_anew(&self, (position, clock, processed): Counts) -> Option<Proof> {
         let pid = self.pid;
-        let of_clock = self.clock.zip(clock).filter(|(from, to)| to < from);
-        let of_count = self.processed.zip(processed).filter(|(from, to)| to < from);
+        let before = || self.counts.iter().rev().filter(|(before, ..)| *before < position);
+        let of_clock = before().find_map(|(_, from, _)| from.zip(clock).filter(|(from, to)| to < from));
+        let of_count = before().find_map(|(.., from)| from.zip(processed).filter(|(from, to)| to < from));
         let of_clock = of_clock.map(|(from, to)| Proof::ClockRestarted { pid, from, to });
         of_clock.or_else(|| of_count.map(|(from, to)| Proof::CountRestarted { pid, from, to }))
     }

@@ -64,6 +64,29 @@ fn a_process_is_gone_when_another_one_speaks_under_its_name() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_back_is_no_new_process() {
+    let ran = |clock, processed| What::Spoke {
+        word: Word::Alive,
+        pid: Some(1),
+        clock: Some(clock),
+        processed: Some(processed),
+        freq: Some(2.0),
+    };
+    // By the wall clock, 93 comes before 90.
+    let set_back = [(98, ran(88, 7)), (100, ran(90, 8)), (97, ran(91, 9)), (99, ran(93, 10)), (101, ran(95, 11))];
+    for length in 1..=set_back.len() {
+        assert_eq!(proof(&set_back[..length], 0), None, "{length}");
+    }
+    // One that really begins anew after that is known.
+    let anew = [set_back.as_slice(), &[(105, ran(4, 0))]].concat();
+    assert_eq!(proof(&anew, 104), Some(Proof::ClockRestarted { pid: 1, from: 95, to: 4 }));
+    // What the old one said arrives behind the first word of the new one: that one is known by what stands before it.
+    let late = [(10, ran(90, 7)), (12, ran(4, 0)), (11, ran(91, 7)), (14, ran(6, 0))];
+    assert_eq!(proof(&late, 11), Some(Proof::ClockRestarted { pid: 1, from: 90, to: 4 }));
+    assert_eq!(proof(&late, 12), None);
+}
+
+#[test]
 fn a_silent_process_is_gone_until_it_is_heard() {
     let story = [(0, spoke(Word::Online, 1, 5)), (50, silent(1, 30, false))];
     let told_of = |began| proof(&story, began);
