@@ -13,7 +13,7 @@ use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::auth::refuse_foreign;
-use crate::connections::{Connection, ConnectionError};
+use crate::connections::{Connection, ConnectionError, DEFAULT};
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json as answer};
 use crate::kept::KeptError;
@@ -72,7 +72,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "DELETE",
-        about: "Its key is good for nothing from then on. Its jobs stay.",
+        about: "Its key is good for nothing from then on. Its jobs stay. While a source listens for it, it is refused with \
+                409.",
         in_path: &[&NAME_OR_ID],
         answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection that is gone.")],
         errors: CHANGE_ERRORS,
@@ -275,7 +276,9 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
         (&Method::DELETE, None) => {
             let parts = changeable(&app, &mut call).await?;
             nothing(&mut call).await?;
-            let connection = parts.connections.delete(&decoded(&path).ok_or(not_found)?).await?;
+            let which = decoded(&path).ok_or(not_found)?;
+            refuse_listening(&app, parts, &which)?;
+            let connection = parts.connections.delete(&which).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
@@ -289,6 +292,18 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
         (method, Some(_)) => Err(wrong_method(method, "POST")),
         (method, None) => Err(wrong_method(method, "PATCH, DELETE")),
     }
+}
+
+/// A source would go on to write for a connection that nobody knows. The default one is not deleted anyway, which is told
+/// elsewhere.
+fn refuse_listening(app: &App, parts: &Parts, which: &str) -> Result<(), ApiError> {
+    let connection = parts.connections.find(which).filter(|connection| connection.name != DEFAULT);
+    let (Some(connection), Some(fleet)) = (connection, app.fleet()) else { return Ok(()) };
+    let listening = fleet.list().into_iter().find(|source| source.connection_id == connection.id);
+    listening.map_or(Ok(()), |source| {
+        let message = format!("The source {} listens for it: remove the source first.", source.status.name);
+        Err(ApiError::Conflict(message))
+    })
 }
 
 /// `GET` and `POST /api/keys`.
