@@ -95,6 +95,9 @@ impl Listening {
         let mut connections = BTreeMap::from([(DEFAULT.to_owned(), default.id)]);
         let mut meant = Vec::new();
         for wanted in &self.wanted {
+            if !self.is_still(wanted).await {
+                continue;
+            }
             let connection = match &wanted.connection {
                 Some(name) => stack.connections.ensure(name).await?,
                 None => default.clone(),
@@ -113,11 +116,21 @@ impl Listening {
         let queues = stack.queues();
         self.fleet.know_queues(move |connection| queues(connection, now()));
         for (wanted, name, connection) in meant {
-            if !self.fleet.runs(&name, &wanted.url, connection) {
+            if !self.is_still(wanted).await {
+                stack.projector.live().forget_source(connection, &name);
+            } else if !self.fleet.runs(&name, &wanted.url, connection) {
                 self.start(wanted, &name, connection)?;
             }
         }
         self.fleet.remember_connections(connections).await.context("cannot write to the data directory")
+    }
+
+    /// Whether it is to run even now: what the API added can be removed there before the log is open.
+    async fn is_still(&self, wanted: &Wanted) -> bool {
+        match (wanted.origin, &wanted.name) {
+            (Origin::Api, Some(name)) => self.fleet.is_added(name).await,
+            _ => true,
+        }
     }
 
     fn start(&self, wanted: &Wanted, name: &str, connection: Uuid) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use event_log::Outlet;
 use parking_lot::RwLock;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 use crate::source::{SourceConfig, SourceHandle};
 use crate::spec::{BrokerUrl, SpecError, is_name};
-use crate::status::{SourceStatus, SpoolStatus};
+use crate::status::{Figures, Identity, SourceStatus, SpoolStatus};
 
 /// Sources of one server; each has threads of its own.
 const MOST: usize = 100;
@@ -187,6 +188,11 @@ impl Fleet {
         read.collect()
     }
 
+    /// Whether a source of this name was added while a server ran, and not removed since.
+    pub async fn is_added(&self, name: &str) -> bool {
+        self.kept.lock().await.added.iter().any(|source| source.name == name)
+    }
+
     /// The id that a connection of this name last had.
     pub async fn known_connection(&self, name: &str) -> Option<Uuid> {
         self.kept.lock().await.connections.get(name).copied()
@@ -203,6 +209,8 @@ impl Fleet {
 
     /// Starts a source. Must be called within a tokio runtime.
     pub fn start(&self, name: &str, url: &BrokerUrl, connection: Uuid, origin: Origin) -> Result<(), FleetError> {
+        // Before the lock: this reads the views, and whoever lists the sources would wait for it.
+        let queues = self.queues.get().map(|queues| queues(connection)).unwrap_or_default();
         let mut members = self.members.write();
         refuse(&members, None, url, connection)?;
         let config = SourceConfig {
@@ -211,7 +219,7 @@ impl Fleet {
             connection,
             redact_args: self.habits.redact_args,
             enable_events: self.habits.enable_events,
-            queues: self.queues.get().map(|queues| queues(connection)).unwrap_or_default(),
+            queues,
         };
         let handle = config.spawn(&self.outlet).map_err(FleetError::Spawn)?;
         members.push(Member { name: name.to_owned(), origin, connection, url: url.clone(), handle });
@@ -253,34 +261,47 @@ impl Fleet {
         let mut kept = self.kept.lock().await;
         refuse(&self.members.read(), Some(name), &broker, connection)?;
         let source = KeptSource { name: name.to_owned(), connection: of.to_owned(), url: url.trim().to_owned() };
+        let before = kept.clone();
         self.keep(&mut kept, |kept| {
+            // One that could not be started, or it would be among the members.
+            kept.added.retain(|source| source.name != name);
             kept.added.push(source);
             kept.connections.insert(of.to_owned(), connection);
         })?;
-        self.start(name, &broker, connection, Origin::Api)?;
+        if let Err(error) = self.start(name, &broker, connection, Origin::Api) {
+            if let Err(error) = self.keep(&mut kept, |kept| *kept = before) {
+                tracing::error!(source = name, %error, "a source that did not start is started again by a restart");
+            }
+            return Err(error);
+        }
         self.list().into_iter().find(|source| source.status.name == name).ok_or(FleetError::Unknown)
     }
 
     /// Removes a source that was added while the server ran; nothing of it is left behind at the broker. What it has
-    /// heard is written first.
+    /// heard is written first. One that does not run is forgotten: what it once made at its broker expires there.
     pub async fn remove(&self, name: &str) -> Result<ListedSource, FleetError> {
+        let ours = |member: &Member| member.name == name && member.origin == Origin::Api;
         let mut kept = self.kept.lock().await;
-        let named = |member: &Member| member.name == name;
-        let (listed, is_ours) = {
+        let running = {
             let members = self.members.read();
-            let is_ours = members.iter().any(|member| named(member) && member.origin == Origin::Api);
-            let found = members.iter().find(|member| named(member) && (member.origin == Origin::Api || !is_ours));
-            (found.map(Member::listed).ok_or(FleetError::Unknown)?, is_ours)
+            let found = members.iter().find(|member| ours(member)).map(Member::listed);
+            if found.is_none() && members.iter().any(|member| member.name == name) {
+                return Err(FleetError::Configured(name.to_owned()));
+            }
+            found
         };
-        if !is_ours {
-            return Err(FleetError::Configured(name.to_owned()));
-        }
+        let listed = match running {
+            Some(listed) => listed,
+            None => kept.at_rest(name).ok_or(FleetError::Unknown)?,
+        };
         self.keep(&mut kept, |kept| kept.added.retain(|source| source.name != name))?;
         let gone = {
             let mut members = self.members.write();
-            let at = members.iter().position(|member| named(member) && member.origin == Origin::Api);
+            let at = members.iter().position(ours);
             at.map(|at| members.remove(at))
         };
+        // Its last words may take long, and the others need not wait for them.
+        drop(kept);
         if let Some(member) = gone {
             member.handle.remove().await;
         }
@@ -323,6 +344,25 @@ fn refuse(members: &[Member], name: Option<&str>, url: &BrokerUrl, connection: U
         return Err(FleetError::Same(member.name.clone()));
     }
     if members.len() >= MOST { Err(FleetError::TooMany) } else { Ok(()) }
+}
+
+impl Kept {
+    /// How a source looks that is kept and does not run.
+    fn at_rest(&self, name: &str) -> Option<ListedSource> {
+        let source = self.added.iter().find(|source| source.name == name)?;
+        let (kind, url_masked) = match source.url.parse::<BrokerUrl>() {
+            Ok(BrokerUrl::Redis(url)) => ("celery-redis", url.masked().to_owned()),
+            Ok(BrokerUrl::Amqp(url)) => ("celery-rabbitmq", url.masked().to_owned()),
+            // Nobody can tell where its password begins.
+            Err(_) if source.url.starts_with("amqp") => ("celery-rabbitmq", "***".to_owned()),
+            Err(_) => ("celery-redis", "***".to_owned()),
+        };
+        let figures = Figures::new();
+        figures.lost(Instant::now(), false, "it does not run");
+        let status = figures.status(&Identity { name, kind, url_masked: &url_masked, dropped: 0, queue_bytes: 0 });
+        let connection_id = self.connections.get(&source.connection).copied().unwrap_or_default();
+        Some(ListedSource { status, origin: Origin::Api, connection_id })
+    }
 }
 
 impl Member {

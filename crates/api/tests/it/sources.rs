@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use event_log::Outlet;
 use serde_json::{Value, json};
-use sources::{Fleet, Habits, Origin, parse_source};
+use sources::{Fleet, FleetError, Habits, Origin, parse_source};
 use ureq::http::Method;
 
 use crate::harness::{Answer, CONNECTION, Server};
@@ -101,4 +101,65 @@ async fn what_the_configuration_declares_is_removed_there_alone() {
     assert_eq!(listed(&server).len(), 1);
     server.client.request(Method::PATCH, "/api/sources/shop").admin().send().error(405, "METHOD_NOT_ALLOWED");
     add(&server, &json!({ "name": "default", "url": URL })).error(409, "CONFLICT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_kept_and_does_not_run_can_be_removed_and_is_not_doubled() {
+    let server = Server::start().await;
+    assert_eq!(add(&server, &json!({ "name": "shop", "url": URL })).status, 201);
+    let shop = server.connections.find("shop").unwrap().id;
+    let file = server.dir.path().join("sources.json");
+    let kept = || -> Value { serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap() };
+
+    // Added and not started yet, as after a restart, or without a log: RabbitMQ keeps, and so is not listened to at once.
+    let next = |log| Fleet::open(file.clone(), log, Habits::default()).unwrap();
+    let gone = next(Outlet::new(None)).remove("shop").await.unwrap();
+    assert_eq!((gone.connection_id, gone.origin, gone.status.url_masked.as_str()), (shop, Origin::Api, MASKED));
+    assert_eq!(kept()["added"], json!([]));
+    assert!(matches!(next(Outlet::new(None)).remove("shop").await, Err(FleetError::Unknown)));
+
+    // What does not start is not kept, and what was there before stays.
+    let without_log = next(Outlet::new(None));
+    without_log.add("bunny", "redis://127.0.0.1:1/7", shop, "shop").await.unwrap();
+    without_log.stop().await;
+    let before = kept();
+    for name in ["other", "bunny"] {
+        let refused = next(Outlet::new(None)).add(name, "amqp://u:s3cret@127.0.0.1:1/", shop, "shop").await;
+        assert!(matches!(refused, Err(FleetError::Spawn(_))), "{name}");
+        assert_eq!(kept(), before);
+    }
+
+    // Who adds it again means that one alone.
+    let again = next(Outlet::from(&server.log));
+    let added = again.add("bunny", "amqp://u:s3cret@127.0.0.1:1/", shop, "shop").await.unwrap();
+    assert_eq!(added.status.kind, "celery-rabbitmq");
+    assert_eq!(kept()["added"].as_array().unwrap().len(), 1, "{}", kept());
+    again.stop().await;
+    let gone = next(Outlet::new(None)).remove("bunny").await.unwrap();
+    assert!(!gone.status.url_masked.contains("s3cret"), "{}", gone.status.url_masked);
+    assert_eq!(kept()["added"], json!([]));
+
+    // Nor does a URL that this version cannot read stay forever.
+    let unreadable = json!({ "added": [{ "name": "odd", "connection": "odd", "url": "kafka://u:s3cret@h" }] });
+    std::fs::write(&file, unreadable.to_string()).unwrap();
+    let gone = next(Outlet::new(None)).remove("odd").await.unwrap();
+    assert_eq!(gone.status.url_masked, "***");
+    assert_eq!(kept()["added"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_deleted_while_a_source_listens_for_it() {
+    let server = Server::start().await;
+    assert_eq!(add(&server, &json!({ "name": "redis-1", "url": URL, "connection": "shop" })).status, 201);
+    let id = server.connections.find("shop").unwrap().id;
+    for which in ["shop".to_owned(), id.to_string()] {
+        let answer = server.client.delete(&format!("/api/connections/{which}")).admin().send();
+        let error = answer.error(409, "CONFLICT");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("redis-1") && message.contains("remove the source first"), "{message}");
+    }
+    assert!(server.connections.find("shop").is_some());
+    assert_eq!(server.client.delete("/api/sources/redis-1").admin().send().status, 200);
+    assert_eq!(server.client.delete("/api/connections/shop").admin().send().status, 200);
+    assert!(server.connections.find("shop").is_none());
 }
