@@ -11,8 +11,8 @@ use crate::support::{CONNECTION, event, number_of, open, read_to, until, within}
 const OTHER: Uuid = Uuid::from_u128(9);
 const LARGE: u64 = 1 << 30;
 /// Where the spool keeps arrays of events about tasks.
-const TASKS: redb::TableDefinition<'static, (u128, u64), (i64, u32, u32, &'static [u8])> =
-    redb::TableDefinition::new("tasks.1");
+const TASKS: Rows = redb::TableDefinition::new("tasks.1");
+type Rows = redb::TableDefinition<'static, (u128, u64), (i64, u32, u32, &'static [u8])>;
 
 /// The numbers of all events about jobs of a connection in the log, in its order.
 async fn jobs(log: &EventLog, connection: Uuid) -> Vec<u64> {
@@ -206,9 +206,9 @@ async fn an_array_that_is_damaged_is_counted_and_holds_nothing_up() {
             (at, tasks, others, packed.to_vec())
         };
         if is_cut {
-            packed.truncate(packed.len() / 2)
+            packed.truncate(packed.len() / 2);
         } else {
-            packed[..4].fill(0xff)
+            packed[..4].fill(0xff);
         }
         table.insert(key, (at, tasks, others, packed.as_slice())).unwrap();
     }
