@@ -181,27 +181,40 @@ impl Asking {
 
     /// A step of a walk; tells whether it was the last. `None` where the blocking half has failed for good.
     async fn step(&mut self, walk: Walk) -> Option<bool> {
-        let (mut walks, mut asker, after) = (self.walks.take()?, self.asker.take()?, self.config.after);
-        let blocking = tokio::task::spawn_blocking(move || {
-            let part = walks(walk);
-            let mut jobs: Vec<Unended> = part.as_ref().map(|part| part.jobs.clone()).unwrap_or_default();
-            let due = now().micros().saturating_sub(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
-            jobs.retain(|job| job.since.micros() <= due);
+        let (mut walks, after) = (self.walks.take()?, self.config.after);
+        let (part, walks) = self.blocking(move || (walks(walk), walks)).await?;
+        self.walks = Some(walks);
+        let Part { mut jobs, is_last } = part.unwrap_or(Part { jobs: Vec::new(), is_last: true });
+        let due = now().micros().saturating_sub(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
+        jobs.retain(|job| job.since.micros() <= due);
+        // Without any job, too, it is seen whether the backend is there.
+        let mut answers = self.ask(&mut jobs).await?;
+        while answers && !jobs.is_empty() {
+            answers = self.ask(&mut jobs).await?;
+        }
+        self.batcher.flush().await;
+        // One that does not answer is left alone for a while.
+        Some(is_last || !answers)
+    }
+
+    /// Asks for the first of these jobs, and passes on what is stored of them, before more is fetched: results may be
+    /// large. Tells whether there was an answer. `None` where the blocking half has failed for good.
+    async fn ask(&mut self, jobs: &mut Vec<Unended>) -> Option<bool> {
+        let mut asker = self.asker.take()?;
+        let jobs: Vec<Unended> = jobs.drain(..asker.at_once().min(jobs.len())).collect();
+        let blocking = move || {
             let answers = asker.answers(&jobs);
-            (walks, asker, part.map(|part| part.is_last), jobs, answers)
-        });
-        let Ok((walks, asker, is_last, jobs, answers)) = blocking.await else {
-            tracing::error!(backend = self.config.name, "asking the result backend has failed and ends");
-            return None;
+            (asker, jobs, answers)
         };
-        (self.walks, self.asker) = (Some(walks), Some(asker));
+        let (asker, jobs, answers) = self.blocking(blocking).await?;
+        self.asker = Some(asker);
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
                 if self.figures.failed(&error, &self.config.url) {
                     tracing::warn!(backend = self.config.name, %error, "the result backend cannot be asked");
                 }
-                return Some(true);
+                return Some(false);
             }
         };
         self.figures.asked(jobs.len());
@@ -210,8 +223,16 @@ impl Asking {
                 self.answer(job, &stored).await;
             }
         }
-        self.batcher.flush().await;
-        Some(is_last.unwrap_or(true))
+        Some(true)
+    }
+
+    /// `None` where it failed for good.
+    async fn blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let done = tokio::task::spawn_blocking(work).await;
+        if done.is_err() {
+            tracing::error!(backend = self.config.name, "asking the result backend has failed and ends");
+        }
+        done.ok()
     }
 
     async fn answer(&mut self, job: &Unended, stored: &[u8]) {
