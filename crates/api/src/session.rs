@@ -105,7 +105,8 @@ pub(crate) async fn session(app: Arc<App>, mut call: Call) -> Result<Response, A
         Method::POST => {
             params::none(&call.query)?;
             refuse_foreign(&call.headers)?;
-            let login: Login = call.json(BODY_BYTES, "an object with the text \"password\", or \"once\" of a one-time link").await?;
+            let login: Login =
+                call.json(BODY_BYTES, "an object with the text \"password\", or \"once\" of a one-time link").await?;
             let secure = over_tls(&call.headers);
             let cookie = match login {
                 Login::WithPassword { password } => app.auth.log_in(call.peer, password, secure).await?,
