@@ -182,11 +182,15 @@ impl Trims {
     fn begin_many(&mut self) {
         let from = self.jobs.len();
         self.begin(MANY_JOBS);
+        let many: Vec<usize> = (from..from + MANY_JOBS).collect();
+        // The log may have no room for so many now, and then takes none of them.
+        if self.jobs[from].positions.is_empty() {
+            wait_for("room for many", 30, || self.tell(&many));
+        }
         for _ in 0..ROUNDS_BETWEEN {
             wait_for("room in the log", 30, || self.round().then_some(()));
         }
-        let many: Vec<usize> = (from..from + MANY_JOBS).collect();
-        self.tell(&many);
+        wait_for("room for many again", 30, || self.tell(&many));
         // The others are looked at all together.
         self.jobs.drain(from + OF_MANY..from + MANY_JOBS);
     }
