@@ -63,6 +63,14 @@ impl Selection {
         }
     }
 
+    /// Leaves those of which something is so, or the others, where it can be so only of jobs that wait or run.
+    fn keep_unfinished(&mut self, segment: &Segment, wanted: bool, is_so: impl Fn(usize) -> bool) {
+        let mut found = Self::nothing();
+        segment.unfinished().filter(|place| is_so(*place)).for_each(|place| found.add(place));
+        let turned = if wanted { 0 } else { u64::MAX };
+        self.0.iter_mut().zip(found.0).for_each(|(word, found)| *word &= found ^ turned);
+    }
+
     fn and(&mut self, other: &Self) {
         self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
     }
@@ -246,15 +254,16 @@ impl Plan {
         if let Some((wanted, gone)) = &self.lost {
             let is_gone =
                 |place| gone.has(segment.connections[place], segment.workers[place], runs_since(segment, place));
-            selection.keep_places(|place| is_gone(place) == *wanted);
+            selection.keep_unfinished(segment, *wanted, is_gone);
         }
         if let Some((wanted, patience)) = &self.stuck {
             let is_over =
                 |place| patience.is_over(segment.connections[place], segment.names[place], runs_since(segment, place));
-            selection.keep_places(|place| is_over(place) == *wanted);
+            selection.keep_unfinished(segment, *wanted, is_over);
         }
         if let Some((wanted, waits)) = &self.waiting {
-            selection.keep_places(|place| waits.is_over(&Unfinished::of(segment, place)) == *wanted);
+            let is_over = |place| waits.is_over(&Unfinished::of(segment, place));
+            selection.keep_unfinished(segment, *wanted, is_over);
         }
     }
 }

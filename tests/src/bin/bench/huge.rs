@@ -62,7 +62,7 @@ pub(crate) fn measure(redis: &Redis, jobs: u64, time: Duration) -> Huge {
 }
 
 fn external_id(number: u64) -> String {
-    Uuid::from_u128(u128::from(number) << 64 | 0x4000_8000_0000_0000_0000).to_string()
+    Uuid::from_u128(u128::from(number) << 80 | 0x4000_8000_0000_0000_0000).to_string()
 }
 
 /// Writes the jobs into the log of a server that does not run.
