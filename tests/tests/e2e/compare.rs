@@ -39,7 +39,7 @@ pub(crate) fn state(truth: &Truth) -> &'static str {
 /// Waits until the record has the state that Celery reports; only then is there something to compare.
 pub(crate) fn record(api: &Api, truth: &Truth) -> Value {
     let wanted = state(truth);
-    wait_for(&format!("{} ({}) to be {wanted}", truth.story, truth.id), 30, || {
+    wait_for(&format!("{} ({}) to be {wanted}", truth.story, truth.id), 90, || {
         api.job(&job_id(&truth.id)).filter(|record| record["state"] == wanted)
     })
 }
