@@ -48,6 +48,11 @@ def when(seconds_ago):
     return (datetime.now(timezone.utc) - timedelta(seconds=seconds_ago)).isoformat().replace("+00:00", "Z")
 
 
+# Resolves once nothing moves any more but what never stops.
+STILL = """() => Promise.allSettled(document.getAnimations()
+    .filter((one) => Number.isFinite(one.effect.getComputedTiming().endTime)).map((one) => one.finished))"""
+
+
 class Person:
     """Somebody with a browser. Whatever goes wrong in a page is remembered, and fails the scenario at its end."""
 
@@ -87,7 +92,7 @@ class Person:
     def look(self, name):
         """A picture for people, and whether those who cannot see it or use no mouse are served as well."""
         self.ready()
-        self.page.wait_for_timeout(150)
+        self.page.evaluate(STILL)
         size = self.page.viewport_size
         # The whole page in one window, with the frame around it as people see it.
         height = self.page.evaluate("document.documentElement.scrollHeight")
