@@ -191,14 +191,17 @@ impl<'a> World<'a> {
     }
 }
 
-/// Waits until the views hold all of the log.
+/// Waits until the log holds all that was spooled, and the views all of the log.
 pub(super) fn wait_until_whole(forebay: &Forebay) {
     let deadline = Instant::now() + Duration::from_secs(60);
+    // One after the other: an answer may tell of the views as they were before the spool's last event.
+    let mut drained = false;
     loop {
         let health = forebay.health();
-        if health["projector"]["lagEvents"] == 0 {
+        if drained && health["projector"]["lagEvents"] == 0 {
             return;
         }
+        drained = health["spool"]["events"].as_u64().unwrap_or_default() == 0;
         assert!(Instant::now() < deadline, "the views do not catch up with the log: {health:#}");
         std::thread::sleep(Duration::from_millis(10));
     }
