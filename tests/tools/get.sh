@@ -110,7 +110,8 @@ rabbitmq_found() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null
 }
 
-chromium() {
+# Not called like a program: the shell's own functions are found before those.
+get_chromium() {
     for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return; done
     apt chromium || fail "chromium is missing: install it (Debian: apt install chromium)"
     command -v chromium >/dev/null || fail "chromium was installed but is not on the PATH"
@@ -137,7 +138,7 @@ for what in "$@"; do
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
-    browser) chromium; installed playwright venv-browser ;;
+    browser) get_chromium; installed playwright venv-browser ;;
     *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, browser)" ;;
     esac
 done
