@@ -4,6 +4,7 @@
     drive.py simple     what needs nothing but one worker on the queue celery
     drive.py one        one job
     drive.py nap        one that takes three seconds, on the queue slow
+    drive.py again      jobs that are delivered again while they run or wait, where the visibility timeout is short
     drive.py mixed N    N jobs of every kind that any pool can run, on the queue celery
     drive.py day        a day's work on the queues celery, mail, slow, reports and images, told by what became of it
 """
@@ -16,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 
 from celery import chain, chord
 
-from shop import RUNS, add, app, back_off, die, fail, give_up, nap, progress, refuse, retry_twice, too_long
+from shop import RUNS, add, app, back_off, die, fail, give_up, nap, nap_late, progress, refuse, retry_twice, too_long
 from shop import too_long_soft, total, unicode_result
 
 jobs = []
@@ -74,6 +75,12 @@ def mixed():
             sent("fail", fail.delay(n))
         else:
             sent("ok", add.delay(n, 3))
+
+
+def again():
+    sent("slow", nap_late.delay(6))
+    eta = datetime.now(timezone.utc) + timedelta(seconds=6)
+    sent("countdown", add.apply_async((4, 5), eta=eta), eta=eta)
 
 
 def stories():
@@ -164,6 +171,6 @@ def truth(job):
     }
 
 
-{"stories": stories, "mixed": mixed, "simple": simple, "day": day, "nap": lambda: sent("ok", nap.apply_async((3,), queue="slow"), queue="slow"), "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
+{"stories": stories, "again": again, "mixed": mixed, "simple": simple, "day": day, "nap": lambda: sent("ok", nap.apply_async((3,), queue="slow"), queue="slow"), "one": lambda: sent("ok", add.delay(20, 22))}[sys.argv[1]]()
 for each in jobs:
     print(json.dumps(truth(each)), flush=True)

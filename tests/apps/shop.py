@@ -24,6 +24,14 @@ app.conf.update(
     worker_hijack_root_logger=False,
 )
 
+if os.environ.get("SHOP_VISIBILITY_TIMEOUT"):
+    # What is not acknowledged in time is delivered again; looked for each second.
+    app.conf.broker_transport_options = {
+        "visibility_timeout": int(os.environ["SHOP_VISIBILITY_TIMEOUT"]),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
+
 
 class Recorded(Task):
     """Notes the start and the end of each run in a file, in the process that runs it."""
@@ -103,6 +111,12 @@ def give_up(self):
 
 @task()
 def nap(self, seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+@task(acks_late=True)
+def nap_late(self, seconds):
     time.sleep(seconds)
     return seconds
 

@@ -26,7 +26,7 @@ pub use flood::{Flood, FloodJob};
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use process::{Process, tool};
 pub use rabbitmq::RabbitMq;
-pub use redis::Redis;
+pub use redis::{Publisher, Redis};
 pub use shop::{Run, Shop, Truth, python};
 pub use wait::wait_for;
 

@@ -1,6 +1,6 @@
 //! A Redis server for one test.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
@@ -47,24 +47,12 @@ impl Redis {
 
     /// Publishes these payloads on a channel, in few round trips.
     pub fn publish(&self, channel: &str, payloads: &[Vec<u8>]) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let mut answers = BufReader::new(stream.try_clone().unwrap());
-        for chunk in payloads.chunks(50) {
-            let mut request = Vec::new();
-            for payload in chunk {
-                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len());
-                request.extend_from_slice(head.as_bytes());
-                request.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
-                request.extend_from_slice(payload);
-                request.extend_from_slice(b"\r\n");
-            }
-            stream.write_all(&request).unwrap();
-            for _ in chunk {
-                let mut answer = String::new();
-                answers.read_line(&mut answer).unwrap();
-                assert!(answer.starts_with(':'), "Redis answered {answer}");
-            }
-        }
+        self.publisher().try_publish(channel, payloads).unwrap();
+    }
+
+    /// What publishes on its port, whether it runs or not.
+    pub const fn publisher(&self) -> Publisher {
+        Publisher { port: self.port }
     }
 
     /// Sends a command and gives the first line of the answer.
@@ -97,5 +85,38 @@ impl Redis {
         });
         self.process = up.then_some(process);
         up
+    }
+}
+
+/// Publishes on a Redis that may be away.
+#[derive(Clone, Copy, Debug)]
+pub struct Publisher {
+    port: u16,
+}
+
+impl Publisher {
+    /// Publishes these payloads on a channel, in few round trips, and gives for each how many heard it.
+    pub fn try_publish(self, channel: &str, payloads: &[Vec<u8>]) -> io::Result<Vec<u64>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut answers = BufReader::new(stream.try_clone()?);
+        let mut heard = Vec::with_capacity(payloads.len());
+        for chunk in payloads.chunks(50) {
+            let mut request = Vec::new();
+            for payload in chunk {
+                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len());
+                request.extend_from_slice(head.as_bytes());
+                request.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
+                request.extend_from_slice(payload);
+                request.extend_from_slice(b"\r\n");
+            }
+            stream.write_all(&request)?;
+            for _ in chunk {
+                let mut answer = String::new();
+                answers.read_line(&mut answer)?;
+                let count = answer.trim_end().strip_prefix(':').and_then(|count| count.parse().ok());
+                heard.push(count.ok_or_else(|| io::Error::other(format!("Redis answered {answer:?}")))?);
+            }
+        }
+        Ok(heard)
     }
 }

@@ -78,6 +78,13 @@ impl Shop {
         self
     }
 
+    /// What is not acknowledged within so many seconds is delivered again.
+    #[must_use]
+    pub fn with_visibility_timeout(mut self, seconds: u32) -> Self {
+        self.environment.push(("SHOP_VISIBILITY_TIMEOUT".to_owned(), seconds.to_string()));
+        self
+    }
+
     /// With the stock SDK in it, which reports to this server.
     #[must_use]
     pub fn with_sdk(mut self, address: &str, key: &str, connection: &str) -> Self {
@@ -121,8 +128,13 @@ impl Shop {
 
     /// Sends a nap of so many seconds to a queue, and gives its id.
     pub fn nap(&self, seconds: u32, queue: &str) -> String {
+        self.call("shop.nap", &format!("[{seconds}]"), queue)
+    }
+
+    /// Sends a task with arguments in JSON to a queue, and gives its id.
+    pub fn call(&self, task: &str, arguments: &str, queue: &str) -> String {
         let mut call = self.command("celery");
-        call.args(["-A", "shop", "call", "shop.nap", "--args", &format!("[{seconds}]"), "--queue", queue]);
+        call.args(["-A", "shop", "call", task, "--args", arguments, "--queue", queue]);
         let output = call.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -16,6 +16,7 @@ mod map;
 mod matrix;
 mod rabbitmq;
 mod reconcile;
+mod redelivery;
 mod retention;
 mod sdk;
 mod silence;

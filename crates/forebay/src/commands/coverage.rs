@@ -8,16 +8,18 @@ use super::pretty;
 use crate::client::Client;
 use crate::text::{Paint, short, table};
 
+/// Where it is asked for.
+pub(super) const PATH: &str = "/api/coverage";
 /// Characters of a name or a reason in the table.
 const CELL: usize = 60;
 
 /// The text is what to print.
 pub(crate) fn run(client: &Client, json: bool, paint: Paint) -> anyhow::Result<String> {
-    let missing = client.get("/api/coverage")?.good()?;
+    let missing = client.get(PATH)?.good()?;
     if json { pretty(&missing["data"]) } else { Ok(listed(&missing["data"], paint)) }
 }
 
-fn listed(missing: &Value, paint: Paint) -> String {
+pub(super) fn listed(missing: &Value, paint: Paint) -> String {
     let missing: Vec<&Value> = missing.as_array().into_iter().flatten().collect();
     if missing.is_empty() {
         return "nothing is missing, as far as can be told\n".to_owned();

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::cli::SourcesAction;
-use crate::client::{Client, segment};
-use crate::commands::pretty;
+use crate::client::{Answer, Client, segment};
+use crate::commands::{coverage, pretty};
 use crate::text::{Paint, short, table};
 
 const PATH: &str = "/api/sources";
@@ -22,7 +22,12 @@ pub(crate) fn run(
     match action {
         None => {
             let all = client.get(PATH)?.good()?;
-            if is_json { pretty(&all["data"]) } else { Ok(listed(&all["data"], paint)) }
+            if is_json {
+                return pretty(&all["data"]);
+            }
+            // A server that cannot say yet what is missing has its sources all the same.
+            let missing = client.get(coverage::PATH).and_then(Answer::good);
+            Ok(listed(&all["data"], paint) + &missing.map_or_else(|_| String::new(), |it| below(&it["data"], paint)))
         }
         Some(SourcesAction::Add { name, url, connection, .. }) => {
             let mut wanted = json!({ "name": name, "url": given(url)? });
@@ -56,6 +61,14 @@ fn given(url: &str) -> anyhow::Result<String> {
 fn described(source: &Value) -> String {
     let text = |key: &str| short(source[key].as_str().unwrap_or("-"), 200);
     format!("{} ({})", text("name"), text("urlMasked"))
+}
+
+/// What is missing in what they hear, where there is something.
+fn below(missing: &Value, paint: Paint) -> String {
+    if missing.as_array().is_none_or(Vec::is_empty) {
+        return String::new();
+    }
+    format!("\n{}", coverage::listed(missing, paint))
 }
 
 fn listed(all: &Value, paint: Paint) -> String {

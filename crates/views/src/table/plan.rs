@@ -145,6 +145,9 @@ impl Plan {
 
     /// How many jobs of a segment on disk are wanted, where that can be told without reading it.
     pub(super) fn count(&self, summary: &Summary) -> Option<u64> {
+        if let Some(count) = self.count_unfinished(summary) {
+            return Some(count);
+        }
         let all = summary.len();
         // Of each condition, how many jobs fulfil it.
         let mut counts: Vec<Option<usize>> = Vec::new();
@@ -173,11 +176,7 @@ impl Plan {
         if let Some(worker) = self.worker {
             condition(Some(summary.workers.count(|code| code == worker)));
         }
-        if let Some((earliest, latest)) = summary.spans.created {
-            let after = self.created_after.is_none_or(|after| earliest > after.millis());
-            let before = self.created_before.is_none_or(|before| latest < before.millis());
-            condition((after && before).then_some(all));
-        }
+        condition(self.is_of_the_time(&summary.spans).then_some(all));
         if self.attempt.is_some_and(|attempt| attempt > 0) {
             condition(None);
         }
@@ -211,6 +210,47 @@ impl Plan {
             [count] => count.map(|count| count as u64),
             _ => None,
         }
+    }
+
+    /// Whether every job of these spans was created when it is asked for.
+    fn is_of_the_time(&self, spans: &Spans) -> bool {
+        let Some((earliest, latest)) = spans.created else { return true };
+        self.created_after.is_none_or(|after| earliest > after.millis())
+            && self.created_before.is_none_or(|before| latest < before.millis())
+    }
+
+    /// The same where only jobs that wait or run can be wanted, of which more is known than how many there are.
+    fn count_unfinished(&self, summary: &Summary) -> Option<u64> {
+        let signs = [
+            self.lost.as_ref().map(|it| it.0),
+            self.stuck.as_ref().map(|it| it.0),
+            self.waiting.as_ref().map(|it| it.0),
+        ];
+        let is_known = self.framework.is_none()
+            && self.attempt.is_none_or(|attempt| attempt == 0)
+            && self.error.is_none()
+            && self.tag.is_none()
+            && self.is_of_the_time(&summary.spans);
+        if !signs.contains(&Some(true)) || !is_known {
+            return None;
+        }
+        Some(summary.unfinished.iter().filter(|job| self.wants(job)).count() as u64)
+    }
+
+    /// Whether a job that waits or runs is wanted, by what is known of it on disk.
+    fn wants(&self, job: &Unfinished) -> bool {
+        let began = || running_since(job.state, job.started, job.created);
+        self.states.is_none_or(|states| states >> job.state as u8 & 1 == 1)
+            && self.connections.as_ref().is_none_or(|wanted| wanted[job.connection as usize])
+            && self.names.as_ref().is_none_or(|wanted| wanted[job.name as usize])
+            && self.queue.is_none_or(|queue| job.queue == queue)
+            && self.worker.is_none_or(|worker| job.worker == worker)
+            && self.lost.as_ref().is_none_or(|(wanted, gone)| gone.has(job.connection, job.worker, began()) == *wanted)
+            && self
+                .stuck
+                .as_ref()
+                .is_none_or(|(wanted, patience)| patience.is_over(job.connection, job.name, began()) == *wanted)
+            && self.waiting.as_ref().is_none_or(|(wanted, waits)| waits.is_over(job) == *wanted)
     }
 
     /// Leaves the jobs that are wanted.
