@@ -40,7 +40,7 @@ impl Selection {
     }
 
     /// Leaves those for which the column has what is wanted.
-    fn keep<T: Copy>(&mut self, column: &[T], wanted: impl Fn(T) -> bool) {
+    pub(super) fn keep<T: Copy>(&mut self, column: &[T], wanted: impl Fn(T) -> bool) {
         for (word, values) in self.0.iter_mut().zip(column.chunks(64)) {
             if *word != 0 {
                 let bits = values.iter().rev().fold(0, |bits, value| bits << 1 | u64::from(wanted(*value)));
@@ -279,11 +279,11 @@ impl Plan {
         if let Some(worker) = self.worker {
             selection.keep(&segment.workers, |code| code == worker);
         }
-        if let Some(after) = self.created_after {
-            selection.keep(segment.created(), |created| created >= after.micros());
-        }
-        if let Some(before) = self.created_before {
-            selection.keep(segment.created(), |created| created < before.micros());
+        // Most segments are of the time as a whole, or not at all.
+        if !self.is_of_the_time(&segment.spans) {
+            let after = self.created_after.map_or(i64::MIN, Timestamp::micros);
+            let before = self.created_before.map_or(i64::MAX, Timestamp::micros);
+            selection.keep(segment.created(), |created| created >= after && created < before);
         }
         if let Some(attempt) = self.attempt {
             selection.keep_places(|place| segment.attempt(place) >= attempt);

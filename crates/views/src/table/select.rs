@@ -173,6 +173,7 @@ impl<'a> Search<'a> {
         if count == 0 || self.order.is_beyond(&segment.spans, self.bound()) {
             return;
         }
+        self.narrow(segment, &mut selection);
         // One loop for each order: which one it is, is not asked for every job.
         match &self.order.values {
             Values::Created => self.take(segment, &selection, |place| Some(sortable(segment.created_ms(place)))),
@@ -186,6 +187,25 @@ impl<'a> Search<'a> {
                 let (column, ranks) = (which.column(segment), Arc::clone(ranks));
                 self.take(segment, &selection, |place| ranks.get(column[place] as usize).map(|rank| at(*rank)));
             }
+        }
+    }
+
+    /// Leaves out what comes after all that there is room for, by its state or text alone: many jobs at once.
+    fn narrow(&self, segment: &Segment, selection: &mut Selection) {
+        let Some(last) = self.bound() else { return };
+        let order = self.order;
+        match &order.values {
+            Values::State(ranks) => {
+                let may_come = |rank: &u64| !order.comes_after(Some(*rank), &last);
+                let states = (0..ranks.len()).filter(|state| may_come(&ranks[*state]));
+                let states = states.fold(0, |mask, state| mask | 1 << state);
+                selection.keep(segment.kinds(), |kind| of_state(kind, states));
+            }
+            Values::Text(which, ranks, _) => {
+                let may_come = |code: u32| !order.comes_after(ranks.get(code as usize).map(|rank| at(*rank)), &last);
+                selection.keep(which.column(segment), may_come);
+            }
+            Values::Created | Values::Started | Values::Duration => {}
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) fn measure(redis: &Redis, jobs: u64, time: Duration) -> Huge {
     let filled_resident_mb = memory(forebay.process().pid(), "VmRSS:");
     eprintln!("  filled in {fill_seconds:.0} s, {filled_resident_mb:.0} MB; starting again");
     forebay.stop();
+    // The filling wrote faster than the disk, which must not be what the reads wait for.
+    rustix::fs::sync();
     let begin = Instant::now();
     forebay.launch();
     forebay.wait_for_seconds("be well", PATIENCE, |health| health["status"] == "ok");
