@@ -1,6 +1,7 @@
 //! Everything around a source goes away in the midst of a flood from Redis, one after the other. What is not in the record
 //! afterwards is what Redis gave to nobody, and the times of that are told.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -108,12 +109,13 @@ fn what_redis_gave_to_nobody_is_missing_and_told_and_nothing_else_is() {
         let flood = scope.spawn(|| flood(publisher, rate, &over));
         let stop = Stop(&over);
         let flows = |forebay: &mut Forebay| {
-            let mut before = None;
+            let before = Cell::new(None);
             forebay.wait_for_seconds("hear the flood", 300, |health| {
                 let source = &health["sources"][0];
                 let events = source["events"].as_u64().unwrap_or_default();
-                let before = *before.get_or_insert(events);
-                source["state"] == "connected" && events >= before + rate as u64
+                let first = before.get().unwrap_or(events);
+                before.set(Some(first));
+                source["state"] == "connected" && events >= first + rate as u64
             });
         };
         flows(&mut forebay);
