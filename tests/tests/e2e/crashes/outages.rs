@@ -151,7 +151,12 @@ fn what_redis_gave_to_nobody_is_missing_and_told_and_nothing_else_is() {
 }
 
 fn check(forebay: &Forebay, parts: &[Part], deaths: &[f64]) {
-    let gaps = gaps(forebay);
+    // What is told is up to some seconds old.
+    let gaps = wait_for("the source to listen again", 60, || {
+        let gaps = gaps(forebay);
+        let is_over = gaps.len() >= deaths.len() && gaps.iter().all(|(_, to)| to.is_finite());
+        is_over.then_some(gaps)
+    });
     let (mut heard, mut unheard) = (0, 0);
     for part in parts {
         let in_flight = deaths.iter().any(|death| (part.from - IN_FLIGHT..part.to + IN_FLIGHT).contains(death));
@@ -184,10 +189,4 @@ fn check(forebay: &Forebay, parts: &[Part], deaths: &[f64]) {
         let wrong = parts.iter().find(inside).map(|part| (part.from, part.to));
         assert!(wrong.is_none(), "somebody listened at {wrong:?}, but {from} to {to} is told");
     }
-    wait_for("the source to listen", 30, || gaps_closed(forebay).then_some(()));
-}
-
-/// Nothing that is told goes on.
-fn gaps_closed(forebay: &Forebay) -> bool {
-    gaps(forebay).iter().all(|(_, to)| to.is_finite())
 }
