@@ -45,7 +45,7 @@ export default function overview(root, app) {
       get("/api/health", {}, signal),
     ]);
     const isFirst = all.jobs.total === 0 && !app.params.get("connectionId");
-    return { all, health, first: isFirst ? await get("/api/first-run", {}, signal) : null };
+    return { all, health, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
   };
   const view = ({ all, health, first }) => {
     if (first && !first.hasJobs) return firstRun(app, first, health, all.workers);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sources::{BackendSpec, SourceSpec, parse_source, parse_sources};
 use uuid::Uuid;
 
+use crate::door::{DoorArgs, DoorConfig};
 use crate::units;
 
 /// Where things are kept when nothing else is said.
@@ -151,6 +152,9 @@ pub(crate) struct ServeArgs {
     /// queues: a time such as `10m` or `12h`, `24h` at most [default: 24h]
     #[arg(long, value_name = "TIME", env = "FOREBAY_FORGET_WORKERS", help_heading = "Retention")]
     forget_workers: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) door: DoorArgs,
 }
 
 /// When the embedded log is forced to disk.
@@ -169,7 +173,7 @@ pub(crate) enum Fsync {
 /// The file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-struct TomlFile {
+pub(crate) struct TomlFile {
     data_dir: Option<PathBuf>,
     nats_url: Option<String>,
     nats_user: Option<String>,
@@ -197,6 +201,26 @@ struct TomlFile {
     api_key: Option<String>,
     connection_id: Option<Uuid>,
     admin_password: Option<String>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) base_path: Option<String>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) trusted_proxy: Vec<String>,
+    pub(crate) auth_header: Option<String>,
+    pub(crate) auth_admins: Vec<String>,
+    pub(crate) oidc_issuer: Option<String>,
+    pub(crate) oidc_client_id: Option<String>,
+    pub(crate) oidc_client_secret: Option<String>,
+    pub(crate) oidc_allow: Vec<String>,
+    pub(crate) oidc_admins: Vec<String>,
+    pub(crate) oidc_scopes: Vec<String>,
+    pub(crate) oidc_groups_claim: Option<String>,
+    pub(crate) oidc_ca: Option<PathBuf>,
+    pub(crate) max_connections: Option<u32>,
+    pub(crate) max_connections_per_address: Option<String>,
+    pub(crate) max_requests_per_key: Option<String>,
+    pub(crate) max_requests_per_address: Option<String>,
+    pub(crate) max_wrong_keys: Option<String>,
 }
 
 /// The settings in force that say where the data is.
@@ -247,6 +271,7 @@ pub(crate) struct ServeConfig {
     pub(crate) api_key: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
     pub(crate) admin_password: Option<String>,
+    pub(crate) door: DoorConfig,
 }
 
 impl StackArgs {
@@ -301,6 +326,7 @@ impl ServeArgs {
             None => file.connection_id,
         };
         let stack = self.stack.over(&file)?;
+        let door = self.door.over(&file)?;
         let policy = Policy {
             keep: units::retention(given(self.retention).or(file.retention).as_deref())?,
             most: units::most(given(self.max_log_size).or(file.max_log_size).as_deref(), stack.nats.is_none())?,
@@ -320,6 +346,7 @@ impl ServeArgs {
             api_key: api_key(variable("FOREBAY_API_KEY")?.or(file.api_key))?,
             connection_id,
             admin_password: variable("FOREBAY_ADMIN_PASSWORD")?.or(file.admin_password),
+            door,
         })
     }
 }
@@ -367,7 +394,7 @@ fn api_key(key: Option<String>) -> anyhow::Result<Option<String>> {
 }
 
 /// A variable that is set to nothing is not set: compose files have no other way to say so.
-fn variable(name: &str) -> anyhow::Result<Option<String>> {
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(given(Some(value))),
         Err(std::env::VarError::NotPresent) => Ok(None),
@@ -375,7 +402,7 @@ fn variable(name: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-fn given(value: Option<String>) -> Option<String> {
+pub(crate) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
@@ -422,7 +449,7 @@ impl ServeConfig {
             ("api-key", if self.api_key.is_some() { "given" } else { "made up, or rotated since" }.to_owned()),
             ("admin-password", from(self.admin_password.is_some()).to_owned()),
         ];
-        rows.iter().fold(String::new(), |mut text, (name, value)| {
+        rows.into_iter().chain(self.door.describe()).fold(String::new(), |mut text, (name, value)| {
             let _ = writeln!(text, "  {name:<14}  {value}");
             text
         })

@@ -10,6 +10,7 @@ mod day;
 mod demo;
 mod described;
 mod documented;
+mod door;
 mod enabling;
 mod lost;
 mod map;

@@ -1,5 +1,6 @@
 //! The commands other than `serve`.
 
+pub(crate) mod audit;
 pub(crate) mod connection;
 pub(crate) mod coverage;
 pub(crate) mod events;
