@@ -29,7 +29,8 @@ use crate::http::Hangup;
 
 /// For an idle connection, until its next request.
 const IDLE_TIME: Duration = Duration::from_secs(75);
-/// What a connection may keep of what its client sends, and so what the head of a request may have.
+/// What a connection may keep of what its client sends, and so what the head of a request may have; where the last piece
+/// of it is large, up to twice as much.
 const BUFFER_BYTES: usize = 64 * 1_024;
 /// For requests under way when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);

@@ -148,9 +148,10 @@ fn whom_the_provider_knows_and_a_rule_names_is_let_in_as_that_rule_says() {
     let answer = ask(api, Method::GET, &mixed, &[("cookie", &kept)]);
     assert_eq!(location(&answer), "/f/login#refused=provider");
     assert!(gives_no_session(&answer));
-    let elsewhere = leave(api, "//evil.example/%0d%0ax").1;
-    assert!(!elsewhere.contains("evil"), "{elsewhere}");
+    let (url, kept) = leave(api, "//evil.example/x");
+    let returned = provider.pass(&url, "2");
+    assert_eq!(location(&ask(api, Method::GET, back(&returned), &[("cookie", &kept)])), "/f/", "never elsewhere");
     let audit = api.get("/api/audit").body;
     let logins = audit["data"].as_array().unwrap().iter().filter(|change| change["action"] == "login").count();
-    assert_eq!(logins, 4, "{audit:#}");
+    assert_eq!(logins, 5, "{audit:#}");
 }
