@@ -164,8 +164,9 @@ impl Book {
             }
         }
         let before = self.waiting.len();
-        let (kept, gone): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|notice| plan.webhooks.contains_key(&notice.webhook));
+        let (kept, gone): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|notice| plan.webhooks.contains_key(&notice.webhook));
         self.waiting = kept;
         for notice in gone {
             let last_error = Some("there is no such webhook any more".to_owned());
@@ -423,7 +424,10 @@ mod tests {
         assert_eq!(fired(&rule(r#""kind": "lag", "trigger": 1"#)), (Some(Why::RuleChanged), 2));
         assert_eq!(fired(r#"{ "rule": [] }"#), (Some(Why::RuleRemoved), 2));
         // Whoever is not there any more is told nothing.
-        assert_eq!(fired(r#"{ "rule": [], "webhook": { "ops": { "url": "http://ops" } } }"#), (Some(Why::RuleRemoved), 1));
+        assert_eq!(
+            fired(r#"{ "rule": [], "webhook": { "ops": { "url": "http://ops" } } }"#),
+            (Some(Why::RuleRemoved), 1)
+        );
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Alerts {
         let incident = Incident::example(rule.map_or(Kind::Disk, |rule| rule.kind), now());
         let mut sends = JoinSet::new();
         for (webhook, at) in to.iter().filter_map(|name| Some((plan.webhooks.get(name)?.clone(), name.clone()))) {
-            let incident = Incident { id: Uuid::new_v4(), rule: name.to_owned(), to: vec![at.clone()], ..incident.clone() };
+            let incident =
+                Incident { id: Uuid::new_v4(), rule: name.to_owned(), to: vec![at.clone()], ..incident.clone() };
             let (notice, shared) = (Notice::new(&at, Event::Test, &incident, now()), Arc::clone(&self.shared));
             sends.spawn_blocking(move || {
                 let result = shared.client.send(&webhook, &notice);

@@ -238,8 +238,11 @@ impl Look<'_> {
         // Where all are meant they are counted, however many there are.
         let is_counted = rule.task.is_all() || rule.task.only().is_some();
         let value = if is_counted { page.total as f64 } else { seen };
-        let subject =
-            |((id, name), value): ((Uuid, &str), f64)| Subject { name: name.to_owned(), connection_id: Some(id), value };
+        let subject = |((id, name), value): ((Uuid, &str), f64)| Subject {
+            name: name.to_owned(),
+            connection_id: Some(id),
+            value,
+        };
         Ok(Reading::sum(value, tasks.into_iter().map(subject).collect()))
     }
 

@@ -117,7 +117,10 @@ impl Settings {
         let mut rules: Vec<Rule> = Vec::new();
         for settings in &self.rule {
             if rules.iter().any(|rule| rule.name == settings.name) {
-                wrong.push(format!("there are two alert rules named {:?}: a name says whose an incident is", settings.name));
+                wrong.push(format!(
+                    "there are two alert rules named {:?}: a name says whose an incident is",
+                    settings.name
+                ));
             }
             match settings.rule(&self.webhook) {
                 Ok(rule) => rules.push(rule),
@@ -177,8 +180,7 @@ impl RuleSettings {
         let (task, queue) = (pattern("task", &self.task), pattern("queue", &self.queue));
         let connection = pattern("connection", &self.connection);
         let mut duration = |key: &str, text: &Option<String>, default| {
-            time(text.as_deref(), default)
-                .unwrap_or_else(|error| kept(&mut wrong, format!("`{key}` {error}"), default))
+            time(text.as_deref(), default).unwrap_or_else(|error| kept(&mut wrong, format!("`{key}` {error}"), default))
         };
         let window = duration("window", &self.window, if self.kind == Kind::CoverageGap { GAP_WINDOW } else { WINDOW });
         let (hold, cooldown) =
@@ -218,7 +220,8 @@ impl RuleSettings {
         };
         let least = (unit == Unit::Count).then_some(1.0);
         let trigger = amount("trigger", &self.trigger, least)?;
-        let resolve = amount("resolve", &self.resolve, Some(if unit == Unit::Count { trigger - 1.0 } else { trigger }))?;
+        let resolve =
+            amount("resolve", &self.resolve, Some(if unit == Unit::Count { trigger - 1.0 } else { trigger }))?;
         if trigger <= 0.0 {
             wrong.push("`trigger` must be more than 0, or there would always be an incident".to_owned());
         }
@@ -280,7 +283,8 @@ mod tests {
     fn amounts_are_read_as_their_kind_measures() {
         let text = |text: &str| Some(Amount::Text(text.to_owned()));
         let limits = |kind, trigger, resolve| {
-            plan(RuleSettings { trigger, resolve, ..settings(kind) }).map(|rule| (rule.limits.trigger, rule.limits.resolve))
+            plan(RuleSettings { trigger, resolve, ..settings(kind) })
+                .map(|rule| (rule.limits.trigger, rule.limits.resolve))
         };
         assert_eq!(limits(Kind::FailureRate, text("20%"), Some(Amount::Number(0.1))), Ok((0.2, 0.1)));
         assert_eq!(limits(Kind::OldestQueued, text("10m"), None), Ok((600.0, 600.0)));
@@ -316,7 +320,16 @@ mod tests {
         let settings = Settings { every: Some("0s".to_owned()), webhook, rule: vec![rule.clone(), rule] };
         let wrong = settings.plan().unwrap_err();
         let text = format!("{}\n{settings:?}", wrong.join("\n"));
-        for part in ["alerts.every", "url must begin", "`queue` means nothing", "`window`", "`for`", "nobody", "`task`", "`trigger` is missing"] {
+        for part in [
+            "alerts.every",
+            "url must begin",
+            "`queue` means nothing",
+            "`window`",
+            "`for`",
+            "nobody",
+            "`task`",
+            "`trigger` is missing",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("s3cret"), "{text}");

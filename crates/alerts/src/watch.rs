@@ -149,8 +149,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_wrong_stops_no_rule_for_ever() {
-        let limits =
-            Limits { trigger: 1.0, resolve: 0.0, hold: Duration::ZERO, cooldown: Duration::from_secs(60) };
+        let limits = Limits { trigger: 1.0, resolve: 0.0, hold: Duration::ZERO, cooldown: Duration::from_secs(60) };
         let mut watch = Watch { closed_at: Some(Timestamp(1_000_000 * SECOND)), ..Watch::default() };
         assert_eq!(watch.step(&limits, Some(1.0), Timestamp(SECOND)), Some(Turn::Opens));
     }

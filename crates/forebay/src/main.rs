@@ -29,12 +29,14 @@ use anyhow::bail;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::{
-    AlertsAction, AlertsArgs, Cli, Command, ConfigAction, ConfigArgs, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs, SourcesAction,
-    SourcesArgs,
+    AlertsAction, AlertsArgs, Cli, Command, ConfigAction, ConfigArgs, ConnectionAction, ConnectionArgs, JobArgs,
+    KeyAction, KeyArgs, RebuildArgs, SourcesAction, SourcesArgs,
 };
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
-use crate::commands::{alerts, pretty, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, sources};
+use crate::commands::{
+    alerts, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty, sources,
+};
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
 use crate::text::Paint;
@@ -70,7 +72,7 @@ fn told(error: &anyhow::Error, code: ExitCode) -> ExitCode {
 fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(*args, of_subcommand(matches)),
-        Command::Config(args) => configure(args, of_subcommand(matches)),
+        Command::Config(args) => configure(args, &of_subcommand(matches)),
         Command::Alerts(args) => manage_alerts(&args),
         Command::Job(args) => show_job(args),
         Command::Rebuild(args) => {
@@ -128,15 +130,19 @@ fn of_subcommand(matches: &ArgMatches) -> ArgMatches {
     }
 }
 
-fn configure(args: ConfigArgs, matches: ArgMatches) -> anyhow::Result<ExitCode> {
+fn configure(args: ConfigArgs, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match args.action {
         ConfigAction::Check { serve } => {
-            let loaded = config::load(*serve, &matches)?;
+            let loaded = config::load(*serve, matches)?;
             print(&format!("good:\n{}", loaded.config.describe()))
         }
         ConfigAction::Show { json, serve } => {
-            let settings = config::load(*serve, &matches)?.settings;
-            print(&if json { pretty(&config::shown_json(&settings))? } else { config::shown(&settings, Paint::for_stdout()) })
+            let settings = config::load(*serve, matches)?.settings;
+            print(&if json {
+                pretty(&config::shown_json(&settings))?
+            } else {
+                config::shown(&settings, Paint::for_stdout())
+            })
         }
         ConfigAction::Example => print(&config::example()),
     }

@@ -15,7 +15,8 @@ fn said(output: &Output) -> String {
 /// Lets the server read its file again, and waits until it has.
 fn reload(forebay: &Forebay, file: &Path, text: &str) -> String {
     fs::write(file, text).unwrap();
-    let told = |log: &str| log.matches("the configuration was read again").count() + log.matches("stays as it is").count();
+    let told =
+        |log: &str| log.matches("the configuration was read again").count() + log.matches("stays as it is").count();
     let before = forebay.process().log();
     forebay.process().signal(Signal::HUP);
     wait_for("the file to be read again", 30, || {
@@ -44,7 +45,8 @@ fn what_changes_in_the_file_is_taken_over_or_said_to_need_a_restart() {
     };
     let only_shop = |head: &str, rule: &str| text(head, rule).replace("', '", "']");
     fs::write(&file, only_shop("", "")).unwrap();
-    let arguments = vec!["--config".to_owned(), file.to_str().unwrap().to_owned(), "--scrub".to_owned(), "7d".to_owned()];
+    let arguments =
+        vec!["--config".to_owned(), file.to_str().unwrap().to_owned(), "--scrub".to_owned(), "7d".to_owned()];
     let mut forebay = Forebay::start(Options { arguments, ..Options::default() });
     assert_eq!(sources(&forebay), ["shop"]);
 

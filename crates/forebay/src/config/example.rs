@@ -1,5 +1,7 @@
 //! A file with every key, made from the declarations of the flags.
 
+use std::fmt::Write as _;
+
 use clap::{Arg, ArgAction};
 
 use super::settings::{Unflagged, WITHOUT_FLAG, declared, default_of};
@@ -25,8 +27,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("celery-backend", "shop=redis://cache-1:6379/1"),
 ];
 
-const ALERTS: &str = "\
-
+const ALERTS: &str = "
 # --- Alerts ---
 
 # Tables come after all other keys. A webhook is where notices go to; `format` is `forebay` (JSON, signed with `secret`) or
@@ -84,14 +85,14 @@ pub(crate) fn example() -> String {
     for flag in &flags {
         let heading = flag.get_help_heading().map(str::to_owned);
         if heading != current {
-            text += &format!("\n# --- {} ---\n", heading.as_deref().unwrap_or("General"));
+            let _ = writeln!(text, "\n# --- {} ---", heading.as_deref().unwrap_or("General"));
             current = heading;
         }
         text += &of_flag(flag);
     }
     text += "\n# --- Without flags, which every user of the machine would see ---\n";
     for Unflagged { key, help, sample, .. } in WITHOUT_FLAG {
-        text += &format!("\n{}#{key} = {}\n", wrapped(help, "# ", WIDTH), quoted(sample));
+        let _ = writeln!(text, "\n{}#{key} = {}", wrapped(help, "# ", WIDTH), quoted(sample));
     }
     text + ALERTS
 }

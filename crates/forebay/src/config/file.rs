@@ -190,7 +190,8 @@ fn expected(message: &str) -> Option<&str> {
 
 /// What is wrong with a value may be told by repeating it.
 fn harmless(message: &str) -> &str {
-    if message.starts_with("missing field") || message.starts_with("UUID") || message.starts_with("data did not match") {
+    if message.starts_with("missing field") || message.starts_with("UUID") || message.starts_with("data did not match")
+    {
         message
     } else {
         "it cannot be used"

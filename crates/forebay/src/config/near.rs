@@ -25,12 +25,9 @@ mod tests {
     #[test]
     fn what_is_nearly_a_name_is_taken_for_it_and_nothing_else() {
         let names = ["listen", "list-memory", "nats-url", "celery", "celery-file"];
-        for (wrong, meant) in [
-            ("lisen", "listen"),
-            ("nats_url", "nats-url"),
-            ("clery", "celery"),
-            ("celery-fiel", "celery-file"),
-        ] {
+        for (wrong, meant) in
+            [("lisen", "listen"), ("nats_url", "nats-url"), ("clery", "celery"), ("celery-fiel", "celery-file")]
+        {
             assert_eq!(nearest(wrong, &names), Some(meant), "{wrong}");
         }
         assert_eq!((nearest("password", &names), nearest("", &names)), (None, None));

@@ -63,7 +63,8 @@ impl ServeArgs {
         let (celery, backends) = (self.brokers(&file, &mut problems), self.backends(&file, &mut problems));
         let connection_id = problems.keep(connection_id()).or(file.connection_id);
         let stack = self.stack.over(&file, &mut problems);
-        let (retention, most) = (given(self.retention).or(file.retention), given(self.max_log_size).or(file.max_log_size));
+        let (retention, most) =
+            (given(self.retention).or(file.retention), given(self.max_log_size).or(file.max_log_size));
         let policy = Policy {
             keep: problems.keep(units::retention(retention.as_deref())),
             most: problems.keep_or(units::most(most.as_deref(), stack.nats.is_none()), Most::Unlimited),
@@ -73,7 +74,9 @@ impl ServeArgs {
         let forget_workers = given(self.forget_workers).or(file.forget_workers);
         let api_key = problems.keep(variable("FOREBAY_API_KEY")).or(file.api_key);
         let alerts = file.alerts.plan().unwrap_or_else(|wrong| {
-            wrong.iter().for_each(|wrong| problems.add(wrong));
+            for wrong in wrong {
+                problems.add(wrong);
+            }
             alerts::Plan::default()
         });
         let config = ServeConfig {
@@ -140,9 +143,8 @@ fn celery_file(path: &Path, problems: &mut Problems) -> Vec<SourceSpec> {
     let text = problems.keep(text);
     let lines = text.lines().map(str::trim).enumerate();
     let specs = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let read = |(index, line)| {
-        parse_source(line).with_context(|| format!("{} line {}", path.display(), index + 1)).map(Some)
-    };
+    let read =
+        |(index, line)| parse_source(line).with_context(|| format!("{} line {}", path.display(), index + 1)).map(Some);
     specs.map(read).filter_map(|spec| problems.keep(spec)).collect()
 }
 

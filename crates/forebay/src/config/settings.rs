@@ -72,11 +72,7 @@ pub(super) fn default_of(arg: &Arg) -> Option<String> {
 }
 
 /// All of them: flags that were given, variables, what the file says, and defaults for what is in none.
-pub(super) fn settings(
-    matches: &ArgMatches,
-    file: &toml::Table,
-    config: &ServeConfig,
-) -> anyhow::Result<Vec<Setting>> {
+pub(super) fn settings(matches: &ArgMatches, file: &toml::Table, config: &ServeConfig) -> anyhow::Result<Vec<Setting>> {
     let mut settings = Vec::new();
     for arg in declared() {
         let Some(name) = arg.get_long() else { continue };
@@ -143,7 +139,8 @@ fn flatten(path: &str, value: &toml::Value, settings: &mut Vec<Setting>) {
             values: texts(value),
             is_list: value.is_array(),
             // Whoever knows the address of a webhook may write to it.
-            is_secret: is_secret_name(path) || (path.starts_with("alerts.webhook.") && path.ends_with(".url")),
+            is_secret: is_secret_name(path)
+                || path.starts_with("alerts.webhook.") && path.rsplit('.').next() == Some("url"),
             from: Origin::File,
         }),
     }
