@@ -18,6 +18,7 @@
 //! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
+//! - `alerts`: `/api/alerts`, and what alerts are measured by
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
@@ -28,6 +29,7 @@
 //! - A read key never changes anything: by the method of a request, in one place, and not by its handler.
 //! - The key of a request decides its connection, never its body.
 
+mod alerts;
 mod app;
 mod auth;
 pub mod backup;

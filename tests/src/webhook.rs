@@ -1,0 +1,140 @@
+//! A receiver of notices: it checks their signatures, remembers them, and answers what it is told to.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hmac::{Hmac, Mac as _};
+use serde_json::Value;
+use sha2::Sha256;
+
+/// What notices are signed with.
+pub const WEBHOOK_SECRET: &str = "the secret of the webhook";
+
+/// A receiver. It listens until it is dropped.
+#[derive(Debug)]
+pub struct Webhook {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A notice that came.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The path that it was sent to.
+    pub path: String,
+    /// What it calls itself.
+    pub delivery: String,
+    /// The body.
+    pub body: Value,
+    /// Whether its signature is right; `None` where it has none.
+    pub signed: Option<bool>,
+    /// What it was answered.
+    pub status: u16,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    answers: Mutex<VecDeque<u16>>,
+    received: Mutex<Vec<Received>>,
+}
+
+impl Webhook {
+    /// One on any free port.
+    pub fn start() -> Self {
+        Self::start_at(0)
+    }
+
+    /// One on this port.
+    pub fn start_at(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (address, shared) = (listener.local_addr().unwrap(), Arc::<Shared>::default());
+        let serving = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if serving.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                // Whoever breaks off is no receiver's trouble.
+                let _ = serving.serve(&stream);
+            }
+        });
+        Self { address, shared, thread: Some(thread) }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Where notices are to be sent, with a secret part.
+    pub fn url(&self) -> String {
+        format!("http://{}/services/T0KEN", self.address)
+    }
+
+    /// What it answers next, one after the other; then 200.
+    pub fn answer_with(&self, statuses: &[u16]) {
+        *self.shared.answers.lock().unwrap() = statuses.iter().copied().collect();
+    }
+
+    /// All that came.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.received.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // It waits for a connection.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+        let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let status = self.answers.lock().unwrap().pop_front().unwrap_or(200);
+        let time = header("forebay-timestamp").unwrap_or_default();
+        self.received.lock().unwrap().push(Received {
+            path,
+            delivery: header("forebay-delivery").unwrap_or_default().to_owned(),
+            signed: header("forebay-signature").map(|signature| signature == signed(time, &body)),
+            body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            status,
+        });
+        write!(&mut &*stream, "HTTP/1.1 {status} so\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    }
+}
+
+/// What a signature must be, as the README says.
+fn signed(time: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).unwrap();
+    mac.update(format!("{time}.").as_bytes());
+    mac.update(body);
+    mac.finalize().into_bytes().iter().fold("v1=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
