@@ -9,6 +9,7 @@
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh flower        another with Flower, which the bench measures beside Forebay
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
+#   get.sh oidc          one with a small provider of OpenID Connect
 #   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -138,7 +139,8 @@ for what in "$@"; do
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
+    oidc) installed oidc venv-oidc oidc-provider-mock ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, browser)" ;;
     esac
 done

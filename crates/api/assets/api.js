@@ -7,6 +7,15 @@ export class Failure extends Error {
   }
 }
 
+// The path below which a proxy serves us; nothing where there is none.
+export const BASE = document.documentElement.dataset.base ?? "";
+
+/** The path of the page that is shown, without that. */
+export function here() {
+  const { pathname } = location;
+  return BASE && (pathname === BASE || pathname.startsWith(`${BASE}/`)) ? pathname.slice(BASE.length) || "/" : pathname;
+}
+
 const heard = { unauthorized: () => {}, stale: () => {} };
 
 /** What to do where nobody is logged in, and with the mark of answers that are out of date. */
@@ -25,7 +34,7 @@ export function query(params) {
 export async function request(method, url, { params, body, signal, quiet } = {}) {
   let response;
   try {
-    response = await fetch(url + query(params), {
+    response = await fetch(BASE + url + query(params), {
       method,
       signal,
       headers: body === undefined ? {} : { "content-type": "application/json" },

@@ -1,6 +1,6 @@
 // The filters of the list of jobs, as they stand in the address, and the fields to set them.
 
-import { get } from "./api.js";
+import { BASE, get } from "./api.js";
 import { h, icon } from "./dom.js";
 import { badge, select, STATES } from "./ui.js";
 
@@ -98,5 +98,5 @@ export function bar(app, offered, { open, toggle }) {
       choose(app, "lost", "Lost", [["true", "Only lost"], ["false", "Not lost"]]), choose(app, "stuck", "Stuck", [["true", "Only stuck"], ["false", "Not stuck"]]),
       choose(app, "waiting", "Waits for too long", [["true", "Only those"], ["false", "Only others"]]),
       moment(app, "createdAfter", "Created after"), moment(app, "createdBefore", "Created before")),
-    chips.length ? h("div", { class: "chips" }, chips, h("button", { type: "button", class: "quiet", on: { click: () => app.go("/jobs") } }, "Clear all")) : null);
+    chips.length ? h("div", { class: "chips" }, chips, h("button", { type: "button", class: "quiet", on: { click: () => app.go(`${BASE}/jobs`) } }, "Clear all")) : null);
 }

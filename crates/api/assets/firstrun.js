@@ -1,5 +1,6 @@
 // What to do when there is nothing to see yet.
 
+import { BASE } from "./api.js";
 import { h, icon } from "./dom.js";
 import { count } from "./format.js";
 import { code, notice, panel } from "./ui.js";
@@ -10,7 +11,7 @@ app.conf.task_send_sent_event = True`;
 /** For the SDK: where to send, as whom. */
 export function sdk(connectionId, key) {
   return `pip install sluice-celery
-export SLUICE_BASE_URL=${location.origin}
+export SLUICE_BASE_URL=${location.origin}${BASE}
 export SLUICE_CONNECTION_ID=${connectionId}
 export SLUICE_API_KEY=${key ?? "sk_live_…"}`;
 }

@@ -1,6 +1,6 @@
 // One job: what became of it, when, where, and why.
 
-import { get, path } from "./api.js";
+import { BASE, get, path } from "./api.js";
 import { h } from "./dom.js";
 import { ago, brief, count, duration, millis, NONE, time } from "./format.js";
 import { errorPanel } from "./failed.js";
@@ -41,7 +41,7 @@ export default function job(root, app, id) {
     } } }, h("summary", {}, "What the log holds of this job, and what was made of it"), raw(events))));
   const failed = (error) => error.status === 404
     ? h("div", { class: "page" }, h("div", { class: "head" }, h("h1", {}, "No such job")), notice("warn", "No job has the id ", h("b", { class: "mono" }, id), "."),
-        h("p", {}, error.details?.logSince ? ["What the log took before ", time(error.details.logSince), " is forgotten."] : null), h("p", {}, h("a", { href: "/jobs" }, "All jobs")))
+        h("p", {}, error.details?.logSince ? ["What the log took before ", time(error.details.logSince), " is forgotten."] : null), h("p", {}, h("a", { href: `${BASE}/jobs` }, "All jobs")))
     : null;
   const page = refreshing(root, { load, view, failed, stream: { types: "job", jobId: id }, pause: 250, every: 20000 });
   // The clock of what runs.

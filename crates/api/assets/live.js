@@ -2,6 +2,8 @@
 // connections to spare for one server). Where more happens than anybody can follow, the page is asked to look again
 // every so often instead.
 
+import { BASE } from "./api.js";
+
 const KINDS = ["job:state_change", "worker:state_change", "worker:heartbeat", "queue:snapshot", "resync"];
 // More than that per second, for some seconds, is a flood.
 const FLOOD = 250;
@@ -37,7 +39,7 @@ export function stop() {
 function open(stream) {
   if (document.hidden) return tell("paused");
   const set = Object.entries(stream.params).filter(([, value]) => value);
-  const source = new EventSource(`/api/events/stream?${new URLSearchParams(set)}`);
+  const source = new EventSource(`${BASE}/api/events/stream?${new URLSearchParams(set)}`);
   stream.source = source;
   source.onopen = () => tell("live");
   source.onerror = () => {

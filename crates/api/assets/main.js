@@ -1,10 +1,10 @@
 // The frame around the pages: which address shows what, who is logged in, how new things are.
 
-import { get, on, request } from "./api.js";
+import { BASE, get, here, on, request } from "./api.js";
 import { h, icon, show } from "./dom.js";
 import { tick } from "./format.js";
 import { status, stop as stopStream } from "./live.js";
-import { once, login } from "./login.js";
+import { login, once, refused } from "./login.js";
 import { hide } from "./plot.js";
 import { openSearch } from "./search.js";
 import { notice, select } from "./ui.js";
@@ -35,7 +35,7 @@ const STREAM = {
 };
 
 const root = document.getElementById("app");
-const state = { shown: null, page: null, stream: "away", stale: null, connections: [], loggedIn: true };
+const state = { shown: null, page: null, stream: "away", stale: null, connections: [], session: {}, loggedIn: true };
 
 /** What pages may use of the frame. */
 const app = {
@@ -43,12 +43,14 @@ const app = {
   get params() { return new URLSearchParams(location.search); },
   title(text) { document.title = `${text} · Forebay`; },
   connections: () => state.connections,
+  // A reader sees all and changes nothing; the server refuses it, too.
+  isAdmin: () => state.session.role !== "reader",
   connectionName: (id) => state.connections.find((one) => one.id === id)?.name ?? id.slice(0, 8),
   reloadConnections,
 };
 
 function parts() {
-  const [, first = "", rest = ""] = location.pathname.match(/^\/([^/]*)\/?(.*)$/) ?? [];
+  const [, first = "", rest = ""] = here().match(/^\/([^/]*)\/?(.*)$/) ?? [];
   let id = rest;
   try {
     id = decodeURIComponent(rest);
@@ -64,7 +66,7 @@ function link(path, params = {}) {
   for (const name of KEPT) if (app.params.get(name)) set.set(name, app.params.get(name));
   for (const [name, value] of Object.entries(params)) value === null || value === "" || value === undefined ? set.delete(name) : set.set(name, value);
   const query = set.toString();
-  return query ? `${path}?${query}` : path;
+  return `${BASE}${path}${query ? `?${query}` : ""}`;
 }
 
 function go(address, { replace = false } = {}) {
@@ -132,6 +134,7 @@ function shell() {
         h("a", { href: link(path), key: path, "aria-current": `/${active}` === path ? "page" : undefined }, icon(picture), h("span", {}, name)))),
       h("div", { class: "foot" },
         h("span", { class: `stream ${state.stream}`, title: about, role: "status" }, h("span", { class: "dot" }), word),
+        state.session.name && state.session.name !== "admin" ? h("span", { class: "muted cut", title: `${state.session.name}, ${state.session.role}` }, state.session.name) : null,
         h("button", { type: "button", class: "quiet", title: "Log out", "aria-label": "Log out", on: { click: logOut } }, icon("out")))),
     h("div", { class: "body", key: "body" },
       h("div", { class: "top", role: "search", key: "top" },
@@ -159,14 +162,15 @@ function askForPassword(expired = false) {
   if (!state.loggedIn) return;
   leave();
   state.loggedIn = false;
-  login(root, { expired, done: enter });
+  login(root, { expired, oidc: state.session.oidc, done: enter });
 }
 
 async function enter() {
+  state.session = (await get("/api/session").catch(() => null)) ?? {};
   state.loggedIn = true;
   state.entered = true;
   root.replaceChildren();
-  if (parts().first === "login") history.replaceState(null, "", "/");
+  if (parts().first === "login") history.replaceState(null, "", `${BASE}/`);
   route();
   await reloadConnections();
 }
@@ -190,7 +194,7 @@ function onClick(event) {
     document.getElementById(anchor.getAttribute("href").slice(1))?.focus();
     return;
   }
-  if (anchor.pathname.startsWith("/api/")) return;
+  if (anchor.pathname.startsWith(`${BASE}/api/`)) return;
   event.preventDefault();
   go(anchor.pathname + anchor.search);
 }
@@ -209,6 +213,7 @@ function onKey(event) {
 async function hasSession() {
   // A server that does not answer yet is asked again by the page itself.
   const answer = await get("/api/session").catch(() => null);
+  state.session = answer ?? {};
   return answer === null || answer.authenticated;
 }
 
@@ -230,10 +235,11 @@ async function start() {
       redraw();
     },
   });
-  const failure = await once();
+  const failure = refused() ?? await once();
   if (failure) {
     state.loggedIn = false;
-    login(root, { message: failure, done: enter });
+    await hasSession();
+    login(root, { message: failure, oidc: state.session.oidc, done: enter });
   } else if (await hasSession()) {
     await enter();
   } else {

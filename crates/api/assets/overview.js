@@ -47,7 +47,7 @@ export default function overview(root, app) {
       get("/api/alerts", {}, signal).catch(() => null),
     ]);
     const isFirst = all.jobs.total === 0 && !app.params.get("connectionId");
-    return { all, health, alerts, first: isFirst ? await get("/api/first-run", {}, signal) : null };
+    return { all, health, alerts, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
   };
   const view = ({ all, health, alerts, first }) => {
     if (first && !first.hasJobs) return firstRun(app, first, health, all.workers);

@@ -34,14 +34,14 @@ export default function rebuilds(root, app) {
     const now = data.find(({ state }) => UNDER_WAY.has(state));
     const { log, projector, views, scrub, retention, disk } = health;
     return h("div", { class: "page", key: "rebuilds" },
-      h("div", { class: "head" }, h("h1", {}, "Rebuild"), h("span", { class: "grow" }), h("button", { type: "button", class: "button primary", disabled: !!now, on: { click: begin } }, "Rebuild the views")),
+      h("div", { class: "head" }, h("h1", {}, "Rebuild"), h("span", { class: "grow" }), app.isAdmin() ? h("button", { type: "button", class: "button primary", disabled: !!now, on: { click: begin } }, "Rebuild the views") : null),
       problems(health), failure ? notice("bad", failure) : null,
       h("div", { class: "figures" },
         figure("Server", health.status, { note: `Forebay ${health.version}`, kind: health.status === "ok" ? "" : "bad" }),
         figure("Messages in the log", count(log?.messages), { note: bytes(log?.bytes) }),
         figure("Behind the log", count(projector?.lagEvents), { note: projector?.phase }),
         figure("Quarantined", count(projector?.quarantined), { note: "events that cannot be used", kind: projector?.quarantined ? "warn" : "" })),
-      now ? panel("Under way", { note: WORDS[now.state] ?? now.state }, progress(now, change)) : null,
+      now ? panel("Under way", { note: WORDS[now.state] ?? now.state }, progress(now, app.isAdmin() ? change : null)) : null,
       panel("Rebuilds", { note: "the latest first" }, data.length ? table("Rebuilds", [
         { name: "Begun", of: (one) => ago(one.startedAt) },
         { name: "State", of: (one) => h("span", { class: `word ${one.state}` }, h("span", { class: "dot" }), WORDS[one.state] ?? one.state) },
@@ -75,8 +75,8 @@ function progress(now, change) {
       h("span", { css: { width: `${part * 100}%` } }), h("b", {}, `${Math.round(part * 100)} %`)),
     h("p", { class: "muted" }, `${exact(now.eventsDone)} of ${exact(now.eventsTotal)} events, ${exact(Math.round(now.eventsPerSecond))} a second, ${exact(now.jobs)} jobs${now.etaSeconds !== null ? `, some ${duration(now.etaSeconds * 1000)} more` : ""}`),
     waits ? notice("warn", now.reason) : null,
-    h("div", { class: "buttons" },
+    change ? h("div", { class: "buttons" },
       waits ? h("button", { type: "button", class: "button primary", on: { click: () => change(() => post(`${path("rebuilds", now.id)}/promote`)) } }, "Let the new views serve") : null,
-      h("button", { type: "button", class: "button", on: { click: () => change(() => remove(path("rebuilds", now.id))) } }, "Stop it")),
+      h("button", { type: "button", class: "button", on: { click: () => change(() => remove(path("rebuilds", now.id))) } }, "Stop it")) : null,
   ];
 }

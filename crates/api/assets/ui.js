@@ -1,5 +1,6 @@
 // What every page is made of.
 
+import { BASE } from "./api.js";
 import { h, icon } from "./dom.js";
 import { ago, count, duration, NONE } from "./format.js";
 
@@ -158,7 +159,7 @@ export function select(label, options, chosen, change, { hidden = false } = {}) 
   return hidden ? field : h("label", { class: "field" }, h("span", {}, label), field);
 }
 
-export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
+export const jobPath = (id) => `${BASE}/jobs/${encodeURIComponent(id)}`;
 
 /** A few jobs, one line each. */
 export function jobLines(jobs, { by = "createdAt", error = false } = {}) {

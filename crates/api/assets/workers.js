@@ -15,7 +15,7 @@ export default function workers(root, app) {
   const link = (state) => {
     const set = app.params;
     state ? set.set("state", state) : set.delete("state");
-    return `/workers?${set}`;
+    return `${location.pathname}?${set}`;
   };
   const isRecent = (text) => text && Date.now() - Date.parse(text) < 3600e3;
   const view = (rows) => h("div", { class: "page", key: "workers" },

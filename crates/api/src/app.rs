@@ -14,12 +14,15 @@ use sources::backend::BackendStatus;
 use tokio::sync::Semaphore;
 use views::Reader;
 
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::connections::Connections;
 use crate::coverage::Looked;
+use crate::door::{Door, Guard};
 use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
+use crate::page::Site;
 use crate::signs::Habits;
 use crate::stream::Streams;
 
@@ -49,7 +52,12 @@ pub struct Parts {
 /// The API's state.
 pub struct App {
     pub(crate) auth: Arc<Auth>,
+    pub(crate) door: Door,
+    pub(crate) guard: Guard,
+    pub(crate) audit: Audit,
     pub(crate) version: &'static str,
+    /// The dashboard's page, made when somebody first asks for it.
+    pub(crate) site: OnceLock<Site>,
     parts: OnceLock<Parts>,
     /// The sources, which may be there before the parts are.
     fleet: OnceLock<Arc<Fleet>>,
@@ -101,10 +109,19 @@ fn progress(parts: &Parts) -> Value {
 impl App {
     /// An API that answers with `UNAVAILABLE` until its parts are attached.
     pub fn new(auth: Auth, version: &'static str) -> Arc<Self> {
+        Self::behind(Door::default(), auth, version)
+    }
+
+    /// The same, to be reached by this way.
+    pub fn behind(door: Door, auth: Auth, version: &'static str) -> Arc<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
-            auth: Arc::new(auth),
+            auth: Arc::new(auth.with_users(door.users.clone())),
+            guard: Guard::new(&door.limits),
+            door,
+            audit: Audit::default(),
             version,
+            site: OnceLock::new(),
             parts: OnceLock::new(),
             fleet: OnceLock::new(),
             alerts: OnceLock::new(),
@@ -125,6 +142,7 @@ impl App {
     /// Gives the API its parts; a second call changes nothing.
     pub fn attach(&self, parts: Parts) {
         self.auth.know(Arc::clone(&parts.keys));
+        self.audit.attach(&parts.log);
         let _ = self.parts.set(parts);
     }
 

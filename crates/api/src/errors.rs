@@ -45,6 +45,9 @@ pub enum ApiError {
     /// A key that may only read, for something else.
     #[error("This API key may only read.")]
     ReadOnly,
+    /// A reader, for something else.
+    #[error("Only an admin may do this.")]
+    NotAdmin,
     /// A log-in with the wrong password.
     #[error("Wrong password.")]
     WrongPassword,
@@ -96,6 +99,12 @@ pub enum ApiError {
     /// Too many wrong passwords.
     #[error("Too many wrong passwords. Try again later.")]
     RateLimited {
+        /// When to come back, in seconds.
+        retry_after: u64,
+    },
+    /// Too many requests, or wrong keys.
+    #[error("Too many requests. Try again later.")]
+    TooManyRequests {
         /// When to come back, in seconds.
         retry_after: u64,
     },
@@ -176,7 +185,7 @@ impl ApiError {
             Self::Unauthenticated | Self::WrongPassword | Self::UsedLink => {
                 (StatusCode::UNAUTHORIZED, Code::Unauthorized, "auth")
             }
-            Self::ForeignOrigin | Self::ReadOnly => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
+            Self::ForeignOrigin | Self::ReadOnly | Self::NotAdmin => (StatusCode::FORBIDDEN, Code::Forbidden, "auth"),
             Self::JobNotFound { .. } | Self::NotFound(_) | Self::ConnectionNotFound | Self::NoSuchPath => {
                 (StatusCode::NOT_FOUND, Code::NotFound, "api-errors")
             }
@@ -187,6 +196,7 @@ impl ApiError {
             Self::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::PayloadTooLarge, "api-errors"),
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, "api-errors"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::RateLimited, "auth"),
+            Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::RateLimited, "api-errors"),
             Self::Unavailable(_) | Self::NotReady { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "api-errors")
             }
@@ -211,7 +221,7 @@ impl ApiError {
         let mut response = crate::http::json(status, &Envelope { error: body });
         let headers = response.headers_mut();
         match self {
-            Self::RateLimited { retry_after } => {
+            Self::RateLimited { retry_after } | Self::TooManyRequests { retry_after } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             }
             Self::Unavailable(_) | Self::NotReady { .. } => {
@@ -231,13 +241,13 @@ pub(crate) fn about(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => "The request is wrong and stays wrong; `details` names the field, where it is one.",
         StatusCode::UNAUTHORIZED => "What shows who asks is missing or wrong.",
-        StatusCode::FORBIDDEN => "The request comes from another site's page.",
+        StatusCode::FORBIDDEN => "Who asks may only read, or the request comes from another site's page.",
         StatusCode::NOT_FOUND => "There is no such thing.",
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive in time.",
         StatusCode::CONFLICT => "It cannot be done as things are.",
         StatusCode::PAYLOAD_TOO_LARGE => "The body is over the limit.",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body is compressed in a way that is not read.",
-        StatusCode::TOO_MANY_REQUESTS => "Too many tries; later ones will do.",
+        StatusCode::TOO_MANY_REQUESTS => "Too many requests, or tries of passwords and keys; later ones will do.",
         StatusCode::SERVICE_UNAVAILABLE => "Not now; the same request will do later.",
         StatusCode::INSUFFICIENT_STORAGE => "The disk is too small for it.",
         _ => "The server's fault; its log says more.",

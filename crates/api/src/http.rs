@@ -1,12 +1,13 @@
 //! What every handler gets and gives: a request taken apart, a JSON answer, a body read within limits.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -15,20 +16,20 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
+use crate::door::Way;
 use crate::errors::ApiError;
 
 /// A sender that is silent for so long in the middle of its body is given up.
 const BODY_SILENCE: Duration = Duration::from_secs(20);
+/// All of a body has so long to come, and a second more for so many bytes of it.
+const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_BYTES_PER_SECOND: u64 = 16 * 1_024;
 /// A refused body is still read up to so much and so long: a client in the middle of sending would otherwise see a
 /// reset connection instead of our answer.
 const REFUSED_BODY_BYTES: usize = 64 * 1_024 * 1_024;
 const REFUSED_BODY_TIME: Duration = Duration::from_secs(10);
 
 type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
-
-/// Where a connection comes from; the server puts it into each request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// Ends the connection that a request came by without waiting for what is still to be sent; the server puts it into each
 /// request.
@@ -53,9 +54,16 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// Without the question mark; empty where there is none.
     pub(crate) query: String,
+    /// Who asks, as far as can be told.
     pub(crate) peer: IpAddr,
+    /// Whether it came over TLS.
+    pub(crate) secure: bool,
     pub(crate) hangup: Hangup,
-    body: Body,
+    /// Only whoever has the whole call reads it; the lock lets others look at the rest of it meanwhile.
+    body: Mutex<Body>,
+    /// Bytes of the body that came, and how long they were waited for.
+    received: u64,
+    waited: Duration,
 }
 
 /// Takes any request apart, whatever its method.
@@ -64,12 +72,14 @@ pub(crate) fn call() -> impl Filter<Extract = (Call,), Error = Rejection> + Clon
     warp::filters::method::method()
         .and(warp::header::headers_cloned())
         .and(query)
-        .and(warp::ext::optional::<Peer>())
+        .and(warp::ext::optional::<Way>())
         .and(warp::ext::optional::<Hangup>())
         .and(warp::body::stream())
-        .map(|method, headers, query, peer: Option<Peer>, hangup: Option<Hangup>, body| {
-            let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-            Call { method, headers, query, peer, hangup: hangup.unwrap_or_default(), body: boxed(body) }
+        .map(|method, headers, query, way: Option<Way>, hangup: Option<Hangup>, body| {
+            let nowhere = Way { client: IpAddr::V4(Ipv4Addr::UNSPECIFIED), secure: false };
+            let Way { client: peer, secure } = way.unwrap_or(nowhere);
+            let (hangup, body) = (hangup.unwrap_or_default(), Mutex::new(boxed(body)));
+            Call { method, headers, query, peer, secure, hangup, body, received: 0, waited: Duration::ZERO }
         })
 }
 
@@ -109,10 +119,18 @@ impl Call {
     }
 
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
-        match tokio::time::timeout(BODY_SILENCE, self.body.next()).await {
+        let allowed = BODY_TIME + Duration::from_secs(self.received / BODY_BYTES_PER_SECOND);
+        let patience = BODY_SILENCE.min(allowed.saturating_sub(self.waited));
+        let began = Instant::now();
+        let chunk = tokio::time::timeout(patience, self.body.get_mut().next()).await;
+        self.waited += began.elapsed();
+        match chunk {
             Err(_) => Err(ApiError::RequestTimeout),
             Ok(None) => Ok(None),
-            Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+            Ok(Some(Ok(chunk))) => {
+                self.received += chunk.len() as u64;
+                Ok(Some(chunk))
+            }
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "a request body broke off");
                 Err(ApiError::Validation { message: "The request body broke off.".to_owned(), details: None })
@@ -128,7 +146,7 @@ impl Call {
         }
         let mut seen = 0;
         let reading = async {
-            while let Some(Ok(chunk)) = self.body.next().await {
+            while let Some(Ok(chunk)) = self.body.get_mut().next().await {
                 seen += chunk.len();
                 if seen > REFUSED_BODY_BYTES {
                     break;

@@ -74,9 +74,16 @@ impl ReadKeys {
 
     /// Whether this is one of them.
     pub fn knows(&self, key: &str) -> bool {
+        self.which(key).is_some()
+    }
+
+    /// The id and the name of this one, if it is one of them.
+    pub(crate) fn which(&self, key: &str) -> Option<(Uuid, String)> {
         let is_of = self.secret.is_of(key);
         // Every one is compared.
-        self.kept.read(|known| known.filter(|(_, known)| is_of(&known.key)).count() > 0)
+        self.kept.read(|known| {
+            known.filter(|(_, known)| is_of(&known.key)).last().map(|(_, key)| (key.id, key.name.clone()))
+        })
     }
 
     /// Makes one; the text is the key itself, which nobody can be told again.

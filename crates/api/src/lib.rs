@@ -13,7 +13,9 @@
 //! - `page`: the dashboard's page and files, from `assets`; `first_run`: `GET /api/first-run`
 //! - `consistency`: how new the answers are, and how new a read asks them to be
 //! - `ingest`: `POST /api/ingest`
-//! - [`Auth`], `session`: who may do what
+//! - [`Door`]: by which way requests come in, and how many of them
+//! - [`Auth`], `session`: who may do what; with a provider of OpenID Connect, too (`oidc`)
+//! - `audit`: `GET /api/audit`, who changed what
 //! - [`Connections`], [`ReadKeys`], `manage`: senders and their API keys, and API keys for those who read
 //! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
@@ -26,16 +28,20 @@
 //! - Ingest answers only after the log has acknowledged; reads answer only from the views (the events behind a record,
 //!   those of the stream, and workers and queues as they are now, apart), and only after all that the log held at the
 //!   start is applied.
-//! - A read key never changes anything: by the method of a request, in one place, and not by its handler.
+//! - A read key or a reader never changes anything: by the method of a request, in one place, and not by its handler.
+//! - A page of another site never changes anything: likewise.
+//! - What says where a request comes from is believed of trusted proxies alone, and gone before any handler sees it.
 //! - The key of a request decides its connection, never its body.
 
 mod alerts;
 mod app;
+mod audit;
 mod auth;
 pub mod backup;
 pub mod connections;
 mod consistency;
 mod coverage;
+pub mod door;
 mod errors;
 mod evidence;
 mod failures;
@@ -50,6 +56,7 @@ mod kept;
 pub mod keys;
 mod maintenance;
 mod manage;
+mod oidc;
 mod openapi;
 mod operation;
 mod overview;
@@ -69,8 +76,9 @@ mod tree;
 mod workers;
 
 pub use app::{App, Backends, Parts};
-pub use auth::{Auth, PasswordError};
+pub use auth::{Auth, EndedSessions, KeepSessions, Oidc, OidcSettings, PasswordError, Rules};
 pub use connections::{Connection, ConnectionError, Connections, DefaultConnection};
+pub use door::Door;
 pub use errors::ApiError;
 pub use kept::KeptError;
 pub use keys::{KeyError, ReadKey, ReadKeys};

@@ -13,6 +13,7 @@ use projector::{
 use proto_events::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use views::{Generations, Reader, Writer};
@@ -20,7 +21,6 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::App;
-use crate::auth::refuse_foreign;
 use crate::errors::{ApiError, LOG_FULL, wrong_method};
 use crate::http::{Call, json as answer};
 use crate::operation::{Access, Answer, Body, Operation, READ_ERRORS};
@@ -296,7 +296,6 @@ pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, 
     match call.method {
         Method::GET => Ok(answer(StatusCode::OK, &RebuildList { data: app.parts()?.maintenance.rebuilds.all() })),
         Method::POST => {
-            refuse_foreign(&call.headers)?;
             let wanted: Wanted = match call.body(BODY_BYTES).await? {
                 nothing if nothing.is_empty() => Wanted::default(),
                 body => serde_json::from_slice(&body).map_err(|_| ApiError::Validation {
@@ -306,6 +305,7 @@ pub(crate) async fn rebuilds(app: Arc<App>, mut call: Call) -> Result<Response, 
             };
             let from = if wanted.rollback { From::Previous } else { From::Log };
             let begun = app.readable()?.maintenance.rebuilds.begin(from, now()).await?;
+            app.told(&call, "rebuild.begin", json!({ "id": begun.id, "rollback": wanted.rollback })).await;
             Ok(answer(StatusCode::ACCEPTED, &begun))
         }
         _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
@@ -334,18 +334,24 @@ pub(crate) async fn rebuild(path: String, app: Arc<App>, mut call: Call) -> Resu
         if call.method != Method::DELETE {
             return Err(wrong_method(&call.method, "DELETE"));
         }
-        refuse_foreign(&call.headers)?;
-        return Ok(answer(StatusCode::OK, &Removed { removed: rebuilds.discard_previous()? }));
+        let removed = rebuilds.discard_previous()?;
+        app.told(&call, "rebuild.discard", json!({ "removed": removed })).await;
+        return Ok(answer(StatusCode::OK, &Removed { removed }));
     }
     let (id, action) = path.split_once('/').unwrap_or((&path, ""));
     let id = parsed(id).ok_or(RebuildError::NotFound)?;
-    if call.method != Method::GET {
-        refuse_foreign(&call.headers)?;
-    }
     match (action, &call.method) {
         ("", &Method::GET) => Ok(answer(StatusCode::OK, &rebuilds.status(id)?)),
-        ("", &Method::DELETE) => Ok(answer(StatusCode::OK, &rebuilds.abort(id).await?)),
-        ("promote", &Method::POST) => Ok(answer(StatusCode::OK, &rebuilds.promote(id).await?)),
+        ("", &Method::DELETE) => {
+            let status = rebuilds.abort(id).await?;
+            app.told(&call, "rebuild.abort", json!({ "id": id })).await;
+            Ok(answer(StatusCode::OK, &status))
+        }
+        ("promote", &Method::POST) => {
+            let status = rebuilds.promote(id).await?;
+            app.told(&call, "rebuild.promote", json!({ "id": id })).await;
+            Ok(answer(StatusCode::OK, &status))
+        }
         ("", method) => Err(wrong_method(method, "GET, HEAD, DELETE")),
         ("promote", method) => Err(wrong_method(method, "POST")),
         _ => Err(ApiError::NoSuchPath),
@@ -360,7 +366,6 @@ pub(crate) async fn verifications(app: Arc<App>, mut call: Call) -> Result<Respo
     if call.method != Method::POST {
         return Err(wrong_method(&call.method, "POST"));
     }
-    refuse_foreign(&call.headers)?;
     Ok(answer(StatusCode::ACCEPTED, &app.readable()?.maintenance.verifications.begin()))
 }
 
@@ -374,7 +379,6 @@ pub(crate) fn verification(id: &str, app: &App, call: &Call) -> Result<Response,
     match call.method {
         Method::GET => {}
         Method::DELETE => {
-            refuse_foreign(&call.headers)?;
             verifications.abort(id);
         }
         _ => return Err(wrong_method(&call.method, "GET, HEAD, DELETE")),

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::{App, Parts};
-use crate::auth::refuse_foreign;
 use crate::connections::{Connection, ConnectionError, DEFAULT};
 use crate::errors::{ApiError, LOG_AWAY, wrong_method};
 use crate::http::{Call, json as answer};
@@ -254,6 +253,7 @@ pub(crate) async fn connections(app: Arc<App>, mut call: Call) -> Result<Respons
             let parts = changeable(&app, &mut call).await?;
             let (connection, key) = parts.connections.create(&named(&mut call).await?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection made");
+            app.told(&call, "connection.create", about(connection.id, &connection.name)).await;
             Ok(answer(StatusCode::CREATED, &Shown::new(&connection, Some(&key))))
         }
         _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
@@ -271,6 +271,8 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
             let (name, which) = (named(&mut call).await?, decoded(&path).ok_or(not_found)?);
             let connection = parts.connections.rename(&which, &name).await?;
             tracing::info!(id = %connection.id, name = connection.name, former = %which, "connection renamed");
+            let about = json!({ "id": connection.id, "name": connection.name, "former": which });
+            app.told(&call, "connection.rename", about).await;
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
         (&Method::DELETE, None) => {
@@ -280,6 +282,7 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
             refuse_listening(&app, parts, &which)?;
             let connection = parts.connections.delete(&which).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
+            app.told(&call, "connection.delete", about(connection.id, &connection.name)).await;
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }
         (&Method::POST, Some(which)) => {
@@ -287,11 +290,17 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
             nothing(&mut call).await?;
             let (connection, key) = parts.connections.rotate(&decoded(which).ok_or(not_found)?).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection has a new key");
+            app.told(&call, "connection.rotate", about(connection.id, &connection.name)).await;
             Ok(answer(StatusCode::OK, &Shown::new(&connection, Some(&key))))
         }
         (method, Some(_)) => Err(wrong_method(method, "POST")),
         (method, None) => Err(wrong_method(method, "PATCH, DELETE")),
     }
+}
+
+/// For who asks later what was done.
+fn about(id: Uuid, name: &str) -> Value {
+    json!({ "id": id, "name": name })
 }
 
 /// A source would go on to write for a connection that nobody knows. The default one is not deleted anyway, which is told
@@ -320,6 +329,7 @@ pub(crate) async fn keys(app: Arc<App>, mut call: Call) -> Result<Response, ApiE
             let parts = changeable(&app, &mut call).await?;
             let (made, key) = parts.keys.create(&named(&mut call).await?).await?;
             tracing::info!(id = %made.id, name = made.name, "read key made");
+            app.told(&call, "key.create", about(made.id, &made.name)).await;
             Ok(answer(StatusCode::CREATED, &ShownKey::new(&made, Some(&key))))
         }
         _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
@@ -335,6 +345,7 @@ pub(crate) async fn key(path: String, app: Arc<App>, mut call: Call) -> Result<R
     nothing(&mut call).await?;
     let deleted = parts.keys.delete(&decoded(&path).ok_or(KEY_NOT_FOUND)?).await?;
     tracing::info!(id = %deleted.id, name = deleted.name, "read key deleted");
+    app.told(&call, "key.delete", about(deleted.id, &deleted.name)).await;
     Ok(answer(StatusCode::OK, &ShownKey::new(&deleted, None)))
 }
 
@@ -350,7 +361,6 @@ pub(crate) async fn changeable<'a>(app: &'a App, call: &mut Call) -> Result<&'a 
 
 fn may_change<'a>(app: &'a App, call: &Call) -> Result<&'a Parts, ApiError> {
     app.auth.require(call)?;
-    refuse_foreign(&call.headers)?;
     params::none(&call.query)?;
     app.parts().and_then(|parts| if parts.log.connected() { Ok(parts) } else { Err(LOG_AWAY) })
 }

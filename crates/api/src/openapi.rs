@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    alerts, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs, maintenance,
-    manage, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
+    alerts, audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs, maintenance,
+    manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -48,6 +48,8 @@ const OPERATIONS: &[&[Operation]] = &[
     quarantine::OPERATIONS,
     backup::OPERATIONS,
     session::OPERATIONS,
+    oidc::OPERATIONS,
+    audit::OPERATIONS,
     first_run::OPERATIONS,
     health::OPERATIONS,
     DOCUMENT_ITSELF,
@@ -169,7 +171,7 @@ impl Describer {
             .copied()
             .chain(unauthorized)
             .chain(forbidden)
-            .chain([StatusCode::INTERNAL_SERVER_ERROR]);
+            .chain([StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR]);
         for status in errors {
             self.errors.insert(status);
             let reference = json!({ "$ref": format!("#/components/responses/{}", error_name(status)) });

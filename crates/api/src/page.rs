@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::LazyLock;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -11,7 +10,9 @@ use flate2::write::GzEncoder;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 
+use crate::app::App;
 use crate::consistency::has_tag;
+use crate::door::BasePath;
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
 
@@ -22,6 +23,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const ASSETS: &str = "/assets/";
 /// What the page writes instead of the version of its files.
 const VERSION: &str = "{version}";
+/// What it writes instead of the path that stands before all others.
+const BASE: &str = "{base}";
 /// And where the modules are named, so that a browser need not find out one from the other.
 const MODULES: &str = "{modules}";
 /// First parts of the paths that are the page's own; it finds out the rest by itself.
@@ -70,10 +73,8 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "workers.js" JS,
 };
 
-static SITE: LazyLock<Site> = LazyLock::new(Site::new);
-
 /// The page and its files as they are sent.
-struct Site {
+pub(crate) struct Site {
     page: File,
     /// Stands for the content of all files.
     version: String,
@@ -88,7 +89,7 @@ struct File {
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(base: &BasePath) -> Self {
         let mut hasher = blake3::Hasher::new();
         for (name, _, content) in FILES {
             hasher.update(name.as_bytes()).update(&(content.len() as u64).to_be_bytes()).update(content);
@@ -96,9 +97,11 @@ impl Site {
         let version = hasher.finalize().to_hex()[..16].to_owned();
         let modules = FILES.iter().filter(|(_, kind, _)| *kind == JS);
         let modules: Vec<String> = modules
-            .map(|(name, ..)| format!("<link rel=\"modulepreload\" href=\"{ASSETS}{VERSION}/{name}\">"))
+            .map(|(name, ..)| format!("<link rel=\"modulepreload\" href=\"{BASE}{ASSETS}{VERSION}/{name}\">"))
             .collect();
         let page = INDEX.replace(MODULES, &modules.join("\n")).replace(VERSION, &version);
+        // It is made of letters, digits and slashes.
+        let page = page.replace(BASE, base.as_str());
         let page = File::new("text/html; charset=utf-8", Cow::Owned(page.into_bytes()));
         let files = FILES.iter().map(|(name, kind, content)| (*name, File::new(kind, Cow::Borrowed(*content))));
         Self { page, files: files.collect(), version }
@@ -130,7 +133,6 @@ impl File {
         set.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
         set.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         set.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-        set.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         set.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
         set.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
         if let Ok(tag) = HeaderValue::try_from(&self.tag) {
@@ -163,8 +165,8 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// Whatever is not below `/api`.
-pub(crate) fn get(path: &str, call: &Call) -> Result<Response, ApiError> {
-    let site = &*SITE;
+pub(crate) fn get(path: &str, app: &App, call: &Call) -> Result<Response, ApiError> {
+    let site = app.site.get_or_init(|| Site::new(&app.door.base_path));
     if let Some(name) = path.strip_prefix(ASSETS) {
         let file = site.file(name).ok_or(ApiError::NoSuchPath)?;
         only_get(call)?;
@@ -196,7 +198,8 @@ mod tests {
         let mut known: Vec<&str> = FILES.iter().map(|(name, ..)| *name).chain(["index.html"]).collect();
         known.sort_unstable();
         assert_eq!(there, known);
-        let sent: usize = SITE.files.iter().map(|(_, file)| file.gzip.len()).sum::<usize>() + SITE.page.gzip.len();
+        let site = Site::new(&BasePath::default());
+        let sent: usize = site.files.iter().map(|(_, file)| file.gzip.len()).sum::<usize>() + site.page.gzip.len();
         assert!(sent < 250 * 1_024, "{sent} bytes");
     }
 

@@ -6,15 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use warp::Filter;
+use warp::http::Method;
 use warp::path::{FullPath, Tail, full, path, tail};
 use warp::reply::Response;
 
 use crate::app::App;
+use crate::auth::refuse_foreign;
+use crate::door::Credential;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
-    alerts, backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, openapi, overview, page,
-    quarantine, queues, session, sources, stream, tasks, workers,
+    alerts, audit, backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, oidc, openapi,
+    overview, page, quarantine, queues, session, sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -55,6 +58,10 @@ const ROUTES: &[Route] = &[
     below("jobs", |path, app, call| Box::pin(jobs::get(path, app, call))),
     at("session", |app, call| Box::pin(session::session(app, call))),
     at("session/once", |app, call| Box::pin(ready(session::once(&app, &call)))),
+    at("session/oidc", |app, call| Box::pin(oidc::begin(app, call))),
+    at("session/oidc/callback", |app, call| Box::pin(oidc::complete(app, call))),
+    at("sessions", |app, call| Box::pin(session::all(app, call))),
+    at("audit", |app, call| Box::pin(audit::list(app, call))),
     at("first-run", |app, call| Box::pin(ready(first_run::get(&app, &call)))),
     at("connections", |app, call| Box::pin(manage::connections(app, call))),
     below("connections", |path, app, call| Box::pin(manage::connection(path, app, call))),
@@ -79,17 +86,43 @@ const ROUTES: &[Route] = &[
 /// The whole API, and the page that shows it.
 pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
     let with_app = warp::any().map(move || Arc::clone(&app));
-    let api = path("api").and(tail()).and(with_app).and(call()).then(respond);
-    let page = full().and(call()).then(|path: FullPath, call| async move { answer(page::get(path.as_str(), &call)) });
+    let api = path("api").and(tail()).and(with_app.clone()).and(call()).then(respond);
+    let page = full().and(with_app).and(call()).then(|path: FullPath, app: Arc<App>, call: Call| async move {
+        // What may be seen by all is limited all the same.
+        let admitted = app.guard.admit(call.peer, None);
+        answer(admitted.and_then(|()| page::get(path.as_str(), &app, &call)))
+    });
     api.or(page).unify().recover(errors::recover).unify()
 }
 
-async fn respond(path: Tail, app: Arc<App>, call: Call) -> Response {
-    answer(match find(path.as_str()) {
+async fn respond(path: Tail, app: Arc<App>, mut call: Call) -> Response {
+    // Who can read the data directory has no need to guess, and is not to be kept out by others who do.
+    let is_limited = !app.auth.has_token(&call.headers);
+    let (peer, credential) = (call.peer, Credential::of(&call.headers));
+    let admitted = if is_limited { app.guard.admit(peer, credential) } else { Ok(()) };
+    let admitted = admitted.and_then(|()| refuse_foreign_changes(path.as_str(), &call));
+    if let Err(error) = admitted {
+        // A body that is still on its way when the answer is there would cost the connection.
+        call.drain().await;
+        return error.response();
+    }
+    let guarded = Arc::clone(&app);
+    let response = answer(match find(path.as_str()) {
         Some((Route { handler: Handler::At(handler), .. }, _)) => handler(app, call).await,
         Some((Route { handler: Handler::Below(handler), .. }, rest)) => handler(rest.to_owned(), app, call).await,
         None => Err(ApiError::NoSuchPath),
-    })
+    });
+    if is_limited {
+        guarded.guard.note(peer, credential, response.status());
+    }
+    response
+}
+
+/// Pages of other sites change nothing, whichever handler it would be. Ingest is for who shows a key, which no browser
+/// adds by itself.
+fn refuse_foreign_changes(path: &str, call: &Call) -> Result<(), ApiError> {
+    let changes = call.method != Method::GET && call.method != Method::OPTIONS;
+    if changes && path != "ingest" { refuse_foreign(&call.headers) } else { Ok(()) }
 }
 
 /// The route of a path below `/api`, and what is left of the path.

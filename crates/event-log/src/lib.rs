@@ -8,6 +8,7 @@
 //! - [`Known`], [`Fence`]: whether the log is still the one that was read before ([`fence`])
 //! - [`Statuses`]: the present state of workers and queues, followed for ever ([`status`])
 //! - [`Kv`]: the bucket of connections and settings ([`kv`])
+//! - [`AuditRecord`]: what people changed ([`audit`])
 //! - [`Imported`]: messages of another log, which keep the time at which they were published there ([`imported`])
 //! - [`run_nats_helper`] and [`ServerConfig::Embedded`]: the nats-server that lives and dies with us ([`embedded`])
 //!
@@ -17,6 +18,7 @@
 //! - A log that was deleted, restored or rewound is never followed in silence: every interruption of a reader is
 //!   reported, and the fence tells which log it is now.
 
+pub mod audit;
 pub mod batcher;
 mod config;
 mod connect;
@@ -37,6 +39,7 @@ pub mod testing;
 mod trimming;
 mod version;
 
+pub use audit::AuditRecord;
 pub use batcher::{Batcher, BatcherStats, Receipts};
 pub use config::ServerConfig;
 pub use embedded::run_nats_helper;

@@ -357,6 +357,10 @@ impl EventLog {
         &self.inner.stores.jobs
     }
 
+    pub(crate) fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
     /// The shared connection.
     pub(crate) fn link(&self) -> &Link {
         &self.inner.link
@@ -453,7 +457,7 @@ pub(crate) fn context(link: &Link) -> Context {
         .build(link.client.clone())
 }
 
-fn unavailable(reason: impl Into<String>) -> AppendError {
+pub(crate) fn unavailable(reason: impl Into<String>) -> AppendError {
     AppendError::Unavailable { reason: reason.into() }
 }
 
@@ -461,7 +465,7 @@ fn disk_full() -> AppendError {
     AppendError::Full { reason: "no space left on the disk of the log".to_owned() }
 }
 
-fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
+pub(crate) fn append_error(error: &async_nats::jetstream::context::PublishError) -> AppendError {
     let told = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
     match (error.kind(), told.map(jetstream::Error::error_code)) {
         (PublishErrorKind::StreamNotFound, _) => unavailable("no stream takes the message"),

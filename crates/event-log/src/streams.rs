@@ -14,6 +14,8 @@ pub(crate) const JOBS: &str = "FOREBAY_JOBS";
 pub(crate) const JOBS_SUBJECTS: &str = "forebay.v1.jobs.*.*";
 pub(crate) const STATUS: &str = "FOREBAY_STATUS";
 pub(crate) const STATUS_SUBJECTS: &str = "forebay.v1.status.>";
+pub(crate) const AUDIT: &str = "FOREBAY_AUDIT";
+pub(crate) const AUDIT_SUBJECT: &str = "forebay.v1.audit";
 pub(crate) const BUCKET: &str = "FOREBAY";
 
 /// How long the stream recognises a message that is sent again. The ids are kept in the server's memory, so this is a
@@ -23,6 +25,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const STATUS_BYTES: i64 = 64 << 20;
 /// A thing that said nothing for so long is no longer there.
 const STATUS_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// Some hundred thousand changes; those beyond, and those of more than a year ago, go.
+const AUDIT_BYTES: i64 = 64 << 20;
+const AUDIT_AGE: Duration = Duration::from_secs(400 * 24 * 3_600);
 /// A cluster may be choosing its leader when we arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -61,6 +66,25 @@ fn status(replicas: usize) -> Config {
     }
 }
 
+fn audit(replicas: usize) -> Config {
+    Config {
+        name: AUDIT.to_owned(),
+        description: Some("Forebay: what people changed".to_owned()),
+        subjects: vec![AUDIT_SUBJECT.to_owned()],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_bytes: AUDIT_BYTES,
+        max_age: AUDIT_AGE,
+        allow_direct: true,
+        // What was told stays told.
+        deny_delete: true,
+        deny_purge: true,
+        num_replicas: replicas,
+        ..Config::default()
+    }
+}
+
 /// What must exist for Forebay to work, ready to use.
 pub(crate) struct Stores {
     pub(crate) jobs: Stream,
@@ -72,6 +96,7 @@ pub(crate) async fn ensure(context: &Context, link: &Link, url: &str, replicas: 
     let maker = Maker { context, link, url, deadline: Instant::now() + PATIENCE };
     let jobs = maker.stream(jobs(replicas)).await?;
     maker.stream(status(replicas)).await?;
+    maker.stream(audit(replicas)).await?;
     let bucket = maker.bucket(replicas).await?;
     Ok(Stores { jobs, bucket })
 }

@@ -68,6 +68,11 @@ pub(crate) enum Command {
     /// Print a link that logs a browser into the dashboard of the running server, once and within 15 minutes
     #[command(after_help = LINK_HELP)]
     Link(LinkArgs),
+    /// End every session of the dashboard: whoever is logged in has to log in again
+    Logout(LinkArgs),
+    /// List who changed what: connections, keys, sources, rebuilds, and who logged in
+    #[command(after_help = AUDIT_HELP)]
+    Audit(AuditArgs),
     /// Fold recorded events into job records, one JSON line each; needs no server
     #[command(after_help = FOLD_HELP)]
     Fold(FoldArgs),
@@ -223,6 +228,14 @@ Examples:
   forebay key list --json
   forebay key delete grafana    # it stops working at once";
 
+const AUDIT_HELP: &str = "\
+What is changed is written into the log, in a stream of its own, before it is answered. It is kept for 400 days, or for 64 MB.
+An export does not hold it.
+
+Examples:
+  forebay audit
+  forebay audit --limit 1000 --json | jq '.[] | select(.action == \"connection.rotate\")'";
+
 const FOLD_HELP: &str = "\
 Each line is an ingest batch {\"events\":[…]}, one ingest event, one of Celery's raw events, or a recorded message of its
 broker. Each job's record comes out as one JSON line, in the order in which the jobs first appear.
@@ -283,6 +296,18 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LinkArgs {
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AuditArgs {
+    /// How many of the latest
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) stack: StackArgs,
 }

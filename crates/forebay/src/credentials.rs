@@ -8,6 +8,7 @@ use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::data_dir::DataDir;
 
@@ -36,7 +37,11 @@ impl Credentials {
     /// Reads the file; a new one is begun with a new secret.
     pub(crate) fn load(dir: &DataDir) -> anyhow::Result<Self> {
         let kept: Option<Self> = dir.read(FILE).context("cannot read credentials.json")?;
-        Ok(kept.unwrap_or_else(|| Self { session_secret: hex(&rand::random::<[u8; 32]>()), ..Self::default() }))
+        Ok(kept.unwrap_or_else(|| {
+            let mut new = Self::default();
+            new.session_secret = hex(&rand::random::<[u8; 32]>());
+            new
+        }))
     }
 
     pub(crate) fn save(&self, dir: &DataDir) -> io::Result<()> {
@@ -49,13 +54,22 @@ impl Credentials {
     }
 
     /// The password in force, made up and kept where none is configured; tells whether it was made up now.
-    pub(crate) fn password(&mut self, configured: Option<&str>) -> (String, bool) {
+    pub(crate) fn password(&mut self, configured: Option<&str>) -> (Zeroizing<String>, bool) {
         if let Some(password) = configured {
-            return (password.to_owned(), false);
+            return (password.to_owned().into(), false);
         }
         let new = self.admin_password.is_none();
         let password = self.admin_password.get_or_insert_with(|| random_text(PASSWORD_CHARACTERS));
-        (password.clone(), new)
+        (password.clone().into(), new)
+    }
+}
+
+impl Drop for Credentials {
+    /// What was read is not to lie about in memory.
+    fn drop(&mut self) {
+        self.session_secret.zeroize();
+        self.admin_password.zeroize();
+        self.api_key.zeroize();
     }
 }
 

@@ -30,8 +30,11 @@ pub(crate) enum OpenError {
 /// How commands on this machine reach the running server: `admin.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Admin {
-    /// `host:port`.
+    /// `host:port`, where commands on this machine reach it without TLS.
     pub(crate) address: String,
+    /// Where people reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
     /// Good for everything, until the server ends.
     pub(crate) token: String,
     /// Of the server.
@@ -119,7 +122,7 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
 }
 
 /// Whole or not at all, even if the machine stops in the middle.
-fn write<T: Serialize>(dir: &Path, name: &str, content: &T) -> io::Result<()> {
+pub(crate) fn write<T: Serialize>(dir: &Path, name: &str, content: &T) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.new"));
     let _ = std::fs::remove_file(&temporary);
     let mut file = private().create_new(true).open(&temporary)?;
@@ -141,7 +144,7 @@ mod tests {
         let path = parent.path().join("deep/data");
         let first = DataDir::open(&path).unwrap();
         assert!(matches!(DataDir::open(&path), Err(OpenError::Held(_))));
-        let admin = Admin { address: "127.0.0.1:1".to_owned(), token: "secret".to_owned(), pid: 1 };
+        let admin = Admin { address: "127.0.0.1:1".to_owned(), url: None, token: "secret".to_owned(), pid: 1 };
         first.write_admin(&admin).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);

@@ -1,7 +1,7 @@
 //! The `forebay` program: command line, configuration, wiring.
 //!
 //! # Layout
-//! - [`cli`], [`config`]: what can be said, and what then holds
+//! - [`cli`], [`config`], [`door`]: what can be said, and what then holds
 //! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources; [`reload`]: its file read again
 //! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
 //! - [`data_dir`], [`credentials`]: the small files of the data directory
@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod credentials;
 mod data_dir;
+mod door;
 mod listen;
 mod logging;
 mod offline;
@@ -35,7 +36,7 @@ use crate::cli::{
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
 use crate::commands::{
-    alerts, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty, sources,
+    alerts, audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty, sources,
 };
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
@@ -114,6 +115,10 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Command::Connection(args) => manage_connections(args),
         Command::Key(args) => manage_keys(args),
         Command::Sources(args) => manage_sources(&args),
+        Command::Logout(args) => log_all_out(args.stack),
+        Command::Audit(args) => {
+            manage(args.stack, Missing::Refuse, move |client, paint| audit::run(client, args.limit, args.json, paint))
+        }
         Command::Link(args) => print(&link::run(&args.stack.resolve()?.data_dir)?),
         Command::Fold(args) => {
             let all_good = fold::run(&args)?;
@@ -227,6 +232,16 @@ fn manage_keys(args: KeyArgs) -> anyhow::Result<ExitCode> {
     };
     let stack = output.stack.clone();
     manage(stack, missing, move |client, paint| key::run(client, &args.action, paint))
+}
+
+/// Only a server knows who is logged in.
+fn log_all_out(stack: StackArgs) -> anyhow::Result<ExitCode> {
+    let config = stack.resolve()?;
+    let Some(client) = running(&config)? else {
+        bail!("no server runs on {}: start it with `forebay serve`", config.data_dir.display());
+    };
+    client.delete("/api/sessions")?.good()?;
+    print("all sessions are ended\n")
 }
 
 /// Only a server has sources, and it has them while its log is away, too.

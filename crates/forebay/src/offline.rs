@@ -94,11 +94,11 @@ fn in_this_process<T: Send + 'static>(
         // Nobody logs in here: the password is thrown away.
         let auth = Auth::new(&credentials::token(), &[0; 32], &token)?;
         let app = App::new(auth, env!("CARGO_PKG_VERSION"));
-        let mut http = Http::start("127.0.0.1:0", &app).await?;
+        let mut http = Http::start("127.0.0.1:0", None, &app).await?;
         let stack = Stack::open(config, &dir).await?;
         // Who only wants to see a job does not wait for new views of all of them.
         stack.attach(&app, false, None);
-        let client = Client::new(Admin { address: http.local_address(), token, pid: std::process::id() });
+        let client = Client::new(Admin { address: http.local_address(), url: None, token, pid: std::process::id() });
         let done = tokio::task::spawn_blocking(move || work(&client)).await?;
         http.stop().await;
         stack.close().await?;

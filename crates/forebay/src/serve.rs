@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use alerts::Alerts;
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
-use api::{App, Auth, DefaultConnection};
+use api::door::{BasePath, Tls};
+use api::{App, Auth, DefaultConnection, EndedSessions, Oidc};
 use clap::ArgMatches;
 use event_log::{EventLog, OpenError as LogOpenError};
 use proto_events::{Event, EventType, Framework, Timestamp};
@@ -94,11 +95,30 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     let token = credentials::token();
     let (secret, admin_token) = (credentials.session_secret(), token.clone());
     let auth = tokio::task::spawn_blocking(move || Auth::new(&password, &secret, &admin_token)).await??;
-    let app = App::new(auth, env!("CARGO_PKG_VERSION"));
-    let mut http = Http::start(&config.listen, &app).await?;
-    dir.write_admin(&Admin { address: http.local_address(), token, pid: std::process::id() })
+    let auth = remembering(auth, &dir)?.with_oidc(config.door.oidc.clone().map(Oidc::new).transpose()?);
+    let app = App::behind(config.door.door.clone(), auth, env!("CARGO_PKG_VERSION"));
+    let tls = config.door.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?;
+    let mut http = Http::start(&config.listen, tls.clone(), &app).await?;
+    // Where the server speaks TLS, its certificate is for another name than that of this machine's own address.
+    let mut local = match &tls {
+        Some(_) => Some(Http::start("127.0.0.1:0", None, &app).await?),
+        None => None,
+    };
+    let address = local.as_ref().unwrap_or(&http).local_address();
+    let url = config.door.public_url.clone().unwrap_or_else(|| http.url(tls.is_some(), &config.door.door.base_path));
+    dir.write_admin(&Admin { address, url: Some(url), token, pid: std::process::id() })
         .context("cannot write to the data directory")?;
-    logging::tell(&format!("listening on http://{}", http.address));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    logging::tell(&format!("listening on {scheme}://{}{}", http.address, config.door.door.base_path));
+    if let Some(tls) = tls {
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            tls.watch(async || {
+                hangup.recv().await;
+            })
+            .await;
+        });
+    }
 
     let (file, plan) = (dir.path().join(ALERTS), config.alerts.clone());
     let alerts = tokio::task::spawn_blocking(move || Alerts::open(file, plan)).await??;
@@ -117,6 +137,7 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     if let Some(sight) = app.sight() {
         alerts.watch(sight);
     }
+    app.told_by_server("server.start", serde_json::json!({ "version": env!("CARGO_PKG_VERSION") })).await;
     let parts = Parts { app: &app, stack: &stack, listening: &listening, alerts: &alerts, default: &default };
     let failure = loop {
         tokio::select! {
@@ -131,6 +152,9 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     let second_signal = stop_signal()?;
     let stopping = async {
         http.stop().await;
+        if let Some(local) = &mut local {
+            local.stop().await;
+        }
         listening.stop().await;
         let closed = stack.close().await;
         listening.close().await;
@@ -147,6 +171,17 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     stopped.map_err(|_| anyhow::anyhow!("the clean stop took longer than {} s", STOP_TIME.as_secs()))??;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file with the sessions that were ended before they expired.
+const SESSIONS: &str = "sessions.json";
+
+/// Lets sessions that were ended stay so.
+fn remembering(auth: Auth, dir: &DataDir) -> anyhow::Result<Auth> {
+    let ended: Option<EndedSessions> = dir.read(SESSIONS).context("cannot read sessions.json")?;
+    let path = dir.path().to_owned();
+    let keep = move |ended: &EndedSessions| data_dir::write(&path, SESSIONS, ended);
+    Ok(auth.remembering(ended.unwrap_or_default(), Box::new(keep)))
 }
 
 /// Resolves at SIGTERM or Ctrl-C. The signals are heard from the call on, not only once it is awaited.
@@ -327,14 +362,14 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) async fn start(listen: &str, app: &Arc<App>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(listen: &str, tls: Option<Arc<Tls>>, app: &Arc<App>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(api::serve(listener, Arc::clone(app), stopped));
+        let task = tokio::spawn(api::serve(listener, tls, Arc::clone(app), stopped));
         Ok(Self { address, stop: Some(stop), task })
     }
 
@@ -346,6 +381,11 @@ impl Http {
             ip => ip,
         };
         SocketAddr::new(ip, self.address.port()).to_string()
+    }
+
+    /// Where people on this machine reach it.
+    fn url(&self, tls: bool, base: &BasePath) -> String {
+        format!("{}://{}{base}", if tls { "https" } else { "http" }, self.local_address())
     }
 
     async fn ended(&mut self) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
+use proptest::prelude::*;
 use sources::amqp::QueueKind;
 use sources::redis::RedisUrl;
 use sources::{BrokerUrl, SpecError, parse_source, parse_sources};
@@ -150,5 +151,50 @@ fn other_brokers_are_refused_in_one_line_that_says_what_works() {
     ] {
         let refused = parse_source(spec).unwrap_err().to_string();
         assert!(refused.starts_with(expected) && refused.contains("redis://"), "{refused}");
+    }
+}
+
+/// Beginnings and pieces of addresses, in any order, with anything between them.
+fn address() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("redis://".to_owned()),
+        Just("rediss://".to_owned()),
+        Just("amqp://".to_owned()),
+        Just("pyamqp://".to_owned()),
+        Just("sentinel://".to_owned()),
+        Just("unix://".to_owned()),
+        Just("name=".to_owned()),
+        Just("@".to_owned()),
+        Just(":".to_owned()),
+        Just("/".to_owned()),
+        Just(";".to_owned()),
+        Just("?".to_owned()),
+        Just("&".to_owned()),
+        Just("%".to_owned()),
+        Just("[::1]".to_owned()),
+        Just("ssl_cert_reqs=".to_owned()),
+        Just("queue=".to_owned()),
+        Just("master_name=m".to_owned()),
+        Just("channels=".to_owned()),
+        "\\PC{0,6}",
+        "[0-9]{0,6}",
+    ];
+    prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_given_as_an_address_it_is_read_or_refused_and_its_password_shown_to_nobody(
+        text in address(),
+        rest in address(),
+        scheme in prop::sample::select(vec!["redis", "rediss", "amqp", "amqps", "sentinel"]),
+    ) {
+        let _ = parse_sources(&text);
+        let given = format!("{scheme}://user:s3cr3tW0rd@host{rest}");
+        let shown = match parse_source(&given) {
+            Ok(spec) => format!("{} {:?} {:?}", spec.url, spec.url, spec),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        prop_assert!(!shown.contains("s3cr3tW0rd"), "{shown}");
     }
 }

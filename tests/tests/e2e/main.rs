@@ -12,6 +12,7 @@ mod day;
 mod demo;
 mod described;
 mod documented;
+mod door;
 mod enabling;
 mod lost;
 mod map;

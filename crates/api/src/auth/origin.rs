@@ -2,25 +2,27 @@
 
 use warp::http::{HeaderMap, header};
 
+use crate::door::FORWARDED_HOST;
 use crate::errors::ApiError;
 
 /// Refuses a request whose `Origin` is another site's. Programs send none, and pass.
 ///
-/// A proxy in front may have put its own name into `Host`, so the name that it was called by counts too: no page can
-/// set `X-Forwarded-Host` on a request to another site without that site's consent.
+/// A trusted proxy in front may have put its own name into `Host`, so the name that it was called by counts too; of
+/// others the header is gone by now.
 pub(crate) fn refuse_foreign(headers: &HeaderMap) -> Result<(), ApiError> {
+    // Browsers of today say it of every request, and no page can change it.
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err(ApiError::ForeignOrigin);
+    }
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let ours = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(scheme, authority)| {
-        let names = [headers.get(header::HOST), headers.get("x-forwarded-host")];
-        let mut names = names.into_iter().flatten().filter_map(|name| name.to_str().ok());
+        let names = [headers.get(header::HOST), headers.get(FORWARDED_HOST)];
+        let names = names.into_iter().flatten().filter_map(|name| name.to_str().ok());
+        // Proxies in a row add theirs behind the one that people use.
+        let mut names = names.flat_map(|names| names.split(',')).map(str::trim);
         names.any(|name| with_port(name, scheme).eq_ignore_ascii_case(&with_port(authority, scheme)))
     });
     if ours { Ok(()) } else { Err(ApiError::ForeignOrigin) }
-}
-
-/// Whether the request came to the proxy in front of us over TLS. We speak plain HTTP ourselves.
-pub(crate) fn over_tls(headers: &HeaderMap) -> bool {
-    headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// Browsers leave the scheme's own port out; others may not.
@@ -54,6 +56,7 @@ mod tests {
         assert!(passes(Some("http://Jobs.Example"), "jobs.example", None));
         assert!(passes(Some("https://jobs.example"), "jobs.example:443", None));
         assert!(passes(Some("https://jobs.example"), "127.0.0.1:8080", Some("jobs.example")));
+        assert!(passes(Some("https://jobs.example"), "127.0.0.1:8080", Some("jobs.example, inner.example")));
         assert!(passes(Some("http://[::1]:8080"), "[::1]:8080", None));
         assert!(passes(Some("http://[::1]"), "[::1]", None));
         for foreign in ["http://evil.example", "http://jobs.example:81", "null", "jobs.example:8080", ""] {
@@ -63,5 +66,10 @@ mod tests {
             !passes(Some("https://jobs.example"), "jobs.example:80", None),
             "another scheme's port is another origin"
         );
+        let mut headers = HeaderMap::new();
+        headers.insert("sec-fetch-site", "same-origin".parse().unwrap());
+        assert!(refuse_foreign(&headers).is_ok());
+        headers.insert("sec-fetch-site", "cross-site".parse().unwrap());
+        assert_eq!(refuse_foreign(&headers), Err(ApiError::ForeignOrigin), "though it does not say from where");
     }
 }

@@ -106,6 +106,8 @@ pub(crate) async fn export(app: Arc<App>, call: Call) -> Result<Response, ApiErr
     let info = LogInfo { first_sequence: info.first_sequence.max(floor), ..info };
     let header = header_of(parts, &info, &params)?;
     tracing::info!(id = %header.id, first = header.first, last = header.last, "exporting the log");
+    let about = json!({ "id": header.id, "first": header.first, "last": header.last, "keys": params.keys });
+    app.told(&call, "export", about).await;
     let (pieces, mut waiting) = mpsc::channel(WAITING);
     tokio::spawn(Export::new(parts.log.clone(), header, params.after, pieces).run());
     let body = futures_util::stream::poll_fn(move |context| waiting.poll_recv(context));

@@ -15,6 +15,7 @@ use failpoints::{Point, hit};
 use proto_events::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
@@ -191,6 +192,7 @@ async fn import_body(app: &App, call: &mut Call) -> Result<Answer, ApiError> {
     let Progress { sequence, messages, complete, .. } = import.progress;
     if complete {
         tracing::info!(id = %header.id, messages, "an export is imported");
+        app.told(lines.call, "import", json!({ "id": header.id, "messages": messages })).await;
     }
     Ok(Answer { id: header.id, sequence, messages, complete, connections })
 }

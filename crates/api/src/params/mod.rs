@@ -236,6 +236,29 @@ impl AsOf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_of_whichever_endpoint_it_is_read_or_refused_by_name(
+            pairs in prop::collection::vec(("\\PC{0,20}", "\\PC{0,40}|[0-9a-zA-Z.:,*-]{0,40}", any::<prop::sample::Index>()), 0..4),
+            raw in "[ -~]{0,80}",
+        ) {
+            for operation in crate::openapi::all() {
+                let query = pairs.iter().fold(raw.clone(), |query, (name, value, which)| {
+                    // Half of the names are those that it knows.
+                    let known = (!operation.query.is_empty()).then(|| operation.query[which.index(operation.query.len())].name());
+                    let name = known.filter(|_| value.len() % 2 == 0).unwrap_or(name);
+                    let pair = form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
+                    format!("{query}&{pair}")
+                });
+                if let Err(error) = Asked::of(operation.query, &query) {
+                    let named = matches!(&error, ApiError::Validation { details: Some(it), .. } if it.as_object().is_some_and(|it| it.len() == 1));
+                    prop_assert!(named, "{error:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_state_of_the_log_is_a_position_or_a_time() {

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use api::Door;
+use api::door::Proxies;
+use serde_json::{Value, json};
 use ureq::http::Method;
 
 use crate::harness::{Answer, Bare, Client, DEADLINE, KEY, PASSWORD, Server, TOKEN, event};
@@ -76,7 +78,7 @@ async fn a_one_time_link_logs_in_once_and_only_the_admin_token_makes_one() {
     assert_eq!((made.status, &made.body["expiresInSeconds"]), (201, &json!(900)));
     let once = json!({ "once": made.body["token"] });
     let answer = client.post("/api/session", &once).send();
-    assert_eq!((answer.status, &answer.body), (200, &json!({ "authenticated": true })));
+    assert_eq!((answer.status, &answer.body), (200, &who("link")));
     assert_eq!(client.get("/api/jobs").header("cookie", &cookie(&answer)).send().status, 200);
     let again = client.post("/api/session", &once).send();
     assert_eq!(again.error(401, "UNAUTHORIZED")["message"], "This link was used already, or is too old.");
@@ -87,8 +89,14 @@ async fn a_one_time_link_logs_in_once_and_only_the_admin_token_makes_one() {
     foreign.header("origin", "http://evil.example").send().error(403, "FORBIDDEN");
 
     let is_in = |cookie: &str| client.get("/api/session").header("cookie", cookie).send().body;
-    assert_eq!(is_in(&session), json!({ "authenticated": true }));
-    assert_eq!(is_in("forebay_session=AAAA"), json!({ "authenticated": false }));
+    assert_eq!(is_in(&session), who("password"));
+    let nobody = json!({ "authenticated": false, "name": null, "role": null, "login": null, "oidc": false });
+    assert_eq!(is_in("forebay_session=AAAA"), nobody);
+}
+
+/// Who has the password, or came by a link.
+fn who(login: &str) -> Value {
+    json!({ "authenticated": true, "name": "admin", "role": "admin", "login": login, "oidc": false })
 }
 
 /// Reads whose answers are the same from one moment to the next.
@@ -222,9 +230,13 @@ async fn the_cookie_is_for_us_alone_and_outlives_restarts_but_not_the_password()
     let header = login.header("set-cookie").unwrap();
     let (_, attributes) = header.split_once("; ").unwrap();
     assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict; Max-Age=604800");
-    let over_tls = bare.client.post("/api/session", &json!({ "password": PASSWORD }));
-    let over_tls = over_tls.header("x-forwarded-proto", "https").send();
-    assert!(over_tls.header("set-cookie").unwrap().ends_with("; Secure"));
+    let over_tls = |bare: &Bare| {
+        let login = bare.client.post("/api/session", &json!({ "password": PASSWORD }));
+        login.header("x-forwarded-proto", "https").send().header("set-cookie").unwrap().ends_with("; Secure")
+    };
+    let proxies = Proxies::parse(&["127.0.0.1"]).unwrap();
+    assert!(over_tls(&Bare::behind(Door { proxies, ..Door::default() }, PASSWORD).await), "a trusted proxy says so");
+    assert!(!over_tls(&bare), "anybody may say so");
 
     let admitted = |bare: &Bare, cookie: &str| bare.client.get("/api/jobs").header("cookie", cookie).send().status;
     let session = cookie(&login);

@@ -4,7 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{App, Auth, Connections, DefaultConnection, Maintenance, Parts, ReadKeys};
+use api::door::Limits;
+use api::{App, Auth, Connections, DefaultConnection, Door, Maintenance, Parts, ReadKeys};
 use event_log::testing::TestServer;
 use event_log::{EventLog, Outlet};
 use projection::FOLD_VERSION;
@@ -49,14 +50,20 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) async fn start(password: &str) -> Self {
-        let app = App::new(Auth::new(password, &SECRET, TOKEN).unwrap(), "1.2.3");
+        // Every request comes from one address, and many of them show nothing, or something wrong.
+        let limits = Limits { wrong_keys: None, ..Limits::default() };
+        Self::behind(Door { limits, ..Door::default() }, password).await
+    }
+
+    pub(crate) async fn behind(door: Door, password: &str) -> Self {
+        let app = App::behind(door, Auth::new(password, &SECRET, TOKEN).unwrap(), "1.2.3");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::new(listener.local_addr().unwrap().to_string());
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move {
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(api::serve(listener, Arc::clone(&app), stopped));
+        let serving = tokio::spawn(api::serve(listener, None, Arc::clone(&app), stopped));
         Self { client, app, stop, serving }
     }
 }

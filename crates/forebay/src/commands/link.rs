@@ -14,9 +14,9 @@ pub(crate) fn run(data_dir: &Path) -> anyhow::Result<String> {
     let Some(admin) = data_dir::admin(data_dir)? else {
         bail!("no server runs on {}: start it with `forebay serve`, or name its --data-dir", data_dir.display());
     };
-    let address = admin.address.clone();
+    let url = admin.url.clone().unwrap_or_else(|| format!("http://{}", admin.address));
     let made = Client::new(admin).post("/api/session/once", &json!({}))?.good()?;
     let token =
         made["token"].as_str().context("the server's answer has no token: is it another version of forebay?")?;
-    Ok(format!("http://{address}/login#once={token}\n"))
+    Ok(format!("{url}/login#once={token}\n"))
 }

@@ -1,6 +1,7 @@
 //! The commands other than `serve`.
 
 pub(crate) mod alerts;
+pub(crate) mod audit;
 pub(crate) mod connection;
 pub(crate) mod coverage;
 pub(crate) mod events;

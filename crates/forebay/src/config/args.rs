@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::door::DoorArgs;
+
 /// Where the data is: what every command needs.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct StackArgs {
@@ -138,6 +140,9 @@ pub(crate) struct ServeArgs {
     /// queues: a time such as `10m` or `12h`, `24h` at most [default: 24h]
     #[arg(long, value_name = "TIME", env = "FOREBAY_FORGET_WORKERS", help_heading = "Retention")]
     pub(super) forget_workers: Option<String>,
+
+    #[command(flatten)]
+    pub(super) door: DoorArgs,
 }
 
 /// When the embedded log is forced to disk.

@@ -10,7 +10,7 @@ use crate::units;
 impl ServeConfig {
     /// What is in force, for people, without secrets.
     pub(crate) fn describe(&self) -> String {
-        self.rows().iter().fold(String::new(), |mut text, (name, value)| {
+        self.rows().into_iter().chain(self.door.describe()).fold(String::new(), |mut text, (name, value)| {
             let _ = writeln!(text, "  {name:<14}  {value}");
             text
         })

@@ -24,6 +24,14 @@ const SAMPLES: &[(&str, &str)] = &[
     ("nats-server", "/usr/local/bin/nats-server"),
     ("celery", "shop=redis://:PASSWORD@cache-1:6379/0"),
     ("celery-file", "/etc/forebay/brokers"),
+    ("public-url", "https://jobs.example.com/forebay"),
+    ("base-path", "/forebay"),
+    ("tls-cert", "/etc/forebay/tls.pem"),
+    ("tls-key", "/etc/forebay/tls.key"),
+    ("trusted-proxy", "10.0.0.0/8"),
+    ("auth-header", "X-Remote-User"),
+    ("oidc-issuer", "https://login.example.com"),
+    ("oidc-ca", "/etc/ssl/certs/login-ca.pem"),
     ("celery-backend", "shop=redis://cache-1:6379/1"),
 ];
 

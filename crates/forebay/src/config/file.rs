@@ -20,7 +20,7 @@ use super::problems::Problems;
 /// The file.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub(super) struct TomlFile {
+pub(crate) struct TomlFile {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) nats_url: Option<String>,
     pub(super) nats_user: Option<String>,
@@ -48,6 +48,26 @@ pub(super) struct TomlFile {
     pub(super) api_key: Option<String>,
     pub(super) connection_id: Option<Uuid>,
     pub(super) admin_password: Option<String>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) base_path: Option<String>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) trusted_proxy: Vec<String>,
+    pub(crate) auth_header: Option<String>,
+    pub(crate) auth_admins: Vec<String>,
+    pub(crate) oidc_issuer: Option<String>,
+    pub(crate) oidc_client_id: Option<String>,
+    pub(crate) oidc_client_secret: Option<String>,
+    pub(crate) oidc_allow: Vec<String>,
+    pub(crate) oidc_admins: Vec<String>,
+    pub(crate) oidc_scopes: Vec<String>,
+    pub(crate) oidc_groups_claim: Option<String>,
+    pub(crate) oidc_ca: Option<PathBuf>,
+    pub(crate) max_connections: Option<u32>,
+    pub(crate) max_connections_per_address: Option<String>,
+    pub(crate) max_requests_per_key: Option<String>,
+    pub(crate) max_requests_per_address: Option<String>,
+    pub(crate) max_wrong_keys: Option<String>,
     pub(super) alerts: AlertSettings,
 }
 

@@ -28,9 +28,13 @@ use projector::Policy;
 use sources::{BackendSpec, SourceSpec};
 use uuid::Uuid;
 
+use crate::door::DoorConfig;
+
 pub(crate) use args::{Fsync, ServeArgs, StackArgs};
 pub(crate) use example::example;
+pub(crate) use file::TomlFile;
 pub(crate) use mask::mask_url;
+pub(crate) use resolve::{given, variable};
 pub(crate) use settings::{Setting, shown, shown_json};
 
 /// The settings in force that say where the data is.
@@ -81,6 +85,7 @@ pub(crate) struct ServeConfig {
     pub(crate) api_key: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
     pub(crate) admin_password: Option<String>,
+    pub(crate) door: DoorConfig,
     pub(crate) alerts: alerts::Plan,
 }
 

@@ -63,6 +63,7 @@ impl ServeArgs {
         let (celery, backends) = (self.brokers(&file, &mut problems), self.backends(&file, &mut problems));
         let connection_id = problems.keep(connection_id()).or(file.connection_id);
         let stack = self.stack.over(&file, &mut problems);
+        let door = problems.keep(self.door.over(&file));
         let (retention, most) =
             (given(self.retention).or(file.retention), given(self.max_log_size).or(file.max_log_size));
         let policy = Policy {
@@ -94,6 +95,7 @@ impl ServeArgs {
             api_key: problems.keep(long_enough(api_key)),
             connection_id,
             admin_password: problems.keep(variable("FOREBAY_ADMIN_PASSWORD")).or(file.admin_password),
+            door,
             alerts,
         };
         problems.settle(config)
@@ -161,7 +163,7 @@ fn long_enough(key: Option<String>) -> anyhow::Result<Option<String>> {
 }
 
 /// A variable that is set to nothing is not set: compose files have no other way to say so.
-pub(super) fn variable(name: &str) -> anyhow::Result<Option<String>> {
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(given(Some(value))),
         Err(std::env::VarError::NotPresent) => Ok(None),
@@ -169,6 +171,6 @@ pub(super) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-fn given(value: Option<String>) -> Option<String> {
+pub(crate) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }

@@ -9,7 +9,7 @@ use super::{ServeArgs, ServeConfig, mask_url};
 use crate::text::{Paint, table};
 
 /// Keys of the file that have no flag, because flags are seen by every user of the machine.
-pub(super) const WITHOUT_FLAG: [Unflagged; 3] = [
+pub(super) const WITHOUT_FLAG: [Unflagged; 4] = [
     Unflagged {
         key: "api-key",
         help: "The API key of the default connection, 16 characters or more; made up at the first start otherwise",
@@ -26,6 +26,12 @@ pub(super) const WITHOUT_FLAG: [Unflagged; 3] = [
         key: "admin-password",
         help: "The password of the dashboard and of POST /api/session; made up at the first start otherwise",
         sample: "a long one",
+        is_secret: true,
+    },
+    Unflagged {
+        key: "oidc-client-secret",
+        help: "What the provider of OpenID Connect knows us by, beside --oidc-client-id",
+        sample: "what the provider gave",
         is_secret: true,
     },
 ];
