@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    alerts, audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs, maintenance,
-    manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
+    alerts, audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs,
+    maintenance, manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.

@@ -36,7 +36,8 @@ use crate::cli::{
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
 use crate::commands::{
-    alerts, audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty, sources,
+    alerts, audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty,
+    sources,
 };
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
