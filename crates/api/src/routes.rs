@@ -95,34 +95,46 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
     api.or(page).unify().recover(errors::recover).unify()
 }
 
-async fn respond(path: Tail, app: Arc<App>, mut call: Call) -> Response {
+async fn respond(path: Tail, app: Arc<App>, call: Call) -> Response {
+    // Ingest is for who shows a key, which no browser adds by itself.
+    let is_for_browsers = path.as_str() != "ingest";
+    guarded(app, call, is_for_browsers, |app, call| async move {
+        match find(path.as_str()) {
+            Some((Route { handler: Handler::At(handler), .. }, _)) => handler(app, call).await,
+            Some((Route { handler: Handler::Below(handler), .. }, rest)) => handler(rest.to_owned(), app, call).await,
+            None => Err(ApiError::NoSuchPath),
+        }
+    })
+    .await
+}
+
+/// Answers within the limits, and pages of other sites not where they would change something: whichever handler it is.
+pub(crate) async fn guarded<F>(
+    app: Arc<App>,
+    mut call: Call,
+    is_for_browsers: bool,
+    handle: impl FnOnce(Arc<App>, Call) -> F,
+) -> Response
+where
+    F: Future<Output = Result<Response, ApiError>>,
+{
     // Who can read the data directory has no need to guess, and is not to be kept out by others who do.
     let is_limited = !app.auth.has_token(&call.headers);
     let (peer, credential) = (call.peer, Credential::of(&call.headers));
-    let admitted = if is_limited { app.guard.admit(peer, credential) } else { Ok(()) };
-    let admitted = admitted.and_then(|()| refuse_foreign_changes(path.as_str(), &call));
+    let mut admitted = if is_limited { app.guard.admit(peer, credential) } else { Ok(()) };
+    if is_for_browsers && call.method != Method::GET && call.method != Method::OPTIONS {
+        admitted = admitted.and_then(|()| refuse_foreign(&call.headers));
+    }
     if let Err(error) = admitted {
         // A body that is still on its way when the answer is there would cost the connection.
         call.drain().await;
         return error.response();
     }
-    let guarded = Arc::clone(&app);
-    let response = answer(match find(path.as_str()) {
-        Some((Route { handler: Handler::At(handler), .. }, _)) => handler(app, call).await,
-        Some((Route { handler: Handler::Below(handler), .. }, rest)) => handler(rest.to_owned(), app, call).await,
-        None => Err(ApiError::NoSuchPath),
-    });
+    let response = answer(handle(Arc::clone(&app), call).await);
     if is_limited {
-        guarded.guard.note(peer, credential, response.status());
+        app.guard.note(peer, credential, response.status());
     }
     response
-}
-
-/// Pages of other sites change nothing, whichever handler it would be. Ingest is for who shows a key, which no browser
-/// adds by itself.
-fn refuse_foreign_changes(path: &str, call: &Call) -> Result<(), ApiError> {
-    let changes = call.method != Method::GET && call.method != Method::OPTIONS;
-    if changes && path != "ingest" { refuse_foreign(&call.headers) } else { Ok(()) }
 }
 
 /// The route of a path below `/api`, and what is left of the path.

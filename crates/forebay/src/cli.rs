@@ -88,14 +88,15 @@ Examples:
 
 const SERVE_HELP: &str = "\
 Settings come from flags, then FOREBAY_* variables, then the file of --config, whose keys are the flags' names.
-Three more have no flag, because flags are seen by every user of the machine:
+Four more have no flag, because flags are seen by every user of the machine:
   FOREBAY_API_KEY         key of the default connection, 16 characters or more (file: api-key)
   FOREBAY_CONNECTION_ID   id of the default connection, a UUID (file: connection-id)
   FOREBAY_ADMIN_PASSWORD  password of the dashboard and of POST /api/session (file: admin-password)
-Those not given are made up at the first start, printed once, and kept in DIR/credentials.json.
+  FOREBAY_OIDC_CLIENT_SECRET  our secret with the provider of --oidc-issuer (file: oidc-client-secret)
+Those of the first three that are not given are made up at the first start, printed once, and kept in DIR/credentials.json.
 Alerts stand in the file alone; `forebay config example` prints one that explains every key. On SIGHUP the file is read
 again: sources, result backends, alerts, retention, log size, scrubbing and how long workers are remembered are taken
-over, all else needs a restart, and a file with mistakes changes nothing.
+over, the certificate is loaded again, all else needs a restart, and a file with mistakes changes nothing.
 
 Examples:
   forebay serve --celery redis://localhost:6379/0

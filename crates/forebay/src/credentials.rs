@@ -8,7 +8,7 @@ use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::data_dir::DataDir;
 
@@ -28,20 +28,17 @@ pub(crate) struct Credentials {
     pub(crate) api_key: Option<String>,
     /// Of the dashboard, where it was made up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) admin_password: Option<String>,
+    pub(crate) admin_password: Option<Zeroizing<String>>,
     /// What session cookies are signed with, in hex.
-    session_secret: String,
+    session_secret: Zeroizing<String>,
 }
 
 impl Credentials {
     /// Reads the file; a new one is begun with a new secret.
     pub(crate) fn load(dir: &DataDir) -> anyhow::Result<Self> {
         let kept: Option<Self> = dir.read(FILE).context("cannot read credentials.json")?;
-        Ok(kept.unwrap_or_else(|| {
-            let mut new = Self::default();
-            new.session_secret = hex(&rand::random::<[u8; 32]>());
-            new
-        }))
+        let new = || Self { session_secret: hex(&rand::random::<[u8; 32]>()).into(), ..Self::default() };
+        Ok(kept.unwrap_or_else(new))
     }
 
     pub(crate) fn save(&self, dir: &DataDir) -> io::Result<()> {
@@ -59,17 +56,8 @@ impl Credentials {
             return (password.to_owned().into(), false);
         }
         let new = self.admin_password.is_none();
-        let password = self.admin_password.get_or_insert_with(|| random_text(PASSWORD_CHARACTERS));
-        (password.clone().into(), new)
-    }
-}
-
-impl Drop for Credentials {
-    /// What was read is not to lie about in memory.
-    fn drop(&mut self) {
-        self.session_secret.zeroize();
-        self.admin_password.zeroize();
-        self.api_key.zeroize();
+        let password = self.admin_password.get_or_insert_with(|| random_text(PASSWORD_CHARACTERS).into());
+        (password.clone(), new)
     }
 }
 

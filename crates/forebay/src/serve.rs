@@ -19,7 +19,7 @@ use proto_events::{Event, EventType, Framework, Timestamp};
 use sources::backend::BackendConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -96,6 +96,11 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     let (secret, admin_token) = (credentials.session_secret(), token.clone());
     let auth = tokio::task::spawn_blocking(move || Auth::new(&password, &secret, &admin_token)).await??;
     let auth = remembering(auth, &dir)?.with_oidc(config.door.oidc.clone().map(Oidc::new).transpose()?);
+    if config.door.oidc.as_ref().is_some_and(|oidc| oidc.issuer.starts_with("http://")) {
+        tracing::warn!(
+            "the provider of oidc-issuer is asked without TLS: whoever is between it and us can let anybody in"
+        );
+    }
     let app = App::behind(config.door.door.clone(), auth, env!("CARGO_PKG_VERSION"));
     let tls = config.door.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?;
     let mut http = Http::start(&config.listen, tls.clone(), &app).await?;
@@ -111,13 +116,7 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     let scheme = if tls.is_some() { "https" } else { "http" };
     logging::tell(&format!("listening on {scheme}://{}{}", http.address, config.door.door.base_path));
     if let Some(tls) = tls {
-        let mut hangup = signal(SignalKind::hangup())?;
-        tokio::spawn(async move {
-            tls.watch(async || {
-                hangup.recv().await;
-            })
-            .await;
-        });
+        watch(tls)?;
     }
 
     let (file, plan) = (dir.path().join(ALERTS), config.alerts.clone());
@@ -171,6 +170,20 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     stopped.map_err(|_| anyhow::anyhow!("the clean stop took longer than {} s", STOP_TIME.as_secs()))??;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the certificate anew when it changes, and at SIGHUP.
+fn watch(tls: Arc<Tls>) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let told = Arc::new(Notify::new());
+    let telling = Arc::clone(&told);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            telling.notify_one();
+        }
+    });
+    tokio::spawn(async move { tls.watch(&told).await });
+    Ok(())
 }
 
 /// The file with the sessions that were ended before they expired.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -64,11 +65,11 @@ impl Tls {
     }
 
     /// Reads them anew when they change, and when told to, for ever.
-    pub async fn watch(&self, mut told: impl AsyncFnMut()) {
+    pub async fn watch(&self, told: &Notify) {
         let mut seen = self.files.stamp();
         loop {
             let was_told = tokio::select! {
-                () = told() => true,
+                () = told.notified() => true,
                 () = tokio::time::sleep(LOOK) => false,
             };
             let now = self.files.stamp();
