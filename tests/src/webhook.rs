@@ -1,7 +1,7 @@
 //! A receiver of notices: it checks their signatures, remembers them, and answers what it is told to.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hmac::{Hmac, Mac as _};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use sha2::Sha256;
 
@@ -21,6 +24,7 @@ pub struct Webhook {
     address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    scheme: &'static str,
 }
 
 /// A notice that came.
@@ -53,7 +57,22 @@ impl Webhook {
 
     /// One on this port.
     pub fn start_at(port: u16) -> Self {
+        Self::listen(port, None)
+    }
+
+    /// One that speaks TLS with this certificate and this key, both in PEM.
+    pub fn start_tls(certificate: &str, key: &str) -> Self {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        Self::listen(0, Some(Arc::new(config)))
+    }
+
+    fn listen(port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let (address, shared) = (listener.local_addr().unwrap(), Arc::<Shared>::default());
         let serving = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -61,11 +80,15 @@ impl Webhook {
                 if serving.stop.load(Ordering::SeqCst) {
                     return;
                 }
+                stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                 // Whoever breaks off is no receiver's trouble.
-                let _ = serving.serve(&stream);
+                let _ = match tls.clone().map(|tls| ServerConnection::new(tls).unwrap()) {
+                    Some(connection) => serving.serve(StreamOwned::new(connection, stream)),
+                    None => serving.serve(stream),
+                };
             }
         });
-        Self { address, shared, thread: Some(thread) }
+        Self { address, shared, thread: Some(thread), scheme }
     }
 
     /// Its port.
@@ -75,7 +98,7 @@ impl Webhook {
 
     /// Where notices are to be sent, with a secret part.
     pub fn url(&self) -> String {
-        format!("http://{}/services/T0KEN", self.address)
+        format!("{}://{}/services/T0KEN", self.scheme, self.address)
     }
 
     /// What it answers next, one after the other; then 200.
@@ -101,8 +124,7 @@ impl Drop for Webhook {
 }
 
 impl Shared {
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    fn serve(&self, stream: impl Read + Write) -> io::Result<()> {
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -127,7 +149,8 @@ impl Shared {
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
             status,
         });
-        write!(&mut &*stream, "HTTP/1.1 {status} so\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        write!(reader.get_mut(), "HTTP/1.1 {status} so\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+        reader.get_mut().flush()
     }
 }
 

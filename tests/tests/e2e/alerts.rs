@@ -219,3 +219,48 @@ fn a_crash_at_any_step_of_a_notice_loses_none_and_a_repeat_can_be_told() {
         assert_eq!(alerts["rules"][0]["incident"]["id"], received[0].body["incident"]["id"], "{point}");
     }
 }
+
+/// The certificate of an authority, and one that it gave to this machine, with its key.
+fn certificates() -> (String, String, String) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    (authority.pem(), params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_webhook_gets_what_its_format_says_and_over_tls_only_who_can_be_trusted() {
+    let (ours, strange) = (certificates(), certificates());
+    let (trusted, stranger) = (Webhook::start_tls(&ours.1, &ours.2), Webhook::start_tls(&strange.1, &strange.2));
+    let (chat, files) = (Webhook::start(), tempfile::tempdir().unwrap());
+    let (file, authority) = (files.path().join("forebay.toml"), files.path().join("ca.pem"));
+    fs::write(&authority, ours.0).unwrap();
+    let webhooks = format!(
+        "[alerts.webhook.trusted]\nurl = '{}'\nsecret = '{WEBHOOK_SECRET}'\n[alerts.webhook.stranger]\nurl = '{}'\n\
+         [alerts.webhook.chat]\nurl = '{}'\nformat = 'slack'\n\
+         [[alerts.rule]]\nname = 'full'\nkind = 'disk'\ntrigger = 1\nto = ['chat', 'trusted']\n",
+        trusted.url(),
+        stranger.url(),
+        chat.url()
+    );
+    fs::write(&file, webhooks).unwrap();
+    let arguments = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+    let environment =
+        vec![("SSL_CERT_FILE", authority.to_str().unwrap().to_owned()), ("NO_PROXY", "127.0.0.1".to_owned())];
+    let forebay = Forebay::start(Options { arguments, environment, ..Options::default() });
+    let tested = forebay.command(&["alerts", "test", "full"]);
+    assert!(tested.status.success(), "{tested:?}");
+    let notice = trusted.received().remove(0);
+    assert_eq!((notice.signed, &notice.body["event"]), (Some(true), &json!("test")));
+    let notice = chat.received().remove(0);
+    assert_eq!((notice.signed, notice.body.as_object().unwrap().len()), (None, 1));
+    assert!(notice.body["text"].as_str().unwrap().starts_with("full: this is a test"), "{}", notice.body);
+    let refused = forebay.command(&["alerts", "test", "stranger", "--json"]);
+    let told = String::from_utf8_lossy(&refused.stdout);
+    assert!(!refused.status.success() && told.contains("no TLS") && !told.contains("T0KEN"), "{told}");
+    assert!(stranger.received().is_empty());
+}
