@@ -70,7 +70,11 @@ fn in_words(error: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => format!("no answer within {} s", TIME.as_secs()),
         ureq::Error::HostNotFound => "its host is not known".to_owned(),
         ureq::Error::ConnectionFailed => "it cannot be reached".to_owned(),
-        ureq::Error::Io(error) => format!("it cannot be reached: {}", error.kind()),
+        // What is wrong with its certificate comes as an error of reading.
+        ureq::Error::Io(error) => match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+            Some(cause) => format!("no TLS with it: {cause}"),
+            None => format!("it cannot be reached: {}", error.kind()),
+        },
         ureq::Error::Tls(reason) => format!("no TLS with it: {reason}"),
         ureq::Error::Rustls(error) => format!("no TLS with it: {error}"),
         _ => "the request failed".to_owned(),

@@ -103,7 +103,7 @@ pub(crate) fn get(app: &App, call: &Call) -> Result<Response, ApiError> {
 
 /// `POST /api/alerts/{name}/test`.
 pub(crate) async fn test(path: String, app: Arc<App>, mut call: Call) -> Result<Response, ApiError> {
-    let allowed = app.auth.require(&call).and_then(|()| refuse_foreign(&call.headers));
+    let allowed = app.auth.require(&call).and_then(|_| refuse_foreign(&call.headers));
     let name = path.strip_suffix("/test").and_then(decoded).ok_or(ApiError::NoSuchPath);
     let method = if call.method == Method::POST { Ok(()) } else { Err(wrong_method(&call.method, "POST")) };
     let refused = allowed.and(name.clone().map(drop)).and(method).and_then(|()| params::none(&call.query));

@@ -78,7 +78,7 @@ fn what_changes_in_the_file_is_taken_over_or_said_to_need_a_restart() {
     wait_for("the end of the alert", 30, || (webhook.received().len() == 2).then_some(()));
     let ended = webhook.received().remove(1).body;
     assert_eq!((&ended["event"], &ended["incident"]["why"]), (&json!("resolved"), &json!("ruleRemoved")));
-    assert_eq!(forebay.health()["retention"]["keepSeconds"], 7 * 86_400);
+    forebay.wait_until("keep a week again", |health| health["retention"]["keepSeconds"] == 7 * 86_400);
     forebay.crash_and_restart();
     assert_eq!(sources(&forebay), ["shop"]);
     assert_eq!(webhook.received().len(), 2);

@@ -10,8 +10,8 @@ use crate::text::wrapped;
 const HEAD: &str = "\
 # Forebay's configuration: `forebay serve --config FILE` or FOREBAY_CONFIG.
 #
-# Every key is also a flag (--retention 7d) and a variable (FOREBAY_RETENTION=7d), which win over this file in that order;
-# the few that have no flag say so. What is commented out is the default, or an example where there is none.
+# Every key is also a flag (--retention 7d) and a variable (FOREBAY_RETENTION=7d), which win over this file in that
+# order; the few that have no flag say so. What is commented out is the default, or an example where there is none.
 # `forebay config check` names every mistake, `forebay config show` what is in force and where it comes from, and a
 # running server reads this file again on SIGHUP (`systemctl reload`).
 ";
@@ -38,8 +38,8 @@ const SAMPLES: &[(&str, &str)] = &[
 const ALERTS: &str = "
 # --- Alerts ---
 
-# Tables come after all other keys. A webhook is where notices go to; `format` is `forebay` (JSON, signed with `secret`) or
-# `slack` (what Slack, Mattermost and others take).
+# Tables come after all other keys. A webhook is where notices go to; `format` is `forebay` (JSON, signed with `secret`)
+# or `slack` (what Slack, Mattermost and others take).
 
 #[alerts]
 # How often rules are looked at
@@ -50,10 +50,10 @@ const ALERTS: &str = "
 #format = \"slack\"
 #secret = \"what the receiver checks signatures with\"
 
-# A rule opens an incident when what it measures reaches `trigger` (and stays there `for` so long), closes it when that is
-# back at `resolve`, and opens none for `cooldown` after that. `task`, `queue` and `connection` are patterns such as
+# A rule opens an incident when what it measures reaches `trigger` (and stays there `for` so long), closes it when that
+# is back at `resolve`, and opens none for `cooldown` after that. `task`, `queue` and `connection` are patterns such as
 # `shop.*`. By its kind it measures:
-#   failure-rate    the failed of the jobs of the worst task that ended within `window`, if at least `min-jobs` did: 0.2, \"20%\"
+#   failure-rate    the failed of the jobs of the worst task that ended within `window`, if `min-jobs` did: 0.2, \"20%\"
 #   oldest-queued   how long the job has waited that waits longest: \"10m\"
 #   lost, stuck     jobs that are lost, or run far longer than their task usually does: 1 or more
 #   overdue         tasks that usually run at regular times and should have run long ago: 1 or more
