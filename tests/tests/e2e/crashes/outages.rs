@@ -181,7 +181,9 @@ fn check(forebay: &Forebay, parts: &[Part], deaths: &[f64]) {
     }
     let all: usize = parts.iter().map(|part| part.jobs.len()).sum();
     let told: f64 = gaps.iter().map(|(from, to)| to - from).sum();
-    println!("{all} jobs: {heard} surely given, all recorded; {unheard} given to nobody, in {told:.1} s that are told");
+    eprintln!(
+        "{all} jobs: {heard} surely given, all recorded; {unheard} given to nobody, in {told:.1} s that are told"
+    );
     assert!(unheard > 100 && heard > 1_000, "{heard} and {unheard} of {all} jobs");
     // What is told is what was.
     for (from, to) in &gaps {
