@@ -253,9 +253,9 @@ fn users(name: &str, admins: Vec<String>, proxies: &Proxies) -> anyhow::Result<P
 }
 
 fn limit(name: &str, text: Option<String>, default: Option<NonZeroU32>) -> anyhow::Result<Option<NonZeroU32>> {
-    match text.as_deref() {
+    match text {
         None => Ok(default),
-        Some("off") => Ok(None),
+        Some(text) if text == "off" => Ok(None),
         Some(text) => match text.parse() {
             Ok(most) => Ok(Some(most)),
             Err(_) => bail!("{name} must be a number of 1 or more, or off"),

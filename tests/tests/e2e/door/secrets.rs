@@ -71,7 +71,7 @@ fn no_secret_is_in_the_log_however_much_is_told() {
     let log = forebay.process().log();
     assert!(log.contains("TRACE") && log.len() > 10_000, "there is much to be seen");
     for hidden in secrets {
-        let line = log.lines().find(|line| line.contains(&hidden));
-        assert_eq!(line, None, "{hidden}");
+        let found = log.lines().find(|line| line.contains(&hidden));
+        assert_eq!(found, None, "{hidden}");
     }
 }
