@@ -8,7 +8,7 @@ TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || e
 TESTING := --features forebay/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench soak test-tools advisories
+.PHONY: help build demo test lint bench soak test-tools advisories released dist deb
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,27 @@ lint: ## format, clippy, and licences and sources of dependencies where cargo-de
 
 advisories: ## known security holes in dependencies; needs cargo-deny and the network
 	cargo deny --all-features check advisories
+
+# What a release is made for: this machine, or a target that rustup has (`rustup target add x86_64-unknown-linux-musl`).
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+FOR := $(HOST)
+NATS = $(or $(wildcard $(TARGET)/release/nats-server),$(shell command -v nats-server))
+ifeq ($(FOR),$(HOST))
+RELEASED := $(TARGET)/release/forebay
+else
+RELEASED := $(TARGET)/$(FOR)/release/forebay
+endif
+MADE_OF = --binary "$(RELEASED)" --nats "$(NATS)" --target $(FOR) --out "$(TARGET)/dist"
+
+released:
+	@$(GET) nats
+	cargo build --release --locked --package forebay $(if $(filter-out $(HOST),$(FOR)),--target $(FOR))
+
+dist: released ## target/dist: the archive of a release, its SBOM and checksums; FOR=x86_64-unknown-linux-musl for another target
+	@crates/forebay/packaging/dist.py archive $(MADE_OF)
+
+deb: released ## target/dist: the Debian package, on Debian or Ubuntu
+	@crates/forebay/packaging/dist.py deb $(MADE_OF)
 
 bench: build ## the speed figures, beside Flower's, as a table; BENCH='--json' for JSON, BENCH='--quick' for a short run
 	@$(GET) redis rabbitmq flower

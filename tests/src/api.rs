@@ -32,6 +32,7 @@ impl Api {
     pub fn new(address: &str, token: &str) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
+            // Where an answer leads is a part of it.
             .max_redirects(0)
             .timeout_global(Some(Duration::from_secs(30)))
             .proxy(None)

@@ -5,6 +5,7 @@
 //! - [`Redis`], [`RabbitMq`]: a broker on a free port
 //! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
 //! - [`Flood`]: many jobs' events in Celery's wire format
+//! - [`Webhook`]: a receiver of notices, which checks their signatures
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
 //! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
 //!
@@ -20,6 +21,7 @@ mod rabbitmq;
 mod redis;
 mod shop;
 mod wait;
+mod webhook;
 
 pub use api::{Answer, Api};
 pub use flood::{Flood, FloodJob};
@@ -29,6 +31,7 @@ pub use rabbitmq::RabbitMq;
 pub use redis::{Publisher, Redis};
 pub use shop::{Run, Shop, Truth, python};
 pub use wait::wait_for;
+pub use webhook::{Received, WEBHOOK_SECRET, Webhook};
 
 use uuid::Uuid;
 

@@ -103,8 +103,8 @@ impl Publisher {
         for chunk in payloads.chunks(50) {
             let mut request = Vec::new();
             for payload in chunk {
-                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len());
-                request.extend_from_slice(head.as_bytes());
+                let request_head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len());
+                request.extend_from_slice(request_head.as_bytes());
                 request.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
                 request.extend_from_slice(payload);
                 request.extend_from_slice(b"\r\n");

@@ -40,14 +40,16 @@ export function workPlots(app, work, buckets) {
 
 export default function overview(root, app) {
   const load = async (signal) => {
-    const [all, health] = await Promise.all([
+    const [all, health, alerts] = await Promise.all([
       get("/api/overview", { timeRange: range(app), connectionId: app.params.get("connectionId") }, signal),
       get("/api/health", {}, signal),
+      // How everything is can be shown without them.
+      get("/api/alerts", {}, signal).catch(() => null),
     ]);
     const isFirst = all.jobs.total === 0 && !app.params.get("connectionId");
-    return { all, health, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
+    return { all, health, alerts, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
   };
-  const view = ({ all, health, first }) => {
+  const view = ({ all, health, alerts, first }) => {
     if (first && !first.hasJobs) return firstRun(app, first, health, all.workers);
     const { jobs, work, workers, projector } = all;
     const link = (params) => app.link("/jobs", { timeRange: null, ...params });
@@ -55,6 +57,7 @@ export default function overview(root, app) {
     return h("div", { class: "page", key: "overview" },
       h("div", { class: "head" }, h("h1", {}, "Overview"), ranges(app)),
       problems(health),
+      firing(alerts),
       h("div", { class: "figures" },
         figure("Jobs that ended", count(work.completed + work.failed + work.cancelled), { note: rate(work.throughput) }),
         figure("Failure rate", percent(work.failureRate), { note: `${count(work.failed)} failed`, kind: work.failed ? "bad" : "", href: app.link("/failures") }),
@@ -97,6 +100,15 @@ function tasks(app, rows, label, columns, nothing) {
 function candidates(title, { count: number, jobs }, href, nothing, by = "startedAt") {
   return panel(title, { note: number ? count(number) : null, side: number ? h("a", { href }, "Show all") : null },
     number ? jobLines(jobs.slice(0, 6), { by }) : empty("None", nothing));
+}
+
+/** The incidents that last. */
+function firing(alerts) {
+  const rules = (alerts?.rules ?? []).filter(({ incident }) => incident);
+  if (!rules.length) return null;
+  return panel("Alerts", { note: count(rules.length) }, h("ul", { class: "lines" }, rules.map(({ name, incident }) =>
+    h("li", { key: incident.id }, h("b", {}, name), h("span", { class: "grow" }, incident.summary),
+      h("span", { class: "muted" }, "since ", ago(incident.startedAt))))));
 }
 
 /** What is wrong with the server, and what its sources say of themselves. */

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use alerts::Alerts;
 use event_log::EventLog;
 use parking_lot::Mutex;
-use projector::{Handle, Phase};
+use projector::{Handle, Phase, Policy};
 use serde_json::{Value, json};
 use sources::Fleet;
 use sources::backend::BackendStatus;
@@ -59,6 +61,8 @@ pub struct App {
     parts: OnceLock<Parts>,
     /// The sources, which may be there before the parts are.
     fleet: OnceLock<Arc<Fleet>>,
+    /// The alerts, of a server.
+    pub(crate) alerts: OnceLock<Alerts>,
     /// Why the log is not open yet, where it is waited for.
     waiting: Mutex<Option<String>>,
     /// The API key of the default connection that the first start made up, until a job is known.
@@ -120,6 +124,7 @@ impl App {
             site: OnceLock::new(),
             parts: OnceLock::new(),
             fleet: OnceLock::new(),
+            alerts: OnceLock::new(),
             waiting: Mutex::default(),
             first_key: Mutex::new(None),
             document: OnceLock::new(),
@@ -144,6 +149,20 @@ impl App {
     /// Lets the API tell of these sources and manage them; a second call changes nothing.
     pub fn know_sources(&self, fleet: Arc<Fleet>) {
         let _ = self.fleet.set(fleet);
+    }
+
+    /// Keeps what this policy says of the log from now on.
+    pub fn keep(&self, policy: Policy) {
+        if let Some(parts) = self.parts.get() {
+            parts.maintenance.change_policy(policy);
+        }
+    }
+
+    /// Compares the views with the log so often from now on, or not at all. Within a tokio runtime.
+    pub fn scrub_every(&self, every: Option<Duration>) {
+        if let Some(parts) = self.parts.get() {
+            parts.maintenance.scrub_every(every);
+        }
     }
 
     /// Says in health why the log is not open yet.

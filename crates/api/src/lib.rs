@@ -20,6 +20,7 @@
 //! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
+//! - `alerts`: `/api/alerts`, and what alerts are measured by
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
 //!
@@ -32,6 +33,7 @@
 //! - What says where a request comes from is believed of trusted proxies alone, and gone before any handler sees it.
 //! - The key of a request decides its connection, never its body.
 
+mod alerts;
 mod app;
 mod audit;
 mod auth;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use projector::{
     DiskStatus, From, Places, Policy, RebuildError, RebuildStatus, Rebuilds, Retention, RetentionStatus, Scrub,
@@ -166,6 +167,8 @@ pub struct Maintenance {
     retention: Retention,
     /// What goes on by itself.
     tasks: JoinSet<()>,
+    /// And what can be told to go on otherwise.
+    scrubbing: Mutex<JoinSet<()>>,
 }
 
 impl Maintenance {
@@ -185,7 +188,7 @@ impl Maintenance {
         let (mut tasks, tidying) = (JoinSet::new(), rebuilds.clone());
         // Replaced views go when their day is over.
         tasks.spawn(async move { tidying.tidy().await });
-        Self { rebuilds, verifications, scrub, retention, tasks }
+        Self { rebuilds, verifications, scrub, retention, tasks, scrubbing: Mutex::default() }
     }
 
     /// Makes new views by itself if those that answer are of another version of the fold, and lets them take over.
@@ -199,10 +202,16 @@ impl Maintenance {
         self.rebuilds.resume();
     }
 
-    /// Compares the views with a fresh replay from now on, slowly and at most once in this time. Within a tokio runtime.
-    pub fn scrub_every(&mut self, every: Duration) {
-        let scrub = self.scrub.clone();
-        self.tasks.spawn(async move { scrub.run(every).await });
+    /// Compares the views with a fresh replay from now on, slowly and at most once in this time, or not at all any more.
+    /// Within a tokio runtime.
+    pub fn scrub_every(&self, every: Option<Duration>) {
+        let mut scrubbing = self.scrubbing.lock();
+        scrubbing.abort_all();
+        self.scrub.rest();
+        if let Some(every) = every {
+            let scrub = self.scrub.clone();
+            scrubbing.spawn(async move { scrub.run(every).await });
+        }
     }
 
     /// How that is.
@@ -215,6 +224,11 @@ impl Maintenance {
     pub fn retain(&mut self, policy: Policy, places: Places, connection: Uuid) {
         let retention = self.retention.clone();
         self.tasks.spawn(async move { retention.run(policy, places, connection).await });
+    }
+
+    /// Keeps what this policy says from now on.
+    pub fn change_policy(&self, policy: Policy) {
+        self.retention.change(policy);
     }
 
     /// How that is.

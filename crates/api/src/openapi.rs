@@ -24,8 +24,8 @@ use crate::http::Call;
 use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAGGED};
 use crate::params::{self, Params};
 use crate::{
-    audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs, maintenance,
-    manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
+    alerts, audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs,
+    maintenance, manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -43,6 +43,7 @@ const OPERATIONS: &[&[Operation]] = &[
     stream::OPERATIONS,
     manage::OPERATIONS,
     sources::OPERATIONS,
+    alerts::OPERATIONS,
     maintenance::OPERATIONS,
     quarantine::OPERATIONS,
     backup::OPERATIONS,

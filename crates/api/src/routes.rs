@@ -16,8 +16,8 @@ use crate::door::Credential;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
-    audit, backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, oidc, openapi, overview,
-    page, quarantine, queues, session, sources, stream, tasks, workers,
+    alerts, audit, backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, oidc, openapi,
+    overview, page, quarantine, queues, session, sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -69,6 +69,8 @@ const ROUTES: &[Route] = &[
     below("keys", |path, app, call| Box::pin(manage::key(path, app, call))),
     at("sources", |app, call| Box::pin(sources::sources(app, call))),
     below("sources", |path, app, call| Box::pin(sources::source(path, app, call))),
+    at("alerts", |app, call| Box::pin(ready(alerts::get(&app, &call)))),
+    below("alerts", |path, app, call| Box::pin(alerts::test(path, app, call))),
     at("export", |app, call| Box::pin(backup::export(app, call))),
     at("import", |app, call| Box::pin(backup::import(app, call))),
     at("rebuilds", |app, call| Box::pin(maintenance::rebuilds(app, call))),

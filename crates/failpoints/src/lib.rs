@@ -169,6 +169,11 @@ points! {
     ImportBefore = "import.remember.before",
     /// It is.
     ImportAfter = "import.remember.after",
+
+    /// The notice of an incident is in the file, and not sent.
+    AlertKept = "alerts.kept",
+    /// The webhook has taken a notice, and nobody knows yet.
+    AlertSent = "alerts.sent",
 }
 
 #[cfg(not(feature = "testing"))]

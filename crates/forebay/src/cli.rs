@@ -56,6 +56,12 @@ pub(crate) enum Command {
     /// List the brokers that the running server listens to; add and remove some while it runs
     #[command(after_help = SOURCES_HELP)]
     Sources(Box<SourcesArgs>),
+    /// List the alert rules of the running server, what each measures now, and what came of the notices; test a webhook
+    #[command(after_help = ALERTS_HELP)]
+    Alerts(Box<AlertsArgs>),
+    /// Check the configuration, show what of it is in force, or print an example of its file
+    #[command(after_help = CONFIG_HELP)]
+    Config(ConfigArgs),
     /// Manage read keys: API keys for scripts, which may read all and change nothing
     #[command(after_help = KEY_HELP)]
     Key(KeyArgs),
@@ -88,6 +94,9 @@ Four more have no flag, because flags are seen by every user of the machine:
   FOREBAY_ADMIN_PASSWORD  password of the dashboard and of POST /api/session (file: admin-password)
   FOREBAY_OIDC_CLIENT_SECRET  our secret with the provider of --oidc-issuer (file: oidc-client-secret)
 Those of the first three that are not given are made up at the first start, printed once, and kept in DIR/credentials.json.
+Alerts stand in the file alone; `forebay config example` prints one that explains every key. On SIGHUP the file is read
+again: sources, result backends, alerts, retention, log size, scrubbing and how long workers are remembered are taken
+over, the certificate is loaded again, all else needs a restart, and a file with mistakes changes nothing.
 
 Examples:
   forebay serve --celery redis://localhost:6379/0
@@ -173,6 +182,24 @@ Examples:
 
 What is added is kept in DIR/sources.json, passwords included, for the server's user alone. What --celery,
 FOREBAY_CELERY or a file declares is removed there.";
+
+const ALERTS_HELP: &str = "\
+Rules and webhooks stand in the file of --config: `forebay config example` shows how, and SIGHUP lets a running server
+take changed ones over.
+
+Examples:
+  forebay alerts
+  forebay alerts --json | jq '.rules[] | select(.state == \"firing\") | .incident.summary'
+  forebay alerts test ops      # a rule or a webhook; exit 0 means that the notice was taken";
+
+const CONFIG_HELP: &str = "\
+Exit 0 of `check` means that `forebay serve` would start with it; otherwise every mistake is named, in the file with its
+line. `show` names for each setting where it comes from; secrets are masked.
+
+Examples:
+  forebay config example > forebay.toml
+  forebay config check --config forebay.toml
+  forebay config show --config forebay.toml --json | jq '.retention'";
 
 const CONNECTION_HELP: &str = "\
 Examples:
@@ -333,6 +360,51 @@ pub(crate) struct SourcesArgs {
     pub(crate) action: Option<SourcesAction>,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct AlertsArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<AlertsAction>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum AlertsAction {
+    /// Send a notice that says that it is a test
+    Test {
+        /// A rule, for all its webhooks; or a webhook
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConfigAction {
+    /// Find every mistake in flags, environment and file
+    Check {
+        #[command(flatten)]
+        serve: Box<ServeArgs>,
+    },
+    /// Show what is in force, and where it comes from
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        serve: Box<ServeArgs>,
+    },
+    /// Print a file that explains every key
+    Example,
 }
 
 #[derive(Subcommand, Debug)]

@@ -111,21 +111,21 @@ pub(crate) struct DoorArgs {
     max_connections: Option<u32>,
 
     /// Connections of one address at a time, where it is no trusted proxy: a number, or `off` [default: 2048]
-    #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS_PER_ADDRESS", help_heading = "Limits")]
+    #[arg(long, value_name = "COUNT", env = "FOREBAY_MAX_CONNECTIONS_PER_ADDRESS", help_heading = "Limits")]
     max_connections_per_address: Option<String>,
 
     /// Requests a second with one key or session: a number, or `off` [default: 10000]
-    #[arg(long, value_name = "N", env = "FOREBAY_MAX_REQUESTS_PER_KEY", help_heading = "Limits")]
+    #[arg(long, value_name = "COUNT", env = "FOREBAY_MAX_REQUESTS_PER_KEY", help_heading = "Limits")]
     max_requests_per_key: Option<String>,
 
     /// Requests a second of one address: a number, or `off` [default: 20000]
-    #[arg(long, value_name = "N", env = "FOREBAY_MAX_REQUESTS_PER_ADDRESS", help_heading = "Limits")]
+    #[arg(long, value_name = "COUNT", env = "FOREBAY_MAX_REQUESTS_PER_ADDRESS", help_heading = "Limits")]
     max_requests_per_address: Option<String>,
 
     /// Wrong keys a minute of one address: a number, or `off` [default: 300]
     ///
     /// Beyond it only keys are heard from there that were good before, for a while.
-    #[arg(long, value_name = "N", env = "FOREBAY_MAX_WRONG_KEYS", help_heading = "Limits")]
+    #[arg(long, value_name = "COUNT", env = "FOREBAY_MAX_WRONG_KEYS", help_heading = "Limits")]
     max_wrong_keys: Option<String>,
 }
 
@@ -253,9 +253,9 @@ fn users(name: &str, admins: Vec<String>, proxies: &Proxies) -> anyhow::Result<P
 }
 
 fn limit(name: &str, text: Option<String>, default: Option<NonZeroU32>) -> anyhow::Result<Option<NonZeroU32>> {
-    match text.as_deref() {
+    match text {
         None => Ok(default),
-        Some("off") => Ok(None),
+        Some(text) if text == "off" => Ok(None),
         Some(text) => match text.parse() {
             Ok(most) => Ok(Some(most)),
             Err(_) => bail!("{name} must be a number of 1 or more, or off"),

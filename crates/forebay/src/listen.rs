@@ -8,13 +8,21 @@ use api::Connection;
 use api::connections::DEFAULT;
 use event_log::{EventLog, Outlet, Spool};
 use proto_events::{Event, EventType, Framework, Source, SourceState};
-use sources::{BrokerUrl, Fleet, FleetError, Habits, Origin};
+use sources::{BrokerUrl, Fleet, FleetError, Habits, Origin, SourceSpec};
 use uuid::Uuid;
 
 use crate::config::ServeConfig;
 use crate::data_dir::DataDir;
 use crate::serve::now;
 use crate::stack::Stack;
+
+/// Whose events are those of a source of the configuration.
+async fn connection_of(spec: &SourceSpec, stack: &Stack, default: &Connection) -> anyhow::Result<Connection> {
+    match &spec.name {
+        Some(name) => Ok(stack.connections.ensure(name).await?),
+        None => Ok(default.clone()),
+    }
+}
 
 /// Tells the log that this source has not listened since the last message: were we killed, nobody said so. What follows a
 /// clean stop repeats what that said, and changes nothing.
@@ -131,6 +139,46 @@ impl Listening {
             (Origin::Api, Some(name)) => self.fleet.is_added(name).await,
             _ => true,
         }
+    }
+
+    /// Goes on with other sources of the configuration: those that are not declared any more are removed, those that are
+    /// new are started. One that cannot be is told, and stops no other.
+    pub(crate) async fn reload(
+        &self,
+        stack: &Stack,
+        default: &Connection,
+        before: &[SourceSpec],
+        now: &[SourceSpec],
+    ) -> anyhow::Result<()> {
+        let is_among = |specs: &[SourceSpec], spec: &SourceSpec| specs.iter().any(|other| other.is_written_as(spec));
+        for spec in before.iter().filter(|spec| !is_among(now, spec)) {
+            let connection = connection_of(spec, stack, default).await?;
+            if self.fleet.retire(&connection.name, &spec.url, connection.id).await {
+                stack.projector.live().forget_source(connection.id, &connection.name);
+                tracing::info!(source = connection.name, broker = %spec.url, "source removed, as configured");
+            }
+        }
+        for spec in now.iter().filter(|spec| !is_among(before, spec)) {
+            let connection = connection_of(spec, stack, default).await?;
+            stack.projector.live().expect_source(connection.id, &connection.name);
+            match self.fleet.start(&connection.name, &spec.url, connection.id, Origin::Configuration) {
+                Ok(()) => tracing::info!(source = connection.name, broker = %spec.url, "source added, as configured"),
+                Err(error) => {
+                    stack.projector.live().forget_source(connection.id, &connection.name);
+                    tracing::error!(source = connection.name, broker = %spec.url, %error, "a source cannot be started");
+                }
+            }
+        }
+        let mut connections = BTreeMap::from([(DEFAULT.to_owned(), default.id)]);
+        for spec in now {
+            let connection = connection_of(spec, stack, default).await?;
+            connections.insert(spec.name.clone().unwrap_or_else(|| DEFAULT.to_owned()), connection.id);
+        }
+        for added in self.fleet.added().await {
+            let connection = stack.connections.ensure(&added.connection).await?;
+            connections.insert(added.connection, connection.id);
+        }
+        self.fleet.remember_connections(connections).await.context("cannot write to the data directory")
     }
 
     fn start(&self, wanted: &Wanted, name: &str, connection: Uuid) -> anyhow::Result<()> {

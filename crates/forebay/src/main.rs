@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`cli`], [`config`], [`door`]: what can be said, and what then holds
-//! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources
+//! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources; [`reload`]: its file read again
 //! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
 //! - [`data_dir`], [`credentials`]: the small files of the data directory
 
@@ -16,6 +16,7 @@ mod door;
 mod listen;
 mod logging;
 mod offline;
+mod reload;
 mod serve;
 mod stack;
 mod text;
@@ -26,16 +27,17 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Parser as _;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::{
-    Cli, Command, ConnectionAction, ConnectionArgs, JobArgs, KeyAction, KeyArgs, RebuildArgs, SourcesAction,
-    SourcesArgs,
+    AlertsAction, AlertsArgs, Cli, Command, ConfigAction, ConfigArgs, ConnectionAction, ConnectionArgs, JobArgs,
+    KeyAction, KeyArgs, RebuildArgs, SourcesAction, SourcesArgs,
 };
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
 use crate::commands::{
-    audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, sources,
+    alerts, audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty,
+    sources,
 };
 use crate::config::StackArgs;
 use crate::offline::{Missing, running, with_log, with_server};
@@ -54,7 +56,9 @@ fn main() -> ExitCode {
     if let Some(version) = std::env::var("FOREBAY_TEST_FOLD_VERSION").ok().and_then(|version| version.parse().ok()) {
         projection::pretend(version);
     }
-    match run(Cli::parse().command) {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli.command, &matches) {
         Ok(code) => code,
         // Whoever read our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -67,9 +71,11 @@ fn told(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     code
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve(args) => serve::run(*args),
+        Command::Serve(args) => serve::run(*args, of_subcommand(matches)),
+        Command::Config(args) => configure(args, &of_subcommand(matches)),
+        Command::Alerts(args) => manage_alerts(&args),
         Command::Job(args) => show_job(args),
         Command::Rebuild(args) => {
             let RebuildArgs { promote, rollback, prepare, discard_old, json, stack } = args;
@@ -120,6 +126,48 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// What was said to the subcommand, or to that of it.
+fn of_subcommand(matches: &ArgMatches) -> ArgMatches {
+    match matches.subcommand() {
+        Some((_, inner)) => of_subcommand(inner),
+        None => matches.clone(),
+    }
+}
+
+fn configure(args: ConfigArgs, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    match args.action {
+        ConfigAction::Check { serve } => {
+            let loaded = config::load(*serve, matches)?;
+            print(&format!("good:\n{}", loaded.config.describe()))
+        }
+        ConfigAction::Show { json, serve } => {
+            let settings = config::load(*serve, matches)?.settings;
+            print(&if json {
+                pretty(&config::shown_json(&settings))?
+            } else {
+                config::shown(&settings, Paint::for_stdout())
+            })
+        }
+        ConfigAction::Example => print(&config::example()),
+    }
+}
+
+/// Only a server has alerts, and it has them while its log is away, too.
+fn manage_alerts(AlertsArgs { action, output }: &AlertsArgs) -> anyhow::Result<ExitCode> {
+    let output = match action {
+        Some(AlertsAction::Test { output, .. }) => output,
+        None => output,
+    };
+    let config = output.stack.clone().resolve()?;
+    logging::for_command(config.json_logs);
+    let Some(client) = running(&config)? else {
+        bail!("no server runs on {}: start it with `forebay serve`", config.data_dir.display());
+    };
+    let Ended { text, good } = alerts::run(&client, action.as_ref(), output.json, Paint::for_stdout())?;
+    print(&text)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn show_job(args: JobArgs) -> anyhow::Result<ExitCode> {

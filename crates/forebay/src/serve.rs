@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use alerts::Alerts;
 use anyhow::{Context as _, bail};
 use api::connections::{DEFAULT, new_key};
 use api::door::{BasePath, Tls};
 use api::{App, Auth, DefaultConnection, EndedSessions, Oidc};
+use clap::ArgMatches;
 use event_log::{EventLog, OpenError as LogOpenError};
 use proto_events::{Event, EventType, Framework, Timestamp};
 use sources::backend::BackendConfig;
@@ -22,11 +24,12 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::config::{ServeArgs, ServeConfig};
+use crate::config::{self, Loaded, ServeArgs, ServeConfig};
 use crate::credentials::{self, Credentials};
 use crate::data_dir::{self, Admin, DataDir, LOG_PLACE, LogPlace, OpenError};
 use crate::listen::Listening;
 use crate::logging;
+use crate::reload::{Called, Parts};
 use crate::stack::{Care, Stack};
 
 /// For a clean stop in all: requests under way, batches of the sources, the last write of the views, the log.
@@ -42,14 +45,18 @@ const LOG_PAUSE: Duration = Duration::from_secs(1);
 const LOCK_TIME: Duration = Duration::from_secs(10);
 const LOCK_LOOK: Duration = Duration::from_millis(50);
 
-/// Runs the server until it is told to stop.
-pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = args.resolve()?;
-    logging::for_server(config.stack.json_logs);
-    let dir = take(&config.stack.data_dir)?;
+/// What is known of alerts.
+const ALERTS: &str = "alerts.json";
+
+/// Runs the server until it is told to stop. The matches are those that the arguments were read from.
+pub(crate) fn run(args: ServeArgs, matches: ArgMatches) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(args.clone(), &matches)?;
+    let called = Called { args, matches };
+    logging::for_server(loaded.config.stack.json_logs);
+    let dir = take(&loaded.config.stack.data_dir)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(serve(config, dir));
+    let code = runtime.block_on(serve(loaded, &called, dir));
     // Whatever still blocks a thread has had its time.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
@@ -74,8 +81,11 @@ fn take(path: &Path) -> anyhow::Result<DataDir> {
     }
 }
 
-async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
+async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Result<ExitCode> {
     let mut told_to_stop = pin!(stop_signal()?);
+    // From now on it ends nobody; what is said before all is open is heard then.
+    let mut told_to_reload = signal(SignalKind::hangup())?;
+    let config = &loaded.config;
     logging::tell(config.describe().trim_end());
     let mut credentials = Credentials::load(&dir)?;
     let (password, made_up) = credentials.password(config.admin_password.as_deref());
@@ -109,22 +119,34 @@ async fn serve(config: ServeConfig, dir: DataDir) -> anyhow::Result<ExitCode> {
         watch(tls)?;
     }
 
-    let listening = Listening::begin(&config, &dir, config.connection_id.or(credentials.connection_id)).await?;
+    let (file, plan) = (dir.path().join(ALERTS), config.alerts.clone());
+    let alerts = tokio::task::spawn_blocking(move || Alerts::open(file, plan)).await??;
+    alerts.deliver();
+    app.know_alerts(alerts.clone());
+    let listening = Listening::begin(config, &dir, config.connection_id.or(credentials.connection_id)).await?;
     app.know_sources(Arc::clone(&listening.fleet));
-    let stack = tokio::select! {
-        stack = start(&config, &dir, credentials, &app, &listening) => stack?,
+    let (stack, default) = tokio::select! {
+        started = start(config, &dir, credentials, &app, &listening) => started?,
         () = &mut told_to_stop => {
             listening.stop().await;
             listening.close().await;
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if let Some(sight) = app.sight() {
+        alerts.watch(sight);
+    }
     app.told_by_server("server.start", serde_json::json!({ "version": env!("CARGO_PKG_VERSION") })).await;
-    let failure = tokio::select! {
-        () = &mut told_to_stop => None,
-        reason = stack.projector.failed() => Some(anyhow::Error::new(reason)),
-        () = http.ended() => Some(anyhow::anyhow!("the HTTP server ended by itself")),
+    let parts = Parts { app: &app, stack: &stack, listening: &listening, alerts: &alerts, default: &default };
+    let failure = loop {
+        tokio::select! {
+            () = &mut told_to_stop => break None,
+            reason = stack.projector.failed() => break Some(anyhow::Error::new(reason)),
+            () = http.ended() => break Some(anyhow::anyhow!("the HTTP server ended by itself")),
+            _ = told_to_reload.recv() => parts.reload(called, &mut loaded).await,
+        }
     };
+    alerts.stop();
     tracing::info!("stopping");
     let second_signal = stop_signal()?;
     let stopping = async {
@@ -194,22 +216,13 @@ async fn start(
     mut credentials: Credentials,
     app: &App,
     listening: &Listening,
-) -> anyhow::Result<Stack> {
+) -> anyhow::Result<(Stack, api::Connection)> {
     let stack = open(config, dir, app).await?;
     let default = ensure_default(config, dir, &mut credentials, &stack).await?;
     tracing::info!(id = %default.id, "default connection");
     app.keep_first_key(credentials.api_key.clone().filter(|_| config.api_key.is_none()));
     listening.complete(&stack, &default).await?;
-    for spec in &config.backends {
-        let connection = connection_of(spec.name.as_deref(), &default, &stack).await?;
-        stack.add_backend(BackendConfig {
-            name: connection.name,
-            url: spec.url.clone(),
-            connection: connection.id,
-            redact_args: config.redact_args,
-            after: config.backends_after,
-        });
-    }
+    add_backends(config, &default, &stack).await?;
     tokio::spawn(tick(stack.log.clone(), default.id));
     let care = Care {
         scrub: config.scrub,
@@ -219,7 +232,22 @@ async fn start(
         fleet: Arc::clone(&listening.fleet),
     };
     stack.attach(app, config.redact_args, Some(&care));
-    Ok(stack)
+    Ok((stack, default))
+}
+
+/// Begins to ask the result backends of the configuration.
+pub(crate) async fn add_backends(config: &ServeConfig, default: &api::Connection, stack: &Stack) -> anyhow::Result<()> {
+    for spec in &config.backends {
+        let connection = connection_of(spec.name.as_deref(), default, stack).await?;
+        stack.add_backend(BackendConfig {
+            name: connection.name,
+            url: spec.url.clone(),
+            connection: connection.id,
+            redact_args: config.redact_args,
+            after: config.backends_after,
+        });
+    }
+    Ok(())
 }
 
 /// Opens the parts. Where the log is somebody else's and was there before, it is waited for: meanwhile the sources go on.

@@ -114,9 +114,7 @@ impl Stack {
                 maintenance.resume_rebuilds();
                 maintenance.upgrade_by_itself();
             }
-            if let Some(every) = *scrub {
-                maintenance.scrub_every(every);
-            }
+            maintenance.scrub_every(*scrub);
             maintenance.retain(*policy, self.places.clone(), *connection);
         }
         app.attach(Parts {
@@ -144,6 +142,11 @@ impl Stack {
     pub(crate) fn add_backend(&self, config: BackendConfig) {
         let walks = unended::walks(self.reader.clone(), self.projector.clone(), config.connection);
         locked(self.backends.write()).push(Backend::spawn(config, &self.log, walks));
+    }
+
+    /// Asks no result backend any more.
+    pub(crate) fn forget_backends(&self) {
+        locked(self.backends.write()).clear();
     }
 
     /// Stops what stores events last, so that nothing that was taken in is lost. What brings them is to be stopped before.

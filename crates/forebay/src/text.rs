@@ -102,6 +102,23 @@ pub(crate) fn duration(millis: u64) -> String {
     }
 }
 
+/// The words in lines of at most so many characters, each after this beginning.
+pub(crate) fn wrapped(text: &str, begin: &str, width: usize) -> String {
+    let mut lines = String::new();
+    let mut line = begin.to_owned();
+    for word in text.split_whitespace() {
+        if line.len() > begin.len() && line.chars().count() + 1 + word.chars().count() > width {
+            let _ = writeln!(lines, "{line}");
+            line.truncate(begin.len());
+        }
+        if line.len() > begin.len() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines + &line + "\n"
+}
+
 /// Rows under headings, each column as wide as its widest cell; the last one is not padded.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>], paint: Paint) -> String {
     let width = |column: usize| {

@@ -171,6 +171,11 @@ impl Scrub {
         }
     }
 
+    /// Says that nothing is compared any more, after what compares was stopped.
+    pub fn rest(&self) {
+        self.tell(ScrubState::Off, None);
+    }
+
     fn tell(&self, state: ScrubState, reason: Option<String>) {
         let mut told = self.told.lock();
         // That it tries again does not undo why the last try failed.

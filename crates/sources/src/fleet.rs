@@ -308,6 +308,26 @@ impl Fleet {
         Ok(listed)
     }
 
+    /// Removes a source that the configuration does not declare any more; nothing of it is left behind at the broker. What
+    /// it has heard is written first. Whether there was one.
+    pub async fn retire(&self, name: &str, url: &BrokerUrl, connection: Uuid) -> bool {
+        let gone = {
+            let mut members = self.members.write();
+            let at = members.iter().position(|member| {
+                member.origin == Origin::Configuration
+                    && member.name == name
+                    && member.connection == connection
+                    && member.url.is_same_as(url)
+            });
+            at.map(|at| members.remove(at))
+        };
+        let found = gone.is_some();
+        if let Some(member) = gone {
+            member.handle.remove().await;
+        }
+        found
+    }
+
     /// All of them, in the order in which they were started.
     pub fn list(&self) -> Vec<ListedSource> {
         self.members.read().iter().map(Member::listed).collect()

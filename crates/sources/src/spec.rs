@@ -1,6 +1,7 @@
 //! What the operator writes to name a broker: `[NAME=]URL`.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -16,6 +17,15 @@ pub struct SourceSpec {
     pub name: Option<String>,
     /// Where the broker is.
     pub url: BrokerUrl,
+    /// Stands for the text, password included, which nobody should be able to read again.
+    written: u64,
+}
+
+impl SourceSpec {
+    /// Whether both were written alike, within this process.
+    pub fn is_written_as(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
 }
 
 /// Why a text names no broker that we can listen to. Never repeats the text: it may hold a password.
@@ -56,14 +66,22 @@ pub struct BackendSpec {
     pub name: Option<String>,
     /// Where the backend is.
     pub url: RedisUrl,
+    written: u64,
+}
+
+impl BackendSpec {
+    /// Whether both were written alike, within this process.
+    pub fn is_written_as(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
 }
 
 impl TryFrom<SourceSpec> for BackendSpec {
     type Error = SpecError;
 
-    fn try_from(SourceSpec { name, url }: SourceSpec) -> Result<Self, SpecError> {
+    fn try_from(SourceSpec { name, url, written }: SourceSpec) -> Result<Self, SpecError> {
         match url {
-            BrokerUrl::Redis(url) => Ok(Self { name, url }),
+            BrokerUrl::Redis(url) => Ok(Self { name, url, written }),
             BrokerUrl::Amqp(_) => Err(SpecError::Backend),
         }
     }
@@ -91,7 +109,9 @@ pub fn parse_source(spec: &str) -> Result<SourceSpec, SpecError> {
     if name.is_some_and(|name| !is_name(name)) {
         return Err(SpecError::Name);
     }
-    Ok(SourceSpec { name: name.map(str::to_owned), url: url.parse()? })
+    let mut hasher = DefaultHasher::new();
+    spec.hash(&mut hasher);
+    Ok(SourceSpec { name: name.map(str::to_owned), url: url.parse()?, written: hasher.finish() })
 }
 
 /// Reads several specs separated by commas, spaces or line ends, as an environment variable or a file holds them.

@@ -55,8 +55,8 @@ pub use query::{Brief, Counts, Cursor, Filter, Limit, NotACursor, Page, Patience
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
 pub use stats::{
-    Bucket, FailureGroup, FailureTrend, Limits, Overview, QueueStats, RELATIVE_ERROR, Range, Span, Spread, TaskStats,
-    Totals, UnknownRange, WorkerRate,
+    Bucket, Ended, FailureGroup, FailureTrend, Limits, Overview, QueueStats, RELATIVE_ERROR, Range, Span, Spread,
+    TaskStats, Totals, UnknownRange, WorkerRate,
 };
 pub use table::{Load, Waiting};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

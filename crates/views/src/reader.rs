@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use projection::fleet::{Fleet, Gone};
@@ -15,7 +16,7 @@ use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Brief, Counts, Filter, Page, Patience, Query, Signs};
 use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
-use crate::stats::{FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
+use crate::stats::{Ended, FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
 use crate::table::Load;
 
@@ -132,6 +133,11 @@ impl Reader {
     /// Every task of which anything is known, by name; of these connections.
     pub fn tasks(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Vec<TaskStats> {
         self.shared().stats.read().tasks(connections, range, now)
+    }
+
+    /// How the jobs of each task ended within this time until now, where any did.
+    pub fn ended(&self, window: Duration, now: Timestamp) -> Vec<Ended> {
+        self.shared().stats.read().ended(window, now)
     }
 
     /// The tasks of this name, with their buckets, by connection.

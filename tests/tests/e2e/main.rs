@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alerts;
 mod backup;
 mod compare;
+mod configuration;
 mod crashes;
 mod dashboard;
 mod day;

@@ -304,6 +304,9 @@ impl Server {
 /// What the system says of a full disk or a used-up quota, and what the server says when it gives up over it.
 const FULL: [&str; 3] = ["no space left on device", "disk quota exceeded", "resources, will be DISABLED"];
 
+/// What it warns of whenever it was killed: it reads its own files again, which is what it should do.
+const RECOVERED: [&str; 2] = ["Stream state outdated", "Recovering stream state from index errored"];
+
 /// Passes on what the server says, and reports its end.
 fn listen(stderr: ChildStderr, last_words: Arc<Mutex<VecDeque<String>>>, number: u64, commands: Sender<Command>) {
     let work = move || {
@@ -313,7 +316,10 @@ fn listen(stderr: ChildStderr, last_words: Arc<Mutex<VecDeque<String>>>, number:
             }
             if line.contains("[ERR]") || line.contains("[FTL]") {
                 tracing::error!(target: "nats_server", "{line}");
-            } else if line.contains("[WRN]") && !line.contains("Plaintext passwords") {
+            } else if line.contains("[WRN]")
+                && !line.contains("Plaintext passwords")
+                && !RECOVERED.iter().any(|words| line.contains(words))
+            {
                 tracing::warn!(target: "nats_server", "{line}");
             } else {
                 tracing::debug!(target: "nats_server", "{line}");

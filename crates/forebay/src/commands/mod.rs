@@ -1,5 +1,6 @@
 //! The commands other than `serve`.
 
+pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod connection;
 pub(crate) mod coverage;
@@ -36,6 +37,6 @@ fn key_once(made: &Value, hint: &str, paint: Paint) -> anyhow::Result<String> {
 }
 
 /// JSON for programs.
-fn pretty(value: &Value) -> anyhow::Result<String> {
+pub(crate) fn pretty(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }

@@ -304,6 +304,11 @@ impl Live {
         });
     }
 
+    /// Remembers who is gone for so long from now on; a day at most.
+    pub fn forget_after(&self, time: Duration) {
+        self.state.lock().registry.set_forget_after(micros(time.min(FORGET_AFTER)));
+    }
+
     /// Tells that there is a source of this name which will say in the log when it is connected. Until then, the silence
     /// of this connection's workers proves nothing. To be called before the source is started.
     pub fn expect_source(&self, connection: Uuid, name: &str) {

@@ -144,6 +144,8 @@ pub struct Retention {
     left: Arc<AtomicI64>,
     /// Asks for that look.
     ask: Arc<Notify>,
+    /// What is to be kept.
+    policy: Arc<Mutex<Policy>>,
 }
 
 impl Retention {
@@ -153,7 +155,8 @@ impl Retention {
         let note = generations.read_note(NOTE).ok().flatten().and_then(|note| serde_json::from_slice(&note).ok());
         let told = Told { note: note.unwrap_or_default(), ..Told::default() };
         let left = Arc::new(AtomicI64::new(i64::MAX));
-        Self { log, live, generations, told: Arc::new(Mutex::new(told)), left, ask: Arc::default() }
+        let policy = Arc::new(Mutex::new(Policy { keep: None, most: Most::Unlimited }));
+        Self { log, live, generations, told: Arc::new(Mutex::new(told)), left, ask: Arc::default(), policy }
     }
 
     /// How it is.
@@ -186,17 +189,29 @@ impl Retention {
 
     /// Keeps as much as this policy says, for as long as this is awaited. Trims are told on the subject of this connection.
     pub async fn run(&self, policy: Policy, places: Places, connection: Uuid) {
-        tokio::join!(self.watch(policy, &places), self.trim(policy, &places, connection));
+        self.change(policy);
+        tokio::join!(self.watch(&places), self.trim(&places, connection));
+    }
+
+    /// Keeps as much as this policy says from now on.
+    pub fn change(&self, policy: Policy) {
+        *self.policy.lock() = policy;
+        self.ask.notify_one();
+    }
+
+    fn policy(&self) -> Policy {
+        *self.policy.lock()
     }
 
     /// Looks at log and disk again and again.
-    async fn watch(&self, policy: Policy, places: &Places) {
+    async fn watch(&self, places: &Places) {
         let (mut counted, mut before): (Option<Instant>, Option<(Instant, u64)>) = (None, None);
         loop {
             if counted.is_none_or(|at| at.elapsed() >= COUNT) {
                 counted = Some(Instant::now());
                 self.count(places).await;
             }
+            let policy = self.policy();
             let mut pause = LOOK.min(policy.bucket());
             match self.look(places).await {
                 Ok(look) => {
@@ -279,9 +294,10 @@ impl Retention {
     }
 
     /// Trims whenever something should go.
-    async fn trim(&self, policy: Policy, places: &Places, connection: Uuid) {
-        let pause = LOOK.min(policy.bucket()) / 2;
+    async fn trim(&self, places: &Places, connection: Uuid) {
         loop {
+            let policy = self.policy();
+            let pause = LOOK.min(policy.bucket()) / 2;
             // One bucket after the other: whoever follows the log is never held up for long.
             let trimmed = match self.due(policy, places).await {
                 Ok(Some((before, cause))) => self.trim_before(connection, before, cause).await,

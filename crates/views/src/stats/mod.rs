@@ -11,6 +11,7 @@
 
 mod answers;
 mod cells;
+mod ended;
 mod histogram;
 mod range;
 mod rhythm;
@@ -27,6 +28,7 @@ use proto_events::{JobState, Position, Timestamp};
 use uuid::Uuid;
 
 pub use self::answers::{Bucket, FailureGroup, FailureTrend, Overview, QueueStats, TaskStats, Totals, WorkerRate};
+pub use self::ended::Ended;
 pub use self::histogram::{RELATIVE_ERROR, Spread};
 pub use self::range::{Range, Span, UnknownRange};
 

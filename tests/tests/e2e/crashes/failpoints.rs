@@ -56,6 +56,8 @@ enum Way {
     Prepared,
     /// The log is exported.
     Export,
+    /// Another test dies there.
+    Elsewhere,
     /// An export is read in.
     Import,
     /// The log forgets its beginning.
@@ -116,6 +118,8 @@ fn way(point: Point) -> (Way, u64, u64) {
         Point::ImportBegun => (Way::Import, 1, 0),
         Point::ImportSent => (Way::Import, 25, 0),
         Point::ImportBefore | Point::ImportAfter => (Way::Import, 2, 0),
+        // Beside the webhook that they are about.
+        Point::AlertKept | Point::AlertSent => (Way::Elsewhere, 1, 0),
     }
 }
 

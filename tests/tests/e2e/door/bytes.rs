@@ -104,7 +104,7 @@ fn what_is_too_large_is_refused_and_costs_others_nothing() {
     let forebay = serving(&[]);
     let api = &forebay.api;
     let long = "a".repeat(300_000);
-    let many: String = (0..300).map(|number| format!("X-{number}: a\r\n")).collect();
+    let many = (0..300).map(|number| format!("X-{number}: a\r\n")).collect::<Vec<_>>().concat();
     let heads = [
         format!("GET /api/jobs?name={long} HTTP/1.1\r\nHost: a\r\n\r\n"),
         format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"),

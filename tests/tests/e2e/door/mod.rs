@@ -57,7 +57,8 @@ fn status(answer: &str) -> u16 {
 
 /// A request without a token.
 fn ask(api: &Api, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
-    api.send(method.clone(), path, headers, b"").unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    let shown = format!("{method} {path}");
+    api.send(method, path, headers, b"").unwrap_or_else(|| panic!("no answer to {shown}"))
 }
 
 fn log_in(api: &Api, password: &str, headers: &[(&str, &str)]) -> Answer {

@@ -70,8 +70,8 @@ fn no_secret_is_in_the_log_however_much_is_told() {
     forebay.stop();
     let log = forebay.process().log();
     assert!(log.contains("TRACE") && log.len() > 10_000, "there is much to be seen");
-    for secret in secrets {
-        let line = log.lines().find(|line| line.contains(&secret));
-        assert_eq!(line, None, "{secret}");
+    for hidden in secrets {
+        let found = log.lines().find(|line| line.contains(&hidden));
+        assert_eq!(found, None, "{hidden}");
     }
 }

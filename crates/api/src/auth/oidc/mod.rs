@@ -261,18 +261,18 @@ impl Oidc {
     /// Asked one at a time: whoever wants to log in makes us ask the provider, and anybody may want that.
     async fn provider(&self) -> Result<Provider, Refusal> {
         let mut known = self.metadata.lock().await;
-        let metadata = match known.as_ref().filter(|(_, since)| since.elapsed() < METADATA) {
-            Some((metadata, _)) => metadata.clone(),
-            None => {
-                let fetcher = self.fetcher.clone();
-                let fetch = move |request| {
-                    let fetcher = fetcher.clone();
-                    async move { fetcher.fetch(request).await }
-                };
-                let asked = CoreProviderMetadata::discover_async(self.issuer.clone(), &fetch).await;
-                let metadata = asked.map_err(|error| Refusal::Provider(chain(&error)))?;
-                known.insert((metadata, Instant::now())).0.clone()
-            }
+        let still_good = known.as_ref().filter(|(_, since)| since.elapsed() < METADATA);
+        let metadata = if let Some((metadata, _)) = still_good {
+            metadata.clone()
+        } else {
+            let fetcher = self.fetcher.clone();
+            let fetch = move |request| {
+                let fetcher = fetcher.clone();
+                async move { fetcher.fetch(request).await }
+            };
+            let asked = CoreProviderMetadata::discover_async(self.issuer.clone(), &fetch).await;
+            let metadata = asked.map_err(|error| Refusal::Provider(chain(&error)))?;
+            known.insert((metadata, Instant::now())).0.clone()
         };
         drop(known);
         let secret = self.settings.client_secret.as_ref().map(|secret| ClientSecret::new(secret.to_string()));
