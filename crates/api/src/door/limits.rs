@@ -186,12 +186,12 @@ mod tests {
         wrong_keys: None,
     };
 
-    fn credential(number: u8) -> Option<Credential> {
-        Some(Credential([number; 16]))
+    fn credential(number: u8) -> Credential {
+        Credential([number; 16])
     }
 
     fn passed(guard: &Guard, peer: &str, number: u8, times: usize) -> usize {
-        (0..times).filter(|_| guard.admit(peer.parse().unwrap(), credential(number)).is_ok()).count()
+        (0..times).filter(|_| guard.admit(peer.parse().unwrap(), Some(credential(number))).is_ok()).count()
     }
 
     #[test]
@@ -214,16 +214,16 @@ mod tests {
     fn who_guesses_is_not_heard_for_a_while_and_who_was_good_before_goes_on() {
         let guard = Guard::new(&Limits { wrong_keys: NonZeroU32::new(10), ..NOBODY });
         let (peer, other): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        guard.note(peer, credential(1), StatusCode::ACCEPTED);
+        guard.note(peer, Some(credential(1)), StatusCode::ACCEPTED);
         let mut tried = 0;
-        while guard.admit(peer, credential(9)).is_ok() {
-            guard.note(peer, credential(9), StatusCode::UNAUTHORIZED);
+        while guard.admit(peer, Some(credential(9))).is_ok() {
+            guard.note(peer, Some(credential(9)), StatusCode::UNAUTHORIZED);
             tried += 1;
         }
         assert_eq!(tried, 11);
-        assert!(guard.admit(peer, credential(2)).is_err(), "a right guess would be heard as little");
-        assert!(guard.admit(peer, credential(1)).is_ok());
+        assert!(guard.admit(peer, Some(credential(2))).is_err(), "a right guess would be heard as little");
+        assert!(guard.admit(peer, Some(credential(1))).is_ok());
         assert!(guard.admit(peer, None).is_ok(), "who shows nothing guesses nothing");
-        assert!(guard.admit(other, credential(9)).is_ok());
+        assert!(guard.admit(other, Some(credential(9))).is_ok());
     }
 }

@@ -65,7 +65,6 @@ const ALERTS: &str = "
 #name = \"payments-fail\"
 #kind = \"failure-rate\"
 #task = \"shop.pay*\"
-#queue = \"*\"
 #connection = \"*\"
 #window = \"10m\"
 #min-jobs = 10
