@@ -30,7 +30,7 @@ pub use process::{Process, tool};
 pub use rabbitmq::RabbitMq;
 pub use redis::{Publisher, Redis};
 pub use shop::{Run, Shop, Truth, python};
-pub use wait::wait_for;
+pub use wait::{wait_for, wait_or_show};
 pub use webhook::{Received, WEBHOOK_SECRET, Webhook};
 
 use uuid::Uuid;

@@ -95,9 +95,11 @@ impl RabbitMq {
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) {
         let process = self.process.as_mut().unwrap();
-        // The server itself, and not the shell around it.
-        let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+        // The server itself, and not the shell around it. It writes this down some time after it listens.
+        let written = self.dir.path().join("pid");
+        let pid = wait_for("RabbitMQ to write down its process id", 60, || {
+            fs::read_to_string(&written).ok()?.trim().parse().ok().and_then(Pid::from_raw)
+        });
         kill_process(pid, Signal::TERM).unwrap();
         wait_for("RabbitMQ to end when asked to", 60, || process.ended());
         self.kill();
@@ -176,6 +178,8 @@ impl RabbitMq {
     fn launch(&mut self) -> bool {
         let [port, distribution, mapper, _] = self.ports.map(|port| port.to_string());
         let dir = self.dir.path();
+        // That of the one before it, which was killed.
+        let _ = fs::remove_file(dir.join("pid"));
         let mut epmd = Command::new(epmd());
         epmd.args(["-address", "127.0.0.1", "-port", &mapper]);
         self.mapper = Some(Process::start("epmd", &mut epmd, &dir.join("epmd.log")));

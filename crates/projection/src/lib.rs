@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The version of the fold. Views written by another one are rebuilt from the log.
-pub const FOLD_VERSION: u32 = 1;
+pub const FOLD_VERSION: u32 = 2;
 
 /// The version in force: [`FOLD_VERSION`], unless a test pretends to be another one.
 pub fn fold_version() -> u32 {

@@ -16,6 +16,8 @@ use crate::seen::{Said, Seen};
 /// A clock that goes back by more than this is another run of a process with the same id (containers often have pid 1);
 /// less is a thread that stamped its event a little later than it counted.
 const RESTART: i64 = 500_000;
+/// How far from the start that its outcome counts back to a run may be announced to have begun.
+const LATE_START: i64 = 100_000;
 /// How much later than its start a task's ETA may seem to lie.
 const ETA_SLACK: i64 = 1_000_000;
 /// A hard time limit is announced twice within milliseconds.
@@ -215,8 +217,7 @@ impl<'a> Reader<'a> {
             let run = &self.runs[*last];
             return run.attempt + u32::from(run.outcome == Some(Outcome::Retrying));
         }
-        let named = self.events.iter().filter(|other| matches!(other.said, Said::Sent | Said::Received));
-        let (before, after): (Vec<_>, Vec<_>) = named.partition(|other| other.at <= seen.at);
+        let (before, after): (Vec<_>, Vec<_>) = self.messages().partition(|other| other.at <= seen.at);
         let highest = before.iter().filter_map(|other| other.attempt).max();
         highest.or_else(|| after.iter().filter_map(|other| other.attempt).min()).unwrap_or(1)
     }
@@ -277,10 +278,19 @@ impl<'a> Reader<'a> {
             None if seen.said == Said::Retried => self.nearest_message(self.runs[run].attempt + 1, seen.at),
             None => 0,
         };
-        // What a later attempt has left behind was retried, seen or not; nothing else can still become of it.
-        let latest = process.open.iter().chain(&process.closed).map(|run| self.runs[*run].attempt).max();
+        // What a later attempt has left behind was retried, seen or not, and nothing else can still become of it, but for
+        // the run that began just when the outcome says.
+        let asked_for = match begun_at(seen) {
+            Some(begun) => {
+                self.messages().filter(|seen| seen.at.micros() <= begun).filter_map(|seen| seen.attempt).max()
+            }
+            None => process.waiting.iter().map(|item| self.items[*item].seen.attempt.unwrap_or(1)).max(),
+        };
+        let run_before = process.open.iter().chain(&process.closed).map(|run| self.runs[*run].attempt);
+        let latest = run_before.chain(asked_for).max();
         let may_end = |run: usize| {
-            begun_at(seen).is_some() || seen.said == Said::Retried || Some(self.runs[run].attempt) == latest
+            let began_then = begun_at(seen).is_some() && distance(run) <= LATE_START;
+            began_then || seen.said == Said::Retried || Some(self.runs[run].attempt) == latest
         };
         let preference = |run: usize| (distance(run), Reverse(self.runs[run].attempt));
         let open = process.open.iter().enumerate().filter(|(_, run)| may_end(**run));
@@ -288,10 +298,14 @@ impl<'a> Reader<'a> {
         Some(process.open.remove(place))
     }
 
+    /// The messages that were sent or received, each of which names its attempt.
+    fn messages(&self) -> impl Iterator<Item = &'a Seen> + use<'a> {
+        self.events.iter().filter(|seen| matches!(seen.said, Said::Sent | Said::Received))
+    }
+
     /// How far in time the nearest message of an attempt is.
     fn nearest_message(&self, attempt: u32, at: Timestamp) -> i64 {
-        let messages = self.events.iter().filter(|seen| matches!(seen.said, Said::Sent | Said::Received));
-        let of_attempt = messages.filter(|seen| seen.attempt == Some(attempt));
+        let of_attempt = self.messages().filter(|seen| seen.attempt == Some(attempt));
         of_attempt.map(|seen| (seen.at.micros() - at.micros()).abs()).min().unwrap_or(i64::MAX)
     }
 
@@ -321,8 +335,7 @@ impl<'a> Reader<'a> {
     /// An execution that the next attempt came of was retried, not lost, even when its retry was never announced: of
     /// those that seem lost the last one, where no other can have been its cause.
     fn spare_retried(&mut self) {
-        let messages = self.events.iter().filter(|seen| matches!(seen.said, Said::Sent | Said::Received));
-        let attempts: HashSet<u32> = messages.filter_map(|seen| seen.attempt).collect();
+        let attempts: HashSet<u32> = self.messages().filter_map(|seen| seen.attempt).collect();
         for next in attempts {
             let causes = (0..self.runs.len()).filter(|run| self.runs[*run].attempt + 1 == next);
             let (lost, other): (Vec<_>, Vec<_>) =

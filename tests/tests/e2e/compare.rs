@@ -1,7 +1,7 @@
 //! A record of Forebay's beside what Celery itself says of the job.
 
 use chrono::DateTime;
-use forebay_tests::{Api, Run, Shop, Truth, job_id, wait_for};
+use forebay_tests::{Api, Run, Shop, Truth, job_id, wait_or_show};
 use serde_json::{Value, json};
 
 /// An event is written down by another process than the one that runs the job, on a machine that is busy.
@@ -39,8 +39,9 @@ pub(crate) fn state(truth: &Truth) -> &'static str {
 /// Waits until the record has the state that Celery reports; only then is there something to compare.
 pub(crate) fn record(api: &Api, truth: &Truth) -> Value {
     let wanted = state(truth);
-    wait_for(&format!("{} ({}) to be {wanted}", truth.story, truth.id), 90, || {
-        api.job(&job_id(&truth.id)).filter(|record| record["state"] == wanted)
+    wait_or_show(&format!("{} ({}) to be {wanted}", truth.story, truth.id), 90, || match api.job(&job_id(&truth.id)) {
+        Some(record) if record["state"] == wanted => Ok(record),
+        other => Err(other),
     })
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use event_log::EventLog;
 use event_log::testing::TestServer;
-use forebay_tests::{CONNECTION, Flood, FloodJob, Forebay, Options, RabbitMq, Redis, Shop, Truth, job_id, wait_for};
+use forebay_tests::{
+    CONNECTION, Flood, FloodJob, Forebay, Options, RabbitMq, Redis, Shop, Truth, job_id, wait_for, wait_or_show,
+};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use sources::amqp::{AmqpConfig, AmqpSource, Bounds};
@@ -75,6 +77,8 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     let mut rabbitmq = RabbitMq::start();
     let url = rabbitmq.url();
     let mut forebay = Forebay::start(Options::celery(std::slice::from_ref(&url)));
+    // Before it has bound its queue, RabbitMQ takes messages for nobody.
+    forebay.wait_until("hear RabbitMQ", |health| health["sources"][0]["state"] == "connected");
     let faults: [&Fault; 4] = [
         &|forebay, _| forebay.crash_and_restart(),
         &|forebay, _| {
@@ -118,9 +122,10 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     forebay.wait_until_well();
     for state in ["completed", "failed"] {
         let expected = jobs.iter().filter(|job| job.state == state).count();
-        wait_for(&format!("{expected} jobs to be {state}"), 60, || {
-            let answer = forebay.api.try_get(&format!("/api/jobs?limit=1&state={state}"))?;
-            (answer.body["pagination"]["total"] == json!(expected)).then_some(())
+        wait_or_show(&format!("{expected} jobs to be {state}"), 60, || {
+            let answer = forebay.api.try_get(&format!("/api/jobs?limit=1&state={state}"));
+            let total = answer.map(|answer| answer.body["pagination"]["total"].clone());
+            if total == Some(json!(expected)) { Ok(()) } else { Err(total) }
         });
     }
     let all = forebay.api.get("/api/jobs?limit=1").body["pagination"]["total"].clone();
