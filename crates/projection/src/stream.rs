@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The open execution that an outcome closes: the one that began a runtime ago, or that the next attempt's message
-    /// follows; else the oldest of the highest attempt.
+    /// follows; else one of the highest attempt.
     fn take_open(&self, seen: &Seen, process: &mut Process) -> Option<usize> {
         let distance = |run: usize| match begun_at(seen) {
             Some(begun) => {
@@ -292,7 +292,10 @@ impl<'a> Reader<'a> {
             let began_then = begun_at(seen).is_some() && distance(run) <= LATE_START;
             began_then || seen.said == Said::Retried || Some(self.runs[run].attempt) == latest
         };
-        let preference = |run: usize| (distance(run), Reverse(self.runs[run].attempt));
+        // Two runs of one attempt are a message that was delivered twice, and the first is likely to end first. Where that
+        // was not seen, the second is a later try, of which nothing but its start was told.
+        let is_later_try = |run: usize| process.open.last() == Some(&run) && self.runs[run].delivery.is_none();
+        let preference = |run: usize| (distance(run), Reverse(self.runs[run].attempt), !is_later_try(run));
         let open = process.open.iter().enumerate().filter(|(_, run)| may_end(**run));
         let (place, _) = open.min_by_key(|(_, run)| preference(**run))?;
         Some(process.open.remove(place))
