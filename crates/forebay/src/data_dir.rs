@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -62,8 +63,12 @@ impl DataDir {
         }
         let path = path.canonicalize().map_err(failed)?;
         let dir = Self { path, _lock: lock };
-        // Left by a server that was killed.
-        dir.remove_admin();
+        // Left by a server that was killed. When that was is asked for by the next server, which need not be us.
+        if let Ok(lived) = std::fs::metadata(dir.path.join(ADMIN)).and_then(|file| file.modified()) {
+            let killed = private().create(true).truncate(true).open(dir.path.join(KILLED)).map_err(failed)?;
+            killed.set_modified(lived).map_err(failed)?;
+            dir.remove_admin();
+        }
         Ok(dir)
     }
 
@@ -74,6 +79,31 @@ impl DataDir {
     /// Tells other commands how to reach us.
     pub(crate) fn write_admin(&self, admin: &Admin) -> io::Result<()> {
         write(&self.path, ADMIN, admin)
+    }
+
+    /// Keeps noting that the server lives, once a second.
+    pub(crate) fn note_life(&self) -> impl Future<Output = ()> + use<> {
+        let admin = self.path.join(ADMIN);
+        async move {
+            let mut seconds = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                seconds.tick().await;
+                let admin = admin.clone();
+                let noted = move || File::options().write(true).open(admin)?.set_modified(SystemTime::now());
+                // A disk that does not take it has other consequences, which are told.
+                let _: Result<io::Result<()>, _> = tokio::task::spawn_blocking(noted).await;
+            }
+        }
+    }
+
+    /// When the server before this one was killed, give or take a second. `None` where it ended by itself.
+    pub(crate) fn killed_at(&self) -> Option<SystemTime> {
+        std::fs::metadata(self.path.join(KILLED)).and_then(|file| file.modified()).ok()
+    }
+
+    /// That it was killed is told.
+    pub(crate) fn forget_kill(&self) {
+        let _ = std::fs::remove_file(self.path.join(KILLED));
     }
 
     fn remove_admin(&self) {
@@ -97,6 +127,8 @@ impl Drop for DataDir {
 }
 
 const ADMIN: &str = "admin.json";
+/// Empty, and of the time at which a server was killed.
+const KILLED: &str = "killed";
 /// Where the log is.
 pub(crate) const LOG_PLACE: &str = "log.json";
 
@@ -155,6 +187,24 @@ mod tests {
         std::fs::write(path.join("admin.json"), "{}").unwrap();
         let _second = DataDir::open(&path).unwrap();
         assert!(super::admin(&path).unwrap().is_none(), "what a killed server left is gone");
+    }
+
+    #[test]
+    fn when_a_server_was_killed_is_known_until_it_is_told() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path();
+        let admin = path.join("admin.json");
+        assert_eq!(DataDir::open(path).unwrap().killed_at(), None);
+        std::fs::write(&admin, "{}").unwrap();
+        let lived = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_435_200);
+        File::options().write(true).open(&admin).unwrap().set_modified(lived).unwrap();
+        // A command that works offline between the two servers forgets nothing.
+        assert_eq!(DataDir::open(path).unwrap().killed_at(), Some(lived));
+        let next = DataDir::open(path).unwrap();
+        assert_eq!(next.killed_at(), Some(lived));
+        next.forget_kill();
+        drop(next);
+        assert_eq!(DataDir::open(path).unwrap().killed_at(), None);
     }
 
     #[test]

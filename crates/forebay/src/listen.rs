@@ -7,13 +7,12 @@ use anyhow::Context as _;
 use api::Connection;
 use api::connections::DEFAULT;
 use event_log::{EventLog, Outlet, Spool};
-use proto_events::{Event, EventType, Framework, Source, SourceState};
 use sources::{BrokerUrl, Fleet, FleetError, Habits, Origin, SourceSpec};
 use uuid::Uuid;
 
 use crate::config::ServeConfig;
 use crate::data_dir::DataDir;
-use crate::serve::now;
+use crate::serve::{now, timestamp};
 use crate::stack::Stack;
 
 /// Whose events are those of a source of the configuration.
@@ -24,19 +23,16 @@ async fn connection_of(spec: &SourceSpec, stack: &Stack, default: &Connection) -
     }
 }
 
-/// Tells the log that this source has not listened since the last message: were we killed, nobody said so. What follows a
-/// clean stop repeats what that said, and changes nothing.
+/// Tells the log that this source has not listened since the last message, where nothing else tells: the server before was
+/// killed together with its data directory. What follows a clean stop repeats what that said, and changes nothing.
 async fn was_away(log: &EventLog, connection: Uuid, name: &str) {
     let last = async {
         let last = log.info().await.ok()?.last_sequence;
         log.message(last).await.ok()?
     };
     let Some(last) = last.await else { return };
-    let reason = Some("Forebay was not running".to_owned());
-    let source = Source { name: name.to_owned(), state: SourceState::Disconnected, reason };
-    let event = Event::bare(EventType::SourceStateChange, last.stored, Framework::Celery);
-    let event = Event { source: Some(Box::new(source)), ..event };
-    if let Err(error) = log.append(connection, proto_events::encode(&[event]).into()).await {
+    let away = proto_events::encode(&[sources::was_away(name, last.stored)]);
+    if let Err(error) = log.append(connection, away.into()).await {
         tracing::warn!(%error, name, "since when the source did not listen is not told to the log");
     }
 }
@@ -58,6 +54,8 @@ struct Wanted {
 pub(crate) struct Listening {
     pub(crate) fleet: Arc<Fleet>,
     wanted: Vec<Wanted>,
+    /// Whether the data directory tells when the server before was killed, or holds what it heard.
+    knows_its_past: bool,
 }
 
 impl Listening {
@@ -71,7 +69,9 @@ impl Listening {
             }
             None => None,
         };
-        let habits = Habits { redact_args: config.redact_args, enable_events: config.enable_events };
+        let away_since = dir.killed_at().map(timestamp);
+        let knows_its_past = away_since.is_some() || spool.as_ref().is_some_and(|spool| spool.total().arrays > 0);
+        let habits = Habits { redact_args: config.redact_args, enable_events: config.enable_events, away_since };
         let fleet = Fleet::open(dir.path().join(FILE), Outlet::new(spool), habits)?;
         let configured = config.celery.iter().map(|spec| Wanted {
             name: None,
@@ -86,7 +86,7 @@ impl Listening {
             origin: Origin::Api,
         });
         let wanted = configured.chain(added).collect();
-        let listening = Self { fleet: Arc::new(fleet), wanted };
+        let listening = Self { fleet: Arc::new(fleet), wanted, knows_its_past };
         for wanted in listening.wanted.iter().filter(|wanted| wanted.url.forgets()) {
             let of = wanted.connection.as_deref().unwrap_or(DEFAULT);
             let connection =
@@ -112,7 +112,9 @@ impl Listening {
             };
             let name = wanted.name.clone().unwrap_or_else(|| connection.name.clone());
             stack.projector.live().expect_source(connection.id, &name);
-            was_away(&stack.log, connection.id, &name).await;
+            if !self.knows_its_past {
+                was_away(&stack.log, connection.id, &name).await;
+            }
             connections.insert(wanted.connection.clone().unwrap_or_else(|| DEFAULT.to_owned()), connection.id);
             meant.push((wanted, name, connection.id));
         }

@@ -125,6 +125,7 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
     app.know_alerts(alerts.clone());
     let listening = Listening::begin(config, &dir, config.connection_id.or(credentials.connection_id)).await?;
     app.know_sources(Arc::clone(&listening.fleet));
+    tokio::spawn(dir.note_life());
     let (stack, default) = tokio::select! {
         started = start(config, &dir, credentials, &app, &listening) => started?,
         () = &mut told_to_stop => {
@@ -222,6 +223,7 @@ async fn start(
     tracing::info!(id = %default.id, "default connection");
     app.keep_first_key(credentials.api_key.clone().filter(|_| config.api_key.is_none()));
     listening.complete(&stack, &default).await?;
+    dir.forget_kill();
     add_backends(config, &default, &stack).await?;
     tokio::spawn(tick(stack.log.clone(), default.id));
     let care = Care {
@@ -356,7 +358,11 @@ async fn connection_of(
 }
 
 pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    timestamp(SystemTime::now())
+}
+
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(since_epoch.as_micros() as i64)
 }
 

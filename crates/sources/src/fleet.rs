@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use event_log::Outlet;
 use parking_lot::RwLock;
+use proto_events::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
@@ -40,6 +41,9 @@ pub struct Habits {
     pub redact_args: bool,
     /// Ask workers that send no events of their tasks to send them.
     pub enable_events: bool,
+    /// Since when nobody listened, where the process before this one was killed. Of a source that is new then nothing
+    /// was known, and nothing is.
+    pub away_since: Option<Timestamp>,
 }
 
 /// The queues that jobs of a connection went through lately.
@@ -219,6 +223,7 @@ impl Fleet {
             connection,
             redact_args: self.habits.redact_args,
             enable_events: self.habits.enable_events,
+            away_since: self.habits.away_since,
             queues,
         };
         let handle = config.spawn(&self.outlet).map_err(FleetError::Spawn)?;

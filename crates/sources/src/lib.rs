@@ -34,6 +34,6 @@ mod spec;
 mod status;
 
 pub use fleet::{Fleet, FleetError, Habits, ListedSource, Origin};
-pub use source::{SourceConfig, SourceHandle};
+pub use source::{SourceConfig, SourceHandle, was_away};
 pub use spec::{BackendSpec, BrokerUrl, SourceSpec, SpecError, parse_source, parse_sources};
 pub use status::{SourceState, SourceStatus, SpoolStatus};

@@ -32,23 +32,28 @@ pub struct SourceConfig {
     pub enable_events: bool,
     /// Queues of tasks that are known from earlier; a broker that can list its queues needs none.
     pub queues: Vec<String>,
+    /// Since when nobody listened, where the process before this one was killed: the first thing that is told.
+    pub away_since: Option<Timestamp>,
 }
 
 impl SourceConfig {
     /// Starts to listen; from now on the source keeps itself going. Must be called within a tokio runtime. The error is
     /// that the system gives no thread.
     pub fn spawn(self, outlet: &Outlet) -> std::io::Result<SourceHandle> {
-        let (redact_args, enable_events) = (self.redact_args, self.enable_events);
+        let (redact_args, enable_events, away_since) = (self.redact_args, self.enable_events, self.away_since);
         match self.url {
             BrokerUrl::Redis(url) => {
                 let redis = RedisConfig::new(self.name, url, self.connection);
-                RedisSource::spawn(RedisConfig { redact_args, enable_events, ..redis }, outlet)
+                RedisSource::spawn(RedisConfig { redact_args, enable_events, away_since, ..redis }, outlet)
             }
             BrokerUrl::Amqp(url) => {
                 // It keeps what is not acknowledged itself, and so can wait for the log.
                 let log = outlet.log_now().ok_or_else(|| std::io::Error::other("the log is not open yet"))?;
                 let amqp = AmqpConfig::new(self.name, url, self.connection);
-                Ok(AmqpSource::spawn(AmqpConfig { redact_args, enable_events, queues: self.queues, ..amqp }, &log))
+                Ok(AmqpSource::spawn(
+                    AmqpConfig { redact_args, enable_events, away_since, queues: self.queues, ..amqp },
+                    &log,
+                ))
             }
         }
     }
@@ -132,6 +137,11 @@ impl fmt::Debug for SourceHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SourceHandle").field("name", &self.name).field("url", &self.url_masked).finish_non_exhaustive()
     }
+}
+
+/// What a source begins with after a process that was killed, and so did not say that it heard nothing any more.
+pub fn was_away(name: &str, since: Timestamp) -> Event {
+    change(name, Heard::Disconnected, since, Some("Forebay was not running".to_owned()))
 }
 
 /// An event about the source itself.

@@ -24,7 +24,7 @@ use super::url::AmqpUrl;
 use crate::celery::Normaliser;
 use crate::enabling::Enabling;
 use crate::hearing::Hearing;
-use crate::source::{LAST_WORDS, change};
+use crate::source::{LAST_WORDS, change, was_away};
 use crate::status::{Figures, Lost, now};
 
 /// The waits between attempts to connect; only where somebody must change something first there is no hurry.
@@ -62,6 +62,7 @@ pub(super) struct Listen {
     /// The connection that there is, for those who ask and tell beside us.
     pub(super) link: watch::Sender<Option<Arc<Connection>>>,
     pub(super) orders: watch::Receiver<Order>,
+    pub(super) away_since: Option<Timestamp>,
     /// Whether the last words are spoken.
     pub(super) is_over: bool,
 }
@@ -77,6 +78,9 @@ struct Session {
 impl Listen {
     /// Until it is told to stop.
     pub(super) async fn run(mut self) {
+        if let Some(since) = self.away_since {
+            self.batcher.push(was_away(&self.name, since)).await;
+        }
         let (mut wait, mut attempt) = (FIRST_WAIT, 0);
         while self.runs() {
             let began = Instant::now();

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::{Batcher, EventLog};
+use proto_events::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -65,6 +66,8 @@ pub struct AmqpConfig {
     pub redact_args: bool,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
+    /// Since when nobody listened, where the process before this one was killed.
+    pub away_since: Option<Timestamp>,
     /// Queues whose depth is asked for, beside those that events and the URL name.
     pub queues: Vec<String>,
     /// How much of events of tasks the broker keeps for us while we are away.
@@ -88,6 +91,7 @@ impl AmqpConfig {
             connection,
             redact_args: false,
             enable_events: false,
+            away_since: None,
             queues: Vec::new(),
             tasks: Bounds { messages: 1_000_000, bytes: 512 << 20 },
             workers: Bounds { messages: 20_000, bytes: 16 << 20 },
@@ -134,6 +138,7 @@ impl AmqpSource {
             unacked: unacked::Unacked::default(),
             link,
             orders,
+            away_since: config.away_since,
             is_over: false,
         };
         let teller = Teller::new(log.into(), config.connection);

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_log::{Outlet, SpoolDepth};
-use proto_events::SourceState as Heard;
+use proto_events::{SourceState as Heard, Timestamp};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ use crate::depths::Teller;
 use crate::enabling::Enabling;
 use crate::hearing::Hearing;
 use crate::heartbeats::Heartbeats;
-use crate::source::{LAST_WORDS, Running, SourceHandle, change};
+use crate::source::{LAST_WORDS, Running, SourceHandle, change, was_away};
 use crate::status::{Figures, now};
 use control::Control;
 use decode::Decode;
@@ -62,6 +62,8 @@ pub struct RedisConfig {
     pub redact_args: bool,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
+    /// Since when nobody listened, where the process before this one was killed.
+    pub away_since: Option<Timestamp>,
     /// The pattern of the event channels; without one it follows from the URL.
     pub channels: Option<String>,
     /// Bytes that may wait to be decoded.
@@ -83,6 +85,7 @@ impl RedisConfig {
             connection,
             redact_args: false,
             enable_events: false,
+            away_since: None,
             channels: None,
             queue_bytes: 64 << 20,
             // With the two seconds between heartbeats, within half a minute of the start.
@@ -102,6 +105,10 @@ impl RedisSource {
     /// system gives no thread.
     pub fn spawn(config: RedisConfig, outlet: &Outlet) -> std::io::Result<SourceHandle> {
         let queue = Arc::new(Queue::new(config.queue_bytes));
+        // Behind what waits in the spool, and before anything that is heard now.
+        if let Some(since) = config.away_since {
+            queue.push_change(was_away(&config.name, since));
+        }
         let figures = Arc::new(Figures::new());
         let stop = Arc::new(AtomicBool::new(false));
         let enabling = config.enable_events.then(Arc::<Enabling>::default);

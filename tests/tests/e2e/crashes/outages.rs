@@ -95,7 +95,6 @@ fn setting(name: &str, usual: f64) -> f64 {
 
 /// `OUTAGE_RATE` events a second, and the log is away for `OUTAGE_SECONDS`.
 #[test]
-#[ignore = "after kill -9 the gap that is told stays open now and then"]
 fn what_redis_gave_to_nobody_is_missing_and_told_and_nothing_else_is() {
     let (rate, outage) = (setting("OUTAGE_RATE", 2_000.0), setting("OUTAGE_SECONDS", 4.0));
     let outage = Duration::from_secs_f64(outage);
