@@ -29,8 +29,8 @@ fn history(record: &Record) -> Vec<JobState> {
     record.state_history.iter().map(|entry| entry.state).collect()
 }
 
-fn outcome(state: JobState) -> Option<Outcome> {
-    Some(if state == JobState::Completed { Outcome::Completed } else { Outcome::Failed })
+fn outcome(state: JobState) -> Outcome {
+    if state == JobState::Completed { Outcome::Completed } else { Outcome::Failed }
 }
 
 fn kind(event: &Event) -> CeleryKind {
@@ -121,7 +121,7 @@ proptest! {
             let record = fold(&events);
             prop_assert_eq!(record.state, state, "{:#?}", record);
             prop_assert_eq!(record.outcome_from, Some(from));
-            prop_assert_eq!(record.executions.last().unwrap().outcome, outcome(state));
+            prop_assert_eq!(record.executions.last().unwrap().outcome, Some(outcome(state)));
         }
     }
 }

@@ -268,7 +268,8 @@ async fn an_absence_costs_rabbitmq_no_more_than_agreed_and_nothing_is_left_behin
     assert_eq!(jobs, (400..500).map(|number| format!("job-{number}")).collect::<Vec<_>>());
 
     // Other bounds are other queues, so that nothing is refused; and a source that goes for good takes its own with it.
-    let other = AmqpSource::spawn(config(&url, |_| {}), &log);
+    // Of two brokers the first is not there.
+    let other = AmqpSource::spawn(config(&format!("amqp://127.0.0.1:1//;{url}"), |_| {}), &log);
     status(&other, "it is connected", |status| status.state == SourceState::Connected).await;
     assert_eq!(rabbitmq.queues().len(), 3, "the same for workers, another for tasks");
     other.remove().await;

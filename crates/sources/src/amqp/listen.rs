@@ -100,7 +100,7 @@ impl Listen {
         }
         self.last_words().await;
         if *self.orders.borrow() == Order::Remove {
-            self.remove().await;
+            self.remove(attempt).await;
         }
     }
 
@@ -255,9 +255,22 @@ impl Listen {
     }
 
     /// Deletes the queues. Where that cannot be done they go away by themselves, a day later.
-    async fn remove(&self) {
+    async fn remove(&self, attempt: usize) {
+        let mut reasons = Vec::new();
+        // Any broker of the cluster will do; the one that was heard last is the likeliest to be there.
+        for attempt in attempt..attempt + self.url.brokers() {
+            match self.remove_at(attempt).await {
+                Ok(()) => return,
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        let queues = self.queues.each_ref().map(|queue| queue.name.as_str());
+        tracing::warn!(source = self.name, ?queues, ?reasons, "queues are left at RabbitMQ and expire within a day");
+    }
+
+    async fn remove_at(&self, attempt: usize) -> Result<(), String> {
         let removed = tokio::time::timeout(self.patience, async {
-            let connection = self.connect(0).await?;
+            let connection = self.connect(attempt).await?;
             let channel = connection.create_channel().await.map_err(|error| self.failure(Step::Listen, &error))?;
             for queue in &self.queues {
                 queue.delete(&channel).await.map_err(|error| self.failure(Step::Declare, &error))?;
@@ -265,13 +278,10 @@ impl Listen {
             let _ = connection.close(200, "Forebay goes".into()).await;
             Ok::<_, Failure>(())
         });
-        let reason = match removed.await {
-            Ok(Ok(())) => return,
-            Ok(Err(failure)) => failure.reason,
-            Err(_) => "RabbitMQ does not answer".to_owned(),
-        };
-        let queues = self.queues.each_ref().map(|queue| queue.name.as_str());
-        tracing::warn!(source = self.name, ?queues, reason, "queues are left at RabbitMQ and expire within a day");
+        match removed.await {
+            Ok(removed) => removed.map_err(|failure| failure.reason),
+            Err(_) => Err("RabbitMQ does not answer".to_owned()),
+        }
     }
 
     async fn lost(&mut self, failure: &Failure) {

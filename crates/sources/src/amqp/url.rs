@@ -98,6 +98,11 @@ impl AmqpUrl {
         self.brokers[attempt % self.brokers.len()].clone()
     }
 
+    /// How many there are.
+    pub(super) fn brokers(&self) -> usize {
+        self.brokers.len()
+    }
+
     /// The files with certificates that it names.
     pub(super) fn tls(&self) -> &TlsFiles {
         &self.tls
