@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::codes::{Codes, Id, Texts};
 use super::cold::{Summary, Unfinished};
-use super::segment::{SEGMENT, Segment, Spans, of_framework, of_state};
+use super::segment::{SEGMENT, Segment, Spans, UNFINISHED, of_framework, of_state, places};
 use crate::codec::Rare;
 use crate::query::{Filter, Limit, Signs};
 
@@ -22,7 +22,7 @@ const NO_QUEUE: u32 = u32::MAX;
 pub(super) struct Selection([u64; SEGMENT / 64]);
 
 impl Selection {
-    pub(super) fn first(count: usize) -> Self {
+    fn first(count: usize) -> Self {
         let bits = |word: usize| match count.saturating_sub(word * 64) {
             0 => 0,
             left @ 1..64 => (1 << left) - 1,
@@ -33,6 +33,10 @@ impl Selection {
 
     pub(super) fn nothing() -> Self {
         Self([0; SEGMENT / 64])
+    }
+
+    fn of_bits(bits: &[u64]) -> Self {
+        Self(std::array::from_fn(|word| bits.get(word).copied().unwrap_or_default()))
     }
 
     pub(super) fn add(&mut self, place: usize) {
@@ -80,14 +84,7 @@ impl Selection {
     }
 
     pub(super) fn places(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0.iter().enumerate().flat_map(|(index, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = (left != 0).then(|| left.trailing_zeros())?;
-                left &= left - 1;
-                Some(index * 64 + bit as usize)
-            })
-        })
+        places(&self.0)
     }
 }
 
@@ -221,20 +218,35 @@ impl Plan {
 
     /// The same where only jobs that wait or run can be wanted, of which more is known than how many there are.
     fn count_unfinished(&self, summary: &Summary) -> Option<u64> {
-        let signs = [
-            self.lost.as_ref().map(|it| it.0),
-            self.stuck.as_ref().map(|it| it.0),
-            self.waiting.as_ref().map(|it| it.0),
-        ];
         let is_known = self.framework.is_none()
             && self.attempt.is_none_or(|attempt| attempt == 0)
             && self.error.is_none()
             && self.tag.is_none()
             && self.is_of_the_time(&summary.spans);
-        if !signs.contains(&Some(true)) || !is_known {
+        if !self.wants_only_unfinished() || !is_known {
             return None;
         }
         Some(summary.unfinished.iter().filter(|job| self.wants(job)).count() as u64)
+    }
+
+    /// Whether only jobs that wait or run can be wanted.
+    fn wants_only_unfinished(&self) -> bool {
+        let signs = [
+            self.lost.as_ref().map(|it| it.0),
+            self.stuck.as_ref().map(|it| it.0),
+            self.waiting.as_ref().map(|it| it.0),
+        ];
+        signs.contains(&Some(true)) || self.states.is_some_and(|states| states & !UNFINISHED == 0)
+    }
+
+    /// The jobs of a segment among which those are that are wanted.
+    pub(super) fn candidates(&self, segment: &Segment) -> Selection {
+        // They are few, and the others need not be looked at.
+        if self.wants_only_unfinished() {
+            Selection::of_bits(segment.unfinished_bits())
+        } else {
+            Selection::first(segment.len())
+        }
     }
 
     /// Whether a job that waits or runs is wanted, by what is known of it on disk.

@@ -30,7 +30,8 @@ const FRAMEWORK_SHIFT: u32 = 3;
 const RARE: u8 = 1 << 5;
 
 /// The states of jobs that wait or run, a bit for each.
-const UNFINISHED: u8 = 1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8 | 1 << JobState::Active as u8;
+pub(super) const UNFINISHED: u8 =
+    1 << JobState::Queued as u8 | 1 << JobState::Scheduled as u8 | 1 << JobState::Active as u8;
 
 const FRAMEWORKS: [Framework; 3] = [Framework::Celery, Framework::Bullmq, Framework::Sidekiq];
 
@@ -95,8 +96,8 @@ pub(super) struct Segment {
     /// The errors that are shown, in lower case: what is searched.
     errors: HashMap<u16, Box<str>>,
     pub(super) spans: Spans,
-    /// How many jobs wait or run.
-    unfinished: u16,
+    /// The jobs that wait or run, a bit for each.
+    unfinished: Vec<u64>,
     /// Bytes of what is rare, roughly.
     rare_bytes: usize,
 }
@@ -108,8 +109,7 @@ impl Segment {
 
     /// Puts a job at a place that is taken, or at the next one.
     pub(super) fn put(&mut self, place: usize, id: Uuid, number: u64, head: &Head<'_>, texts: &mut Texts) {
-        let is_new = place == self.len();
-        if is_new {
+        if place == self.len() {
             self.push(id);
         }
         self.numbers[place] = number;
@@ -129,8 +129,7 @@ impl Segment {
                 Arc::make_mut(&mut texts.frameworks).insert(queue, head.framework);
             }
         }
-        self.unfinished -= u16::from(!is_new && of_state(self.kinds[place], UNFINISHED));
-        self.unfinished += u16::from(of_state(head.state as u8, UNFINISHED));
+        self.mark(place, of_state(head.state as u8, UNFINISHED));
         self.kinds[place] = head.state as u8 | framework << FRAMEWORK_SHIFT | rare;
         let before = match &head.rare {
             Some(rare) => self.rare.insert(place as u16, Arc::clone(rare)),
@@ -235,7 +234,20 @@ impl Segment {
         self.failures = drain(&mut self.failures, moved);
         self.errors = drain(&mut self.errors, moved);
         self.rare_bytes = self.rare.values().map(|rare| bytes(rare)).sum();
-        self.unfinished = self.kinds.iter().filter(|kind| of_state(**kind, UNFINISHED)).count() as u16;
+        self.unfinished.clear();
+        for place in 0..self.len() {
+            self.mark(place, of_state(self.kinds[place], UNFINISHED));
+        }
+    }
+
+    /// Notes whether a job waits or runs.
+    fn mark(&mut self, place: usize, is_unfinished: bool) {
+        let (word, bit) = (place / 64, place % 64);
+        if self.unfinished.len() <= word {
+            self.unfinished.resize(word + 1, 0);
+        }
+        let others = self.unfinished[word] & !(1 << bit);
+        self.unfinished[word] = others | u64::from(is_unfinished) << bit;
     }
 
     /// Bytes of memory, roughly.
@@ -322,9 +334,12 @@ impl Segment {
 
     /// The jobs that wait or run.
     pub(super) fn unfinished(&self) -> impl Iterator<Item = usize> + '_ {
-        // Most segments have none.
-        let kinds = if self.unfinished == 0 { [].as_slice() } else { &self.kinds }.iter().enumerate();
-        kinds.filter(|(_, kind)| of_state(**kind, UNFINISHED)).map(|(place, _)| place)
+        places(&self.unfinished)
+    }
+
+    /// The same, a bit for each.
+    pub(super) fn unfinished_bits(&self) -> &[u64] {
+        &self.unfinished
     }
 
     pub(super) fn first(&self, place: usize) -> Position {
@@ -378,6 +393,18 @@ impl Segment {
             rare: self.rare(place).cloned(),
         }
     }
+}
+
+/// The places of the bits that are set.
+pub(super) fn places(words: &[u64]) -> impl Iterator<Item = usize> + '_ {
+    words.iter().enumerate().flat_map(|(index, word)| {
+        let mut left = *word;
+        std::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            Some(index * 64 + bit as usize)
+        })
+    })
 }
 
 /// Whether a kind is of one of the states of this mask, a bit for each.

@@ -162,7 +162,7 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         let segment = part.open()?;
-        self.visit(&segment, Selection::first(segment.len()));
+        self.visit(&segment, self.plan.candidates(&segment));
         Ok(())
     }
 
