@@ -30,7 +30,8 @@ const BEFORE: Param<Integer> =
 const TABLE: Params = &[&LIMIT, &BEFORE];
 
 pub(crate) const OPERATIONS: &[Operation] = &[Operation {
-    about: "Log-ins, and changes of connections, keys and sources, rebuilds, exports and imports; of more than a year.",
+    about: "Log-ins, and changes of connections, keys, sources and the configuration, rebuilds, exports and imports; of more \
+            than a year.",
     query: TABLE,
     answers: &[Answer::json::<Changes>(StatusCode::OK, "The changes, the latest first.")],
     errors: READ_ERRORS,

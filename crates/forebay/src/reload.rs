@@ -56,6 +56,11 @@ impl Parts<'_> {
         if let Err(error) = self.take_over(&loaded.config, &new.config).await {
             tracing::error!("a part of the configuration could not be taken over: {error:#}");
         }
+        if !(taken_over.is_empty() && rest.is_empty()) {
+            // Names only: values may be secrets.
+            let about = serde_json::json!({ "takenOver": taken_over, "needsRestart": rest });
+            self.app.told_by_server("configuration.reload", about).await;
+        }
         tracing::info!(changed = ?taken_over, "the configuration was read again");
         for name in &rest {
             tracing::warn!(setting = name, "a changed setting needs a restart");

@@ -12,6 +12,13 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// What the record of changes says of files that were read again, the latest first.
+fn told(forebay: &Forebay) -> Vec<Value> {
+    let mut told = forebay.api.get("/api/audit").body["data"].as_array().unwrap().clone();
+    told.retain(|change| change["action"] == "configuration.reload");
+    told.into_iter().map(|change| change["about"].clone()).collect()
+}
+
 /// Lets the server read its file again, and waits until it has.
 fn reload(forebay: &Forebay, file: &Path, text: &str) -> String {
     fs::write(file, text).unwrap();
@@ -78,6 +85,13 @@ fn what_changes_in_the_file_is_taken_over_or_said_to_need_a_restart() {
     wait_for("the end of the alert", 30, || (webhook.received().len() == 2).then_some(()));
     let ended = webhook.received().remove(1).body;
     assert_eq!((&ended["event"], &ended["incident"]["why"]), (&json!("resolved"), &json!("ruleRemoved")));
+    let rule = ["kind", "name", "to", "trigger"].map(|key| format!("alerts.rule[0].{key}"));
+    let taken_over: Vec<String> = ["celery", "retention"].map(str::to_owned).into_iter().chain(rule).collect();
+    let changes = [
+        json!({ "takenOver": taken_over, "needsRestart": ["list-memory"] }),
+        json!({ "takenOver": taken_over, "needsRestart": [] }),
+    ];
+    assert_eq!(told(&forebay), changes);
     forebay.wait_until("keep a week again", |health| health["retention"]["keepSeconds"] == 7 * 86_400);
     forebay.crash_and_restart();
     assert_eq!(sources(&forebay), ["shop"]);
