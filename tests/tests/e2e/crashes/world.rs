@@ -153,6 +153,23 @@ impl<'a> World<'a> {
             std::thread::sleep(Duration::from_millis(10));
         }
         disk.relieve();
+        self.wait_for_what_comes_of_it();
+    }
+
+    /// A write that met the full disk may fail a while after there is room again: until one that came later has lasted,
+    /// or the process has ended of it, nobody knows which it is.
+    fn wait_for_what_comes_of_it(&mut self) {
+        let first = std::cell::Cell::new(None);
+        wait_for("a write to last, or the process to end", 90, || {
+            let has_lasted = |health: &Value| {
+                let last = health["log"]["lastSequence"].as_u64();
+                if first.get().is_none() {
+                    first.set(last);
+                }
+                first.get().is_some_and(|first| health["views"]["sequence"].as_u64() > Some(first))
+            };
+            (self.forebay.ended().is_some() || self.forebay.is(has_lasted)).then_some(())
+        });
     }
 
     /// Damages one of the files of the views that serve; says how.
