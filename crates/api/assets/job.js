@@ -2,7 +2,7 @@
 
 import { BASE, get, path } from "./api.js";
 import { h } from "./dom.js";
-import { ago, brief, count, duration, millis, NONE, time } from "./format.js";
+import { ago, brief, count, duration, exact, millis, NONE, time } from "./format.js";
 import { errorPanel } from "./failed.js";
 import { refreshing } from "./page.js";
 import { timeline } from "./timeline.js";
@@ -12,10 +12,12 @@ export default function job(root, app, id) {
   let events = null;
   let wantsEvents = false;
   const load = async (signal) => {
-    const [record, health] = await Promise.all([get(path("jobs", id), {}, signal), get("/api/health", {}, signal).catch(() => null)]);
-    const [tree, all] = await Promise.all([
-      get(`${path("jobs", record.id)}/tree`, {}, signal).catch(() => null),
-      wantsEvents ? get(`${path("jobs", record.id)}/events`, {}, signal).catch(() => null) : null,
+    // Whatever the id is, the framework's or ours, all of them know it: none waits for the others.
+    const [record, health, tree, all] = await Promise.all([
+      get(path("jobs", id), {}, signal),
+      get("/api/health", {}, signal).catch(() => null),
+      get(`${path("jobs", id)}/tree`, {}, signal).catch(() => null),
+      wantsEvents ? get(`${path("jobs", id)}/events`, {}, signal).catch(() => null) : null,
     ]);
     events = all ?? events;
     app.title(`${record.name} · ${record.state}`);
@@ -23,7 +25,7 @@ export default function job(root, app, id) {
   };
   const view = ({ record, tree, health }) => h("div", { class: "page", key: record.id },
     heading(app, record),
-    warnings(record),
+    warnings(app, record),
     panel("Timeline", { note: whole(record) }, timeline(record)),
     record.error || record.stacktrace ? errorPanel(record) : null,
     h("div", { class: "grid two loose" },
@@ -60,18 +62,33 @@ function heading(app, record) {
       record.attempt > 1 ? h("span", { class: "muted" }, `attempt ${record.attempt}`) : null));
 }
 
-function warnings(record) {
+function warnings(app, record) {
   return h("div", { class: "notices", key: "warnings" },
     record.truncated ? notice("warn", "Not all events of this job are kept: some steps may be missing.") : null,
-    record.lost ? notice("bad", h("b", {}, "Lost. "), `The process of ${record.lost.workerId} that ran it is gone and never said how it ended, since `, time(record.lost.since), ".") : null,
-    record.stuck ? notice("warn", h("b", {}, "Stuck. "), `It runs for more than ${duration(record.stuck.limitMs)}`, usually(record.stuck), ".") : null,
-    record.waiting ? notice("warn", h("b", {}, "Waits for too long. "), `For more than ${duration(record.waiting.limitMs)}${record.waiting.pastEta ? " beyond its time" : ""}`, usually(record.waiting), ".") : null,
+    record.lost ? lost(app, record.lost) : null,
+    record.stuck ? notice("warn", h("b", {}, "Stuck. "), "It runs since ", time(record.stuck.beganAt), ", and has been over its limit of ", duration(record.stuck.limitMs), " since ", time(record.stuck.since), `. ${usually(record.stuck, "runs of this task took")}`) : null,
+    record.waiting ? notice("warn", h("b", {}, "Waits for too long. "), record.waiting.pastEta ? "It was to run at " : "It waits since ", time(record.waiting.beganAt), ", and has been over its limit of ", duration(record.waiting.limitMs), " since ", time(record.waiting.since),
+      `. ${usually(record.waiting, "jobs of its queue waited")}`) : null,
     record.progress !== null && !ENDED.has(record.state) ? h("div", { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuenow": Math.round(record.progress * 100), "aria-valuemin": 0, "aria-valuemax": 100 },
       h("span", { css: { width: `${record.progress * 100}%` } }), h("b", {}, `${Math.round(record.progress * 100)} %`)) : null);
 }
 
-function usually({ p99Ms }) {
-  return p99Ms === null ? "" : `; 99 of 100 took at most ${duration(p99Ms)}`;
+/** What proves that the process of a job is gone. */
+const PROOFS = {
+  newProcess: ({ pid, newPid, since }) => [`Process ${newPid} took the place of ${pid ?? "it"} at `, time(since), "."],
+  clockRestarted: ({ pid, since, countedBefore, countedAfter }) => [`Its process (${pid}) began anew at `, time(since), `: its clock said ${exact(countedAfter)} after ${exact(countedBefore)}.`],
+  countRestarted: ({ pid, since, countedBefore, countedAfter }) => [`Its process (${pid}) began anew at `, time(since), `: it had run ${exact(countedAfter)} jobs after ${exact(countedBefore)}.`],
+  silent: ({ since, noticedAt }) => ["It was last heard at ", time(since), ", and not until ", time(noticedAt), " though its broker was listened to."],
+};
+
+function lost(app, found) {
+  return notice("bad",
+    h("p", {}, h("b", {}, "Lost. "), "The worker that ran it is gone and never said how it ended: ", h("a", { href: app.link("/jobs", { worker: found.workerId, lost: "true" }) }, found.workerId), ". ", PROOFS[found.evidence]?.(found)),
+    h("p", {}, "It will not end by itself; where it is acknowledged late (acks_late), it may run again."));
+}
+
+function usually({ p99Ms }, what) {
+  return p99Ms === null ? `How long ${what} is not known yet.` : `99 of 100 ${what} at most ${duration(p99Ms)}.`;
 }
 
 function whole(record) {

@@ -1,5 +1,6 @@
 // How everything is.
 
+import { open } from "./alerts.js";
 import { get } from "./api.js";
 import { h, icon } from "./dom.js";
 import { ago, count, duration, percent, rate } from "./format.js";
@@ -47,7 +48,7 @@ export default function overview(root, app) {
       get("/api/alerts", {}, signal).catch(() => null),
     ]);
     const isFirst = all.jobs.total === 0 && !app.params.get("connectionId");
-    return { all, health, alerts, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
+    return { all, health, alerts, first: isFirst && (await app.session())?.role === "admin" ? await get("/api/first-run", {}, signal) : null };
   };
   const view = ({ all, health, alerts, first }) => {
     if (first && !first.hasJobs) return firstRun(app, first, health, all.workers);
@@ -56,8 +57,8 @@ export default function overview(root, app) {
     const here = workers.online + workers.busy + workers.idle;
     return h("div", { class: "page", key: "overview" },
       h("div", { class: "head" }, h("h1", {}, "Overview"), ranges(app)),
-      problems(health),
-      firing(alerts),
+      problems(app, health),
+      firing(app, alerts),
       h("div", { class: "figures" },
         figure("Jobs that ended", count(work.completed + work.failed + work.cancelled), { note: rate(work.throughput) }),
         figure("Failure rate", percent(work.failureRate), { note: `${count(work.failed)} failed`, kind: work.failed ? "bad" : "", href: app.link("/failures") }),
@@ -103,27 +104,31 @@ function candidates(title, { count: number, jobs }, href, nothing, by = "started
 }
 
 /** The incidents that last. */
-function firing(alerts) {
-  const rules = (alerts?.rules ?? []).filter(({ incident }) => incident);
-  if (!rules.length) return null;
-  return panel("Alerts", { note: count(rules.length) }, h("ul", { class: "lines" }, rules.map(({ name, incident }) =>
-    h("li", { key: incident.id }, h("b", {}, name), h("span", { class: "grow" }, incident.summary),
-      h("span", { class: "muted" }, "since ", ago(incident.startedAt))))));
+function firing(app, alerts) {
+  const incidents = open(app, alerts?.rules ?? []);
+  if (!incidents.length) return null;
+  return panel("Alerts", { class: "failed", note: count(incidents.length), side: h("a", { href: app.link("/alerts") }, "All rules") }, h("ul", { class: "cards" }, incidents));
 }
 
+// What the server says for those who have no dashboard.
+const MORE = /: GET \/api\/coverage says more$/;
+
 /** What is wrong with the server, and what its sources say of themselves. */
-export function problems(health) {
+export function problems(app, health) {
   const sick = health.status !== "ok" ? notice("bad", h("b", {}, `${health.reason ?? health.status}: `), health.message ?? "see Rebuild for how everything is.") : null;
   const hints = health.sources.filter(({ hint, state }) => hint || state === "down" || state === "refused").map((source) =>
     notice("warn", h("b", {}, `${source.name}: `), source.hint ?? `not connected to ${source.urlMasked}. ${source.reason ?? ""}`));
-  const gaps = health.warnings.map((warning) => notice("warn", warning));
-  return sick || hints.length || gaps.length ? h("div", { class: "notices", key: "problems" }, sick, hints, gaps) : null;
+  const { warnings } = health;
+  const gaps = warnings.length ? h("div", { class: "notice warn", role: "status", key: "gaps" },
+    h("p", {}, h("b", {}, "Not all is heard. "), h("a", { href: app.link("/coverage") }, "What is missing, and what to do")),
+    h("ul", { class: "points" }, warnings.map((warning) => h("li", { key: warning }, warning.replace(MORE, ""))))) : null;
+  return sick || hints.length || gaps ? h("div", { class: "notices", key: "problems" }, sick, hints, gaps) : null;
 }
 
 function sources(app, health) {
   if (!health.sources.length) return null;
   const gone = (source) => (source.missedSeconds >= 1 ? duration(source.missedSeconds * 1000) : "none");
-  return panel("Sources", table("Sources", [
+  return panel("Sources", { side: h("a", { href: app.link("/sources") }, "All of each") }, table("Sources", [
     { name: "Connection", of: (source) => source.name },
     { name: "Broker", of: (source) => h("span", { class: "mono" }, source.urlMasked), wide: true },
     { name: "State", of: (source) => h("span", { class: `word ${source.state}` }, source.state) },
