@@ -10,7 +10,7 @@ TOKEN, KEY, CHROMIUM, KEEPS, STRIPS, LINK, PROVIDER = sys.argv[1:8]
 PAGES = ["Jobs", "Tasks", "Failures", "Workers", "Queues", "Alerts", "Coverage", "Connections", "Sources", "Rebuild"]
 FOR_ADMINS = ["Read keys", "Changes"]
 # What changes something.
-BUTTONS = re.compile("Create|Rotate|Delete|Remove|Listen|Rebuild|Send a test")
+BUTTONS = re.compile("^(Create$|Rotate|Delete|Remove|Listen|Rebuild|Send a test|Stop|Let )")
 
 
 def event(id, state, at, name="shop.pay", **more):

@@ -4,6 +4,7 @@ import json
 import sys
 
 from celery.events.event import get_exchange
+from kombu import Producer
 
 from shop import app
 
@@ -13,7 +14,7 @@ BATCH = 100
 events = json.load(sys.stdin)
 with app.connection_for_write() as connection:
     exchange = get_exchange(connection)
-    producer = connection.Producer(exchange, serializer="json")
+    producer = Producer(connection, exchange, serializer="json")
     for group in ("worker", "task"):
         ours = [event for event in events if event["type"].startswith(f"{group}-")]
         for start in range(0, len(ours), BATCH):

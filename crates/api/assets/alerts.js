@@ -36,9 +36,9 @@ export function amount(unit, value) {
 export function open(app, rules) {
   return rules.filter(({ incident }) => incident).map(({ name, unit, value, incident }) => h("li", { key: incident.id },
     h("span", { class: "badge failed" }, h("span", { class: "dot" }), "firing"),
-    h("div", { class: "grow" }, h("p", {}, h("b", {}, name), h("span", { class: "muted" }, " since ", ago(incident.startedAt))), h("p", { class: "wrap" }, incident.summary),
+    h("div", { class: "grow" }, h("p", {}, h("b", {}, name), h("span", { class: "muted" }, " began ", ago(incident.startedAt))), h("p", { class: "wrap" }, incident.summary),
       incident.subjects.length > 1 ? h("p", { class: "muted" }, incident.subjects.map((subject) => `${subject.name} ${amount(unit, subject.value)}`).join(", ")) : null),
-    h("span", { class: "number muted", title: "As it is now" }, amount(unit, value))));
+    value === null ? null : h("span", { class: "muted" }, `now ${amount(unit, value)}`)));
 }
 
 export default function alerts(root, app) {
@@ -71,8 +71,8 @@ export default function alerts(root, app) {
         { name: "Told", of: (one) => one.event },
         { name: "To", of: (one) => one.webhook },
         { name: "Since", of: (one) => time(one.at, { withMillis: false }), wide: true },
-        { name: "Became of it", of: (one) => [h("span", { class: `word ${one.state}` }, h("span", { class: "dot" }), FATES[one.state] ?? one.state), one.attempts > 1 ? h("span", { class: "muted" }, `${count(one.attempts)} attempts`) : null] },
-        { name: "Why not", class: "wrap", of: (one) => one.lastError },
+        { name: "What became of it", class: "wrap", of: (one) => [h("span", { class: `word notice-${one.state}` }, h("span", { class: "dot" }), FATES[one.state] ?? one.state),
+          h("span", { class: "muted" }, [one.attempts > 1 ? `${count(one.attempts)} attempts` : "", one.lastError ?? ""].filter(Boolean).join(": "))] },
       ], deliveries, { key: (one) => one.id }) : empty("Nobody was told anything yet")) : null,
       incidents.length ? panel("Incidents that are over", { note: "the latest" }, table("Incidents that are over", [
         { name: "Rule", of: (one) => one.rule },
@@ -89,13 +89,13 @@ export default function alerts(root, app) {
 function ruled(rules, button) {
   return table("Rules", [
     { name: "Rule", of: (rule) => h("b", {}, rule.name) },
-    { name: "State", of: (rule) => h("span", { class: `word ${rule.state}`, title: rule.unknown ?? STATES[rule.state] }, h("span", { class: "dot" }), rule.state) },
+    { name: "State", of: (rule) => h("span", { class: `word alert-${rule.state}`, title: rule.unknown ?? STATES[rule.state] }, h("span", { class: "dot" }), rule.state) },
     { name: "Measures", class: "wrap", wide: true, of: (rule) => [KINDS[rule.kind] ?? rule.kind, h("span", { class: "muted" }, within(rule))] },
     { name: "Now", number: true, of: (rule) => (rule.value === null ? h("span", { class: "muted", title: rule.unknown ?? undefined }, "unknown") : h("b", { class: rule.incident ? "text-bad" : "" }, amount(rule.unit, rule.value))) },
     { name: "Begins at", number: true, of: (rule) => [amount(rule.unit, rule.trigger), rule.forSeconds ? h("span", { class: "muted" }, ` for ${duration(rule.forSeconds * 1000)}`) : null] },
     { name: "Ends at", number: true, wide: true, of: (rule) => amount(rule.unit, rule.resolve) },
     { name: "Tells", wide: true, of: (rule) => (rule.to.length ? rule.to.join(", ") : h("span", { class: "muted" }, "nobody")) },
-    ...(button ? [{ name: h("span", { class: "away" }, "Test"), number: true, of: (rule) => (rule.to.length ? button(rule.name) : null) }] : []),
+    ...(button ? [{ name: h("span", { class: "away" }, "Test"), number: true, wide: true, of: (rule) => (rule.to.length ? button(rule.name) : null) }] : []),
   ], rules, { key: (rule) => rule.name });
 }
 

@@ -28,8 +28,8 @@ export default function audit(root, app) {
     h("div", { class: "head" }, h("h1", {}, "Changes"), h("p", { class: "note" }, "Who did what, the latest first; of 400 days.")),
     data.length ? table("Changes", [
       { name: "When", of: (one) => time(one.at, { withMillis: false }) },
-      { name: "Who", of: (one) => who(one.who) },
-      { name: "What", of: (one) => h("span", { title: one.action }, ACTIONS[one.action] ?? one.action) },
+      { name: "Who", class: "wrap", of: (one) => who(one.who) },
+      { name: "What", class: "wrap", of: (one) => h("span", { title: one.action }, ACTIONS[one.action] ?? one.action) },
       { name: "About", class: "wrap", of: (one) => about(one.about) },
       { name: "From", wide: true, of: (one) => (one.address ? h("span", { class: "mono" }, one.address) : null) },
     ], data, { key: (one) => one.sequence }) : empty(app.params.get("before") ? "Nothing older is kept" : "Nothing has been changed yet"),

@@ -7,7 +7,7 @@ import { refreshing } from "./page.js";
 import { empty, panel, table } from "./ui.js";
 
 const WHAT = {
-  sentEvents: "Nobody said that jobs were sent",
+  sentEvents: "Queues and waits that are unknown",
   outcomes: "Workers that receive jobs and tell no outcome",
   arguments: "Arguments that Celery cut",
   listening: "Times at which a source did not listen",

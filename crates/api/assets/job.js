@@ -8,6 +8,9 @@ import { refreshing } from "./page.js";
 import { timeline } from "./timeline.js";
 import { badge, code, copy, empty, ENDED, facts, jobPath, notice, panel, table } from "./ui.js";
 
+// Seconds after which a job that runs is looked at again.
+const PROGRESS = 3;
+
 export default function job(root, app, id) {
   let events = null;
   let wantsEvents = false;
@@ -46,8 +49,14 @@ export default function job(root, app, id) {
         h("p", {}, error.details?.logSince ? ["What the log took before ", time(error.details.logSince), " is forgotten."] : null), h("p", {}, h("a", { href: `${BASE}/jobs` }, "All jobs")))
     : null;
   const page = refreshing(root, { load, view, failed, stream: { types: "job", jobId: id }, pause: 250, every: 20000 });
-  // The clock of what runs.
-  const clock = setInterval(() => page.data && !ENDED.has(page.data.record.state) && !document.hidden && page.draw(), 1000);
+  // The clock of what runs. What a task says of its progress changes no state, so that no event tells of it: it is asked for.
+  let seconds = 0;
+  const clock = setInterval(() => {
+    if (!page.data || ENDED.has(page.data.record.state) || document.hidden) return;
+    seconds += 1;
+    page.draw();
+    if (page.data.record.state === "active" && seconds % PROGRESS === 0) page.ask();
+  }, 1000);
   return { ...page, stop() { clearInterval(clock); page.stop(); }, changed: page.ask };
 }
 

@@ -103,7 +103,7 @@ function route() {
   app.title(nameOf(`/${first}`) ?? "Overview");
   redraw();
   // On a small screen the pages are a line to scroll.
-  root.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  root.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   const main = document.getElementById("main");
   main.replaceChildren();
   main.className = "";

@@ -70,15 +70,7 @@ export default function overview(root, app) {
       panel("States now", { note: `${count(jobs.total)} jobs in all` },
         h("ul", { class: "states" }, STATES.filter((state) => state !== "unknown" || jobs.unknown).map((state) => h("li", { key: state },
           h("a", { href: link({ state }) }, badge(state), h("b", {}, count(jobs[state]))))))),
-      all.stuck.count + all.lost.count + all.waiting.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost or overdue, and nothing waits for too long.") : h("div", { class: "grid three" },
-        candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than usual."),
-        candidates("Lost", all.lost, link({ lost: "true" }), "No active job has lost its worker."),
-        candidates("Waiting for too long", all.waiting, link({ waiting: "true" }), "No job waits far longer than usual.", "createdAt"),
-        panel("Overdue", { note: all.overdueTasks.length ? count(all.overdueTasks.length) : null },
-          all.overdueTasks.length
-            ? h("ul", { class: "lines" }, all.overdueTasks.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
-                h("a", { class: "grow cut", href: app.link("/task", { name: task.name }) }, task.name), h("span", { class: "muted" }, "last ", ago(task.lastRunAt)))))
-            : empty("None", "Every task that runs at regular times has run."))),
+      wrong(app, all),
       h("div", { class: "grid two" },
         panel("Slowest tasks", tasks(app, all.slowestTasks, "Slowest tasks", [
           { name: "p95", number: true, of: (task) => duration(task.runtimeMs.p95) }, { name: "p50", number: true, of: (task) => duration(task.runtimeMs.p50) },
@@ -98,9 +90,24 @@ function tasks(app, rows, label, columns, nothing) {
     { key: (task) => task.name + task.connectionId, href: (task) => app.link("/task", { name: task.name }) });
 }
 
-function candidates(title, { count: number, jobs }, href, nothing, by = "startedAt") {
-  return panel(title, { note: number ? count(number) : null, side: number ? h("a", { href }, "Show all") : null },
-    number ? jobLines(jobs.slice(0, 6), { by }) : empty("None", nothing));
+/** What may be wrong with jobs and tasks; in a line where nothing is. */
+function wrong(app, all) {
+  const jobs = (title, { count: number, jobs: some }, params, by = "startedAt") => number && panel(title, {
+    note: count(number), side: h("a", { href: app.link("/jobs", { timeRange: null, ...params }) }, "Show all"),
+  }, jobLines(some, { by }));
+  const late = all.overdueTasks;
+  const overdue = late.length && panel("Overdue", { note: count(late.length), side: h("a", { href: app.link("/tasks") }, "All tasks") },
+    h("ul", { class: "lines" }, late.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
+      h("a", { class: "grow cut", href: app.link("/task", { name: task.name }) }, task.name), h("span", { class: "muted" }, `every ${duration(task.everySeconds * 1000)}, last `, ago(task.lastRunAt))))));
+  const found = [
+    ["lost", jobs("Lost", all.lost, { lost: "true" })], ["stuck", jobs("Stuck", all.stuck, { stuck: "true" })],
+    ["waiting for too long", jobs("Waiting for too long", all.waiting, { waiting: "true" }, "createdAt")], ["overdue", overdue],
+  ];
+  const well = found.filter(([, shown]) => !shown).map(([name]) => name);
+  return [
+    well.length < found.length ? h("div", { class: "grid two", key: "wrong" }, found.map(([, shown]) => shown || null)) : null,
+    well.length ? h("p", { class: "calm", key: "calm" }, icon("check"), `Nothing is ${well.length > 1 ? `${well.slice(0, -1).join(", ")} or ` : ""}${well.at(-1)}.`) : null,
+  ];
 }
 
 /** The incidents that last. */
