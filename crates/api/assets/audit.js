@@ -46,8 +46,8 @@ function who({ kind, name, role, login }) {
   return { token: "the command line", server: "the server", stranger: "somebody unknown" }[kind] ?? kind;
 }
 
-/** What it was done to, without what is null. */
-function about(facts) {
-  const all = Object.entries(facts).filter(([, value]) => value !== null && value !== false);
+/** What it was done to, its name first, without what is null. */
+function about({ name: called, ...facts }) {
+  const all = Object.entries({ name: called ?? null, ...facts }).filter(([, value]) => value !== null && value !== false);
   return all.length ? all.map(([name, value]) => tag(`${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)) : null;
 }

@@ -30,7 +30,7 @@ export default function sources(root, app) {
   const view = ({ data }) => h("div", { class: "page", key: "sources" },
     h("div", { class: "head" }, h("h1", {}, "Sources"), h("p", { class: "note" }, "The brokers that are listened to.")),
     changes.failure ? notice("bad", changes.failure) : null,
-    added ? h("div", { class: "notice good", role: "status", key: "added" }, h("p", {}, h("b", {}, `${added.name} `), "is listened to from now on, and after a restart too.")) : null,
+    added ? h("div", { class: "notice good", role: "status", key: "added" }, h("p", {}, h("b", {}, `${added.name} `), "is a source from now on, and after a restart too.")) : null,
     data.length ? h("div", { class: "grid two" }, data.map((source) => one(app, source, drop)))
       : h("div", { class: "panel" }, empty("No broker is listened to", app.isAdmin() ? "Add one below, or start the server with --celery. The SDK needs none." : "An admin adds one, or starts the server with --celery.")),
     app.isAdmin() ? panel("Another broker",
