@@ -4,8 +4,8 @@ import random
 import re
 import sys
 
-from kit import BASE, PASSWORD, SHOTS, Person, ask, expect, send, until, when
-from playwright.sync_api import sync_playwright
+from kit import BASE, PASSWORD, SHOTS, Person, ask, expect, in_a_browser, send, until, when
+from manage import manages_connections, manages_read_keys, manages_sources, sees_who_changed_what
 
 TOKEN, KEY, CHROMIUM, PART = sys.argv[1:5]
 HOSTILE = "<script>alert('name')</script>"
@@ -262,25 +262,6 @@ def is_not_harmed_by_names(person):
     assert page.locator("main img, main script, main b b, main svg[onload]").count() == 0
 
 
-def manages_connections(person):
-    page = person.page
-    person.open("/connections")
-    page.get_by_label("Another connection").fill("billing")
-    page.get_by_role("button", name="Create").click()
-    made = page.get_by_role("status").filter(has_text="The key of billing").locator("pre")
-    expect(made).to_have_text(re.compile("^sk_live_"))
-    first = made.inner_text()
-    expect(page.locator("main")).to_contain_text(f"SLUICE_API_KEY={first}")
-    page.get_by_role("listitem").filter(has_text="billing").get_by_role("button", name="Rotate key").click()
-    page.get_by_role("button", name="Make another key").click()
-    expect(made).not_to_have_text(first)
-    person.look("connections")
-    expect(page.get_by_label("Connection", exact=True)).to_have_count(0)
-    page.get_by_role("link", name="Overview").click()
-    page.get_by_label("Connection", exact=True).select_option("billing")
-    expect(page).to_have_url(re.compile("connectionId="))
-
-
 def rebuilds_the_views(person):
     page = person.page
     person.open("/rebuilds")
@@ -292,18 +273,23 @@ def rebuilds_the_views(person):
     person.look("rebuilds")
 
 
-def looks_at_every_page(person, kind):
+def looks_at_every_page(person):
     page = person.page
+    person.open("/")
+    page.get_by_label("Admin password").wait_for()
+    person.look_around("login", ready=False)
+    person.log_in()
     job = ask("/api/jobs?state=failed&name=billing.charge_card&limit=1", TOKEN)["data"][0]["id"]
     pages = {"overview": "/", "jobs": "/jobs", "tasks": "/tasks", "task": "/task?name=billing.charge_card", "failures": "/failures",
-             "workers": "/workers", "queues": "/queues", "job": f"/jobs/{job}", "connections": "/connections", "rebuilds": "/rebuilds"}
+             "workers": "/workers", "queues": "/queues", "alerts": "/alerts", "coverage": "/coverage", "job": f"/jobs/{job}",
+             "connections": "/connections", "sources": "/sources", "keys": "/keys", "audit": "/audit", "rebuilds": "/rebuilds"}
     for name, path in pages.items():
         person.open(path)
-        person.look(f"{name}-{kind}")
+        person.look_around(name)
     page.keyboard.press("Control+k")
     page.get_by_role("combobox").fill("billing")
     expect(page.get_by_role("option").filter(has_text="billing.charge_card")).to_be_visible()
-    person.look(f"search-{kind}")
+    person.look_around("search")
     page.keyboard.press("Escape")
 
 
@@ -354,7 +340,10 @@ def does(browser):
     is_not_disturbed_by_what_arrives(person)
     is_not_harmed_by_names(person)
     manages_connections(person)
+    manages_read_keys(person)
+    manages_sources(person)
     rebuilds_the_views(person)
+    sees_who_changed_what(person)
     logs_in_again_where_it_was(person)
     person.end()
     person = yield Person(browser)
@@ -362,33 +351,14 @@ def does(browser):
     person.end()
 
 
-def sees(browser):
+def looks(browser):
     yesterday(3_000)
     for task in ("retry_twice", "fail", "nap", "workflow"):
         id = send(task, *([0.1] if task == "nap" else [17] if task == "fail" else []))
     until("the last to end", lambda: any(job["state"] == "completed" for job in ask(f"/api/jobs?externalId={id}", TOKEN)["data"]))
-    person = yield Person(browser, "dark" if PART == "dark" else "light", (390, 844) if PART == "phone" else (1360, 860))
-    person.log_in()
-    looks_at_every_page(person, PART)
+    person = yield Person(browser)
+    looks_at_every_page(person)
     person.end()
 
 
-def main(browser):
-    """What is to be done, by whoever does it at the time: their window is what a failure shows."""
-    part = does(browser) if PART == "does" else sees(browser)
-    person = None
-    try:
-        person = next(part)
-        while True:
-            person = part.send(person)
-    except StopIteration:
-        return
-    except BaseException:
-        if person:
-            person.page.screenshot(path=SHOTS / "failed.png")
-            print(f"at {person.page.url}: see {SHOTS / 'failed.png'}; in the page: {person.wrong}", file=sys.stderr)
-        raise
-
-
-with sync_playwright() as playwright:
-    main(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]))
+in_a_browser(CHROMIUM, does if PART == "does" else looks)

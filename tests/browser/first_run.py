@@ -3,15 +3,16 @@
 import sys
 from pathlib import Path
 
-from kit import BASE, SHOTS, Person, expect, send, until
-from playwright.sync_api import sync_playwright
+from kit import BASE, Person, expect, in_a_browser, send, until
 
 CONNECTION, KEY = sys.argv[1:3]
 # The test starts the worker anew, with events, once this file is there, and says so with the other.
 WANTED, DONE = Path(sys.argv[3]), Path(sys.argv[4])
 
 
-def scenario(person):
+def scenario(browser):
+    person = yield Person(browser)
+    person.allowed = ("401 (Unauthorized)",)
     page = person.page
     person.open("/")
     page.get_by_label("Admin password").fill("not the password")
@@ -27,7 +28,7 @@ def scenario(person):
     steps = page.get_by_role("list", name="How far it is").get_by_role("listitem")
     expect(steps.nth(1)).to_contain_text("1 online")
     expect(steps.nth(2)).to_contain_text("-E")
-    person.look("first-run-without-events")
+    person.look_around("first-run-without-events")
     page.evaluate("window.untouched = true")
     WANTED.touch()
     until("the worker to be there again", DONE.exists, 60)
@@ -39,16 +40,7 @@ def scenario(person):
     row = page.get_by_role("table", name="Jobs").get_by_role("row").nth(1)
     expect(row).to_contain_text("shop.add")
     expect(row).to_contain_text("completed")
+    person.end()
 
 
-with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=sys.argv[5], args=["--no-sandbox"])
-    person = Person(browser)
-    person.allowed = ("401 (Unauthorized)",)
-    try:
-        scenario(person)
-        person.end()
-    except BaseException:
-        person.page.screenshot(path=SHOTS / "failed.png")
-        print(f"see {SHOTS / 'failed.png'}; in the page: {person.wrong}", file=sys.stderr)
-        raise
+in_a_browser(sys.argv[5], scenario)

@@ -4,8 +4,7 @@ import statistics
 import sys
 import time
 
-from kit import SHOTS, Person, expect
-from playwright.sync_api import sync_playwright
+from kit import Person, expect, in_a_browser
 
 MINUTES, CHROMIUM = float(sys.argv[1]), sys.argv[2]
 # From asking for the page until its rows are there.
@@ -29,7 +28,8 @@ def heap(session):
     return metrics["JSHeapUsedSize"] / 1e6, metrics["Nodes"]
 
 
-def scenario(person):
+def scenario(browser):
+    person = yield Person(browser)
     page = person.page
     person.log_in("/jobs")
     for path in LISTS:
@@ -53,13 +53,7 @@ def scenario(person):
     assert len(newest) > len(seen) / 2, "the list did not follow"
     assert late < early * 1.15 + 1, f"the heap grows: {seen}"
     assert nodes[1] < nodes[0] * 1.15 + 200, f"the nodes grow: {seen}"
+    person.end()
 
 
-with sync_playwright() as playwright:
-    person = Person(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]))
-    try:
-        scenario(person)
-        person.end()
-    except BaseException:
-        person.page.screenshot(path=SHOTS / "failed.png")
-        raise
+in_a_browser(CHROMIUM, scenario)

@@ -99,18 +99,30 @@ impl Shop {
 
     /// Starts a worker `NAME@test` with these options of `celery worker`, and waits until it takes work.
     pub fn worker(&self, name: &str, options: &[&str]) -> Process {
+        let [worker] = self.workers([(name, options)]);
+        worker
+    }
+
+    /// The same for several, which get ready beside one another.
+    pub fn workers<const N: usize>(&self, wanted: [(&str, &[&str]); N]) -> [Process; N] {
+        let mut workers = wanted.map(|(name, options)| self.begin(name, options));
+        for ((name, _), worker) in wanted.iter().zip(&mut workers) {
+            wait_for(&format!("the worker {name} to be ready"), 60, || {
+                if let Some(status) = worker.ended() {
+                    panic!("the worker {name} ended with {status}");
+                }
+                worker.log().contains(" ready.").then_some(())
+            });
+        }
+        workers
+    }
+
+    fn begin(&self, name: &str, options: &[&str]) -> Process {
         let mut command = self.command("celery");
         command
             .args(["-A", "shop", "worker", "--loglevel", "INFO", "--hostname", &format!("{name}@test")])
             .args(options);
-        let mut worker = Process::start(name, &mut command, &self.dir.path().join(format!("{name}.log")));
-        wait_for(&format!("the worker {name} to be ready"), 60, || {
-            if let Some(status) = worker.ended() {
-                panic!("the worker {name} ended with {status}");
-            }
-            worker.log().contains(" ready.").then_some(())
-        });
-        worker
+        Process::start(name, &mut command, &self.dir.path().join(format!("{name}.log")))
     }
 
     /// Has `drive.py` send the work of this kind and wait for its end.

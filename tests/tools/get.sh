@@ -10,6 +10,7 @@
 #   get.sh flower        another with Flower, which the bench measures beside Forebay
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 #   get.sh oidc          one with a small provider of OpenID Connect
+#   get.sh nginx         nginx, a proxy for the dashboard to stand behind
 #   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -111,7 +112,18 @@ rabbitmq_found() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null
 }
 
-# Not called like a program: the shell's own functions are found before those.
+nginx_found() {
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]
+}
+
+# Its name is that of a program, too.
+get_nginx() {
+    nginx_found && return
+    server nginx || fail "nginx is missing: install it (Debian, Ubuntu: apt install nginx; macOS: brew install nginx)"
+    nginx_found || fail "nginx was installed but is neither on the PATH nor in /usr/sbin"
+}
+
+# Not called like a program, either.
 get_chromium() {
     for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return; done
     apt chromium || fail "chromium is missing: install it (Debian: apt install chromium)"
@@ -140,7 +152,8 @@ for what in "$@"; do
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
     oidc) installed oidc venv-oidc oidc-provider-mock ;;
+    nginx) get_nginx ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, nginx, browser)" ;;
     esac
 done

@@ -1,32 +1,25 @@
 // Who sends, and with which key.
 
 import { get, path, post } from "./api.js";
-import { h, show } from "./dom.js";
+import { h } from "./dom.js";
 import { ago } from "./format.js";
 import { CELERY, celery, sdk, SDK_CODE } from "./firstrun.js";
-import { refreshing } from "./page.js";
-import { code, copy, empty, notice, panel } from "./ui.js";
+import { changing, refreshing } from "./page.js";
+import { code, confirm, copy, empty, notice, panel } from "./ui.js";
 
 export default function connections(root, app) {
   // A key that was just made: it is shown until the page is left, and is nowhere else.
   let made = null;
-  let failure = null;
   let chosen = null;
   const load = async (signal) => {
     const [{ data }, health] = await Promise.all([get("/api/connections", {}, signal), get("/api/health", {}, signal)]);
     return { data, health };
   };
-  const change = async (work) => {
-    failure = null;
-    try {
-      await work();
-      await app.reloadConnections();
-    } catch (error) {
-      failure = error.message;
-    }
-    page.ask();
-    page.draw();
-  };
+  const changes = changing(() => page);
+  const change = (work) => changes.make(async () => {
+    await work();
+    await app.reloadConnections();
+  });
   const create = (event) => {
     event.preventDefault();
     const form = event.target;
@@ -42,7 +35,7 @@ export default function connections(root, app) {
     const one = data.find(({ id }) => id === chosen) ?? data[0];
     return h("div", { class: "page", key: "connections" },
       h("div", { class: "head" }, h("h1", {}, "Connections"), h("p", { class: "note" }, "Each is one sender, with jobs and a key of its own.")),
-      failure ? notice("bad", failure) : null,
+      changes.failure ? notice("bad", changes.failure) : null,
       made ? h("div", { class: "notice good", role: "status", key: "made" }, h("p", {}, h("b", {}, `The key of ${made.name}. `), "It is shown this once: keep it now."), code(made.apiKey, "Copy the key")) : null,
       h("div", { class: "grid two" },
         panel("Senders", h("ul", { class: "cards" }, data.map((connection) => h("li", { key: connection.id, class: connection.id === one?.id ? "chosen" : "" },
@@ -64,13 +57,4 @@ export default function connections(root, app) {
 function source(health, connection) {
   const found = health.sources.filter(({ connectionId }) => connectionId === connection.id);
   return found.map(({ urlMasked, state }) => ` · listens to ${urlMasked} (${state})`).join("");
-}
-
-/** Asks before something that cannot be taken back. */
-export function confirm(title, text, yes, then) {
-  const dialog = h("dialog", { class: "confirm", "aria-labelledby": "confirm-title", on: { close: () => dialog.remove() } });
-  show(dialog, h("form", { method: "dialog" }, h("h2", { id: "confirm-title" }, title), h("p", {}, text),
-    h("div", { class: "buttons" }, h("button", { class: "button", value: "no" }, "Cancel"), h("button", { class: "button primary", value: "yes", on: { click: then } }, yes))));
-  document.body.append(dialog);
-  dialog.showModal();
 }

@@ -2,20 +2,25 @@
 
 import { BASE, get, path } from "./api.js";
 import { h } from "./dom.js";
-import { ago, brief, count, duration, millis, NONE, time } from "./format.js";
+import { ago, brief, count, duration, exact, millis, NONE, time } from "./format.js";
 import { errorPanel } from "./failed.js";
 import { refreshing } from "./page.js";
 import { timeline } from "./timeline.js";
 import { badge, code, copy, empty, ENDED, facts, jobPath, notice, panel, table } from "./ui.js";
 
+// Seconds after which a job that runs is looked at again.
+const PROGRESS = 3;
+
 export default function job(root, app, id) {
   let events = null;
   let wantsEvents = false;
   const load = async (signal) => {
-    const [record, health] = await Promise.all([get(path("jobs", id), {}, signal), get("/api/health", {}, signal).catch(() => null)]);
-    const [tree, all] = await Promise.all([
-      get(`${path("jobs", record.id)}/tree`, {}, signal).catch(() => null),
-      wantsEvents ? get(`${path("jobs", record.id)}/events`, {}, signal).catch(() => null) : null,
+    // Whatever the id is, the framework's or ours, all of them know it: none waits for the others.
+    const [record, health, tree, all] = await Promise.all([
+      get(path("jobs", id), {}, signal),
+      get("/api/health", {}, signal).catch(() => null),
+      get(`${path("jobs", id)}/tree`, {}, signal).catch(() => null),
+      wantsEvents ? get(`${path("jobs", id)}/events`, {}, signal).catch(() => null) : null,
     ]);
     events = all ?? events;
     app.title(`${record.name} · ${record.state}`);
@@ -23,7 +28,7 @@ export default function job(root, app, id) {
   };
   const view = ({ record, tree, health }) => h("div", { class: "page", key: record.id },
     heading(app, record),
-    warnings(record),
+    warnings(app, record),
     panel("Timeline", { note: whole(record) }, timeline(record)),
     record.error || record.stacktrace ? errorPanel(record) : null,
     h("div", { class: "grid two loose" },
@@ -44,8 +49,14 @@ export default function job(root, app, id) {
         h("p", {}, error.details?.logSince ? ["What the log took before ", time(error.details.logSince), " is forgotten."] : null), h("p", {}, h("a", { href: `${BASE}/jobs` }, "All jobs")))
     : null;
   const page = refreshing(root, { load, view, failed, stream: { types: "job", jobId: id }, pause: 250, every: 20000 });
-  // The clock of what runs.
-  const clock = setInterval(() => page.data && !ENDED.has(page.data.record.state) && !document.hidden && page.draw(), 1000);
+  // The clock of what runs. What a task says of its progress changes no state, so that no event tells of it: it is asked for.
+  let seconds = 0;
+  const clock = setInterval(() => {
+    if (!page.data || ENDED.has(page.data.record.state) || document.hidden) return;
+    seconds += 1;
+    page.draw();
+    if (page.data.record.state === "active" && seconds % PROGRESS === 0) page.ask();
+  }, 1000);
   return { ...page, stop() { clearInterval(clock); page.stop(); }, changed: page.ask };
 }
 
@@ -60,18 +71,33 @@ function heading(app, record) {
       record.attempt > 1 ? h("span", { class: "muted" }, `attempt ${record.attempt}`) : null));
 }
 
-function warnings(record) {
+function warnings(app, record) {
   return h("div", { class: "notices", key: "warnings" },
     record.truncated ? notice("warn", "Not all events of this job are kept: some steps may be missing.") : null,
-    record.lost ? notice("bad", h("b", {}, "Lost. "), `The process of ${record.lost.workerId} that ran it is gone and never said how it ended, since `, time(record.lost.since), ".") : null,
-    record.stuck ? notice("warn", h("b", {}, "Stuck. "), `It runs for more than ${duration(record.stuck.limitMs)}`, usually(record.stuck), ".") : null,
-    record.waiting ? notice("warn", h("b", {}, "Waits for too long. "), `For more than ${duration(record.waiting.limitMs)}${record.waiting.pastEta ? " beyond its time" : ""}`, usually(record.waiting), ".") : null,
+    record.lost ? lost(app, record.lost) : null,
+    record.stuck ? notice("warn", h("b", {}, "Stuck. "), "It runs since ", time(record.stuck.beganAt), ", and has been over its limit of ", duration(record.stuck.limitMs), " since ", time(record.stuck.since), `. ${usually(record.stuck, "runs of this task took")}`) : null,
+    record.waiting ? notice("warn", h("b", {}, "Waits for too long. "), record.waiting.pastEta ? "It was to run at " : "It waits since ", time(record.waiting.beganAt), ", and has been over its limit of ", duration(record.waiting.limitMs), " since ", time(record.waiting.since),
+      `. ${usually(record.waiting, "jobs of its queue waited")}`) : null,
     record.progress !== null && !ENDED.has(record.state) ? h("div", { class: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuenow": Math.round(record.progress * 100), "aria-valuemin": 0, "aria-valuemax": 100 },
       h("span", { css: { width: `${record.progress * 100}%` } }), h("b", {}, `${Math.round(record.progress * 100)} %`)) : null);
 }
 
-function usually({ p99Ms }) {
-  return p99Ms === null ? "" : `; 99 of 100 took at most ${duration(p99Ms)}`;
+/** What proves that the process of a job is gone. */
+const PROOFS = {
+  newProcess: ({ pid, newPid, since }) => [`Process ${newPid} took the place of ${pid ?? "it"} at `, time(since), "."],
+  clockRestarted: ({ pid, since, countedBefore, countedAfter }) => [`Its process (${pid}) began anew at `, time(since), `: its clock said ${exact(countedAfter)} after ${exact(countedBefore)}.`],
+  countRestarted: ({ pid, since, countedBefore, countedAfter }) => [`Its process (${pid}) began anew at `, time(since), `: it had run ${exact(countedAfter)} jobs after ${exact(countedBefore)}.`],
+  silent: ({ since, noticedAt }) => ["It was last heard at ", time(since), ", and not until ", time(noticedAt), " though its broker was listened to."],
+};
+
+function lost(app, found) {
+  return notice("bad",
+    h("p", {}, h("b", {}, "Lost. "), "The worker that ran it is gone and never said how it ended: ", h("a", { href: app.link("/jobs", { worker: found.workerId, lost: "true" }) }, found.workerId), ". ", PROOFS[found.evidence]?.(found)),
+    h("p", {}, "It will not end by itself; where it is acknowledged late (acks_late), it may run again."));
+}
+
+function usually({ p99Ms }, what) {
+  return p99Ms === null ? `How long ${what} is not known yet.` : `99 of 100 ${what} at most ${duration(p99Ms)}.`;
 }
 
 function whole(record) {

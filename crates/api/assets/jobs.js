@@ -196,7 +196,7 @@ export default function jobs(root, app) {
     return h("div", {
       class: "row", role: "row", key: job.id, "data-id": job.id, "aria-rowindex": index + 2, css: { top: `${index * rowHeight()}px` },
     },
-      cell("state", badge(job.state)),
+      cell("state", sign(job)),
       cell("name", h("a", { href: jobPath(job.id), class: "main cut" }, job.name), h("span", { class: "id" }, h("span", { class: "mono cut" }, id), copy(id, `Copy the id ${id}`))),
       cell("queue", h("span", { class: "cut", title: job.queue }, job.queue ?? NONE)),
       cell("worker", h("span", { class: "cut", title: job.workerId }, job.workerId ?? NONE)),
@@ -205,12 +205,20 @@ export default function jobs(root, app) {
       cell("error", h("span", { class: "cut", title: job.error }, job.error ?? "")));
   }
 
+  /** Shows all filters, or hides them. What they offer is asked for by whoever wants to see it: the rows do not need it. */
+  function unfold() {
+    ui.open = !ui.open;
+    if (ui.open) known(app.params.get("connectionId")).then((offered) => { ui.offered = offered; frame(); }, () => {});
+    frame();
+    paint();
+  }
+
   /** The frame around the rows. */
   function frame() {
     if (!ui.alive) return;
     const { by, way } = order();
     show(top, h("div", { class: "head" }, h("h1", {}, "Jobs"), h("span", { class: "note", "aria-live": "polite" }, list.total === null ? "" : `${exact(list.total)} ${list.total === 1 ? "job" : "jobs"}`), pill()),
-      bar(app, ui.offered, { open: ui.open, toggle: () => { ui.open = !ui.open; frame(); paint(); } }));
+      bar(app, ui.offered, { open: ui.open, toggle: unfold }));
     show(head, h("div", { class: "row", role: "row" }, COLUMNS.map(([name, title, sort]) => {
       const isIt = sort === by;
       const sorted = isIt ? (way === "desc" ? "descending" : "ascending") : "none";
@@ -265,7 +273,6 @@ export default function jobs(root, app) {
     // Durations of what runs, and times that were long ago.
     if (!document.hidden) paint();
   }, 1000);
-  known(app.params.get("connectionId")).then((offered) => { ui.offered = offered; frame(); }, () => {});
   begin();
 
   return {
@@ -282,6 +289,14 @@ export default function jobs(root, app) {
       removeEventListener("resize", resized);
     },
   };
+}
+
+const WRONG = [["lost", "Lost: its worker is gone, and never said how it ended."], ["stuck", "Stuck: it runs far longer than usual."], ["waiting", "It waits for too long."]];
+
+/** The state, and what is wrong with it: that is no state of its own. */
+function sign(job) {
+  const [kind, text] = WRONG.find(([name]) => job[name] && !ENDED.has(job.state)) ?? [];
+  return [badge(job.state), kind ? h("span", { class: `wrong ${kind}`, title: text }, icon("failures"), h("span", { class: "away" }, text)) : null];
 }
 
 function took(job) {

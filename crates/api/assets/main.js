@@ -6,25 +6,26 @@ import { tick } from "./format.js";
 import { status, stop as stopStream } from "./live.js";
 import { login, once, refused } from "./login.js";
 import { hide } from "./plot.js";
+import { isOfServer, nameOf, pages } from "./nav.js";
 import { openSearch } from "./search.js";
 import { notice, select } from "./ui.js";
+import alerts from "./alerts.js";
+import audit from "./audit.js";
 import connections from "./connections.js";
+import coverage from "./coverage.js";
 import failures from "./failures.js";
 import job from "./job.js";
 import jobs from "./jobs.js";
+import keys from "./keys.js";
 import overview from "./overview.js";
 import queues from "./queues.js";
 import rebuilds from "./rebuilds.js";
+import sources from "./sources.js";
 import task from "./task.js";
 import tasks from "./tasks.js";
 import workers from "./workers.js";
 
-const NAV = [
-  ["/", "Overview", "overview"], ["/jobs", "Jobs", "jobs"], ["/tasks", "Tasks", "tasks"], ["/failures", "Failures", "failures"],
-  ["/workers", "Workers", "workers"], ["/queues", "Queues", "queues"], ["/connections", "Connections", "connections"],
-  ["/rebuilds", "Rebuild", "rebuilds"],
-];
-const PAGES = { "": overview, jobs, tasks, task, failures, workers, queues, connections, rebuilds };
+const PAGES = { "": overview, jobs, tasks, task, failures, workers, queues, alerts, coverage, connections, sources, keys, audit, rebuilds };
 // What stays the same from page to page.
 const KEPT = ["timeRange", "connectionId"];
 const STREAM = {
@@ -34,8 +35,11 @@ const STREAM = {
   away: ["Connecting", "The server does not answer; it is asked again."],
 };
 
+// Before a server that did not answer is asked again who looks.
+const AGAIN = 2000;
+
 const root = document.getElementById("app");
-const state = { shown: null, page: null, stream: "away", stale: null, connections: [], session: {}, loggedIn: true };
+const state = { page: null, stream: "away", stale: null, connections: [], session: null, loggedIn: true };
 
 /** What pages may use of the frame. */
 const app = {
@@ -43,8 +47,10 @@ const app = {
   get params() { return new URLSearchParams(location.search); },
   title(text) { document.title = `${text} · Forebay`; },
   connections: () => state.connections,
-  // A reader sees all and changes nothing; the server refuses it, too.
-  isAdmin: () => state.session.role !== "reader",
+  // A reader sees all and changes nothing; the server refuses it, too. Until it is known who looks, nobody is an admin.
+  isAdmin: () => state.session?.role === "admin",
+  /** Who looks, once that is known. */
+  session: () => state.asked,
   connectionName: (id) => state.connections.find((one) => one.id === id)?.name ?? id.slice(0, 8),
   reloadConnections,
 };
@@ -94,10 +100,10 @@ function route() {
   }
   leave();
   state.identity = identity;
-  app.title(NAV.find(([path]) => path === `/${first}`)?.[1] ?? "Overview");
+  app.title(nameOf(`/${first}`) ?? "Overview");
   redraw();
   // On a small screen the pages are a line to scroll.
-  root.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  root.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   const main = document.getElementById("main");
   main.replaceChildren();
   main.className = "";
@@ -122,7 +128,9 @@ function shell() {
   const { first } = parts();
   const active = first === "task" ? "tasks" : first;
   const [word, about] = STREAM[state.stream];
-  const pick = state.connections.length > 1 && !["connections", "rebuilds"].includes(first) && !parts().id
+  const all = pages(app.isAdmin());
+  const { name, role } = state.session ?? {};
+  const pick = state.connections.length > 1 && !isOfServer(`/${first}`) && !parts().id
     ? select("Connection", [["", "All connections"], ...state.connections.map(({ id, name }) => [id, name])],
         app.params.get("connectionId") ?? "", (value) => setParams({ connectionId: value, cursor: null }), { hidden: true })
     : null;
@@ -130,11 +138,12 @@ function shell() {
     h("a", { class: "skip", href: "#main", key: "skip" }, "Skip to content"),
     h("header", { class: "side", key: "side" },
       h("a", { class: "brand", href: link("/") }, h("span", { class: "logo", "aria-hidden": "true" }, icon("jobs")), "Forebay"),
-      h("nav", { "aria-label": "Pages" }, NAV.map(([path, name, picture]) =>
-        h("a", { href: link(path), key: path, "aria-current": `/${active}` === path ? "page" : undefined }, icon(picture), h("span", {}, name)))),
+      h("nav", { "aria-label": "Pages" }, all.map((page, index) =>
+        h("a", { href: link(page.path), key: page.path, class: page.isSetUp && !all[index - 1].isSetUp ? "next" : undefined, "aria-current": `/${active}` === page.path ? "page" : undefined },
+          icon(page.icon), h("span", {}, page.name)))),
       h("div", { class: "foot" },
         h("span", { class: `stream ${state.stream}`, title: about, role: "status" }, h("span", { class: "dot" }), word),
-        state.session.name && state.session.name !== "admin" ? h("span", { class: "muted cut", title: `${state.session.name}, ${state.session.role}` }, state.session.name) : null,
+        name && name !== "admin" ? h("span", { class: "muted cut", title: `${name}, ${role}` }, name) : null,
         h("button", { type: "button", class: "quiet", title: "Log out", "aria-label": "Log out", on: { click: logOut } }, icon("out")))),
     h("div", { class: "body", key: "body" },
       h("div", { class: "top", role: "search", key: "top" },
@@ -158,21 +167,68 @@ async function logOut() {
 }
 
 /** Shows the login, and afterwards the page that was asked for. */
-function askForPassword(expired = false) {
+async function askForPassword({ expired = false, message = null } = {}) {
   if (!state.loggedIn) return;
   leave();
+  remember(false);
   state.loggedIn = false;
-  login(root, { expired, oidc: state.session.oidc, done: enter });
+  const session = await state.asked ?? await whoLooks();
+  Object.assign(state, { session: null, asked: null });
+  login(root, { expired, message, oidc: session?.oidc, done: enter });
 }
 
-async function enter() {
-  state.session = (await get("/api/session").catch(() => null)) ?? {};
-  state.loggedIn = true;
-  state.entered = true;
+/** Who is logged in; null where the server does not answer. */
+async function whoLooks() {
+  return get("/api/session").catch(() => null);
+}
+
+/** Shows the page that was asked for, to somebody who has logged in, or has done so before. */
+function enter() {
+  Object.assign(state, { loggedIn: true, entered: true });
+  remember(true);
   root.replaceChildren();
   if (parts().first === "login") history.replaceState(null, "", `${BASE}/`);
+  // None of these waits for the others.
+  state.asked ??= whoLooks();
+  state.asked.then(recognise);
   route();
-  await reloadConnections();
+  reloadConnections();
+}
+
+/** It is known who looks, or has to be asked again. */
+function recognise(session) {
+  if (!state.loggedIn) return;
+  if (!session) {
+    setTimeout(() => state.loggedIn && (state.asked = whoLooks()).then(recognise), AGAIN);
+    return;
+  }
+  if (!session.authenticated) return askForPassword({ expired: state.entered });
+  state.session = session;
+  if (state.page?.isForAdmins) {
+    state.identity = null;
+    return route();
+  }
+  redraw();
+  state.page?.draw?.();
+}
+
+// Whether somebody was logged in here when this browser last looked: who was need not wait to hear that they still are.
+const HERE = `forebay${BASE}`;
+
+function remember(isIn) {
+  try {
+    isIn ? localStorage.setItem(HERE, "in") : localStorage.removeItem(HERE);
+  } catch {
+    // A browser that keeps nothing waits.
+  }
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem(HERE) === "in";
+  } catch {
+    return false;
+  }
 }
 
 async function reloadConnections() {
@@ -210,13 +266,6 @@ function onKey(event) {
   }
 }
 
-async function hasSession() {
-  // A server that does not answer yet is asked again by the page itself.
-  const answer = await get("/api/session").catch(() => null);
-  state.session = answer ?? {};
-  return answer === null || answer.authenticated;
-}
-
 async function start() {
   document.addEventListener("click", onClick);
   document.addEventListener("keydown", onKey);
@@ -228,23 +277,22 @@ async function start() {
     redraw();
   });
   on({
-    unauthorized: () => askForPassword(state.entered),
+    unauthorized: () => askForPassword({ expired: state.entered }),
     stale: (mark) => {
       if (state.stale === mark) return;
       state.stale = mark;
       redraw();
     },
   });
-  const failure = refused() ?? await once();
-  if (failure) {
-    state.loggedIn = false;
-    await hasSession();
-    login(root, { message: failure, oidc: state.session.oidc, done: enter });
-  } else if (await hasSession()) {
-    await enter();
-  } else {
-    askForPassword();
+  const message = refused() ?? await once();
+  if (message) return askForPassword({ message });
+  if (!remembered()) {
+    state.asked = whoLooks();
+    const session = await state.asked;
+    // A server that does not answer yet is asked again by the page itself.
+    if (session && !session.authenticated) return askForPassword();
   }
+  enter();
 }
 
 start();

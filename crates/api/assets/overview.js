@@ -1,5 +1,6 @@
 // How everything is.
 
+import { open } from "./alerts.js";
 import { get } from "./api.js";
 import { h, icon } from "./dom.js";
 import { ago, count, duration, percent, rate } from "./format.js";
@@ -47,7 +48,7 @@ export default function overview(root, app) {
       get("/api/alerts", {}, signal).catch(() => null),
     ]);
     const isFirst = all.jobs.total === 0 && !app.params.get("connectionId");
-    return { all, health, alerts, first: isFirst && app.isAdmin() ? await get("/api/first-run", {}, signal) : null };
+    return { all, health, alerts, first: isFirst && (await app.session())?.role === "admin" ? await get("/api/first-run", {}, signal) : null };
   };
   const view = ({ all, health, alerts, first }) => {
     if (first && !first.hasJobs) return firstRun(app, first, health, all.workers);
@@ -56,8 +57,8 @@ export default function overview(root, app) {
     const here = workers.online + workers.busy + workers.idle;
     return h("div", { class: "page", key: "overview" },
       h("div", { class: "head" }, h("h1", {}, "Overview"), ranges(app)),
-      problems(health),
-      firing(alerts),
+      problems(app, health),
+      firing(app, alerts),
       h("div", { class: "figures" },
         figure("Jobs that ended", count(work.completed + work.failed + work.cancelled), { note: rate(work.throughput) }),
         figure("Failure rate", percent(work.failureRate), { note: `${count(work.failed)} failed`, kind: work.failed ? "bad" : "", href: app.link("/failures") }),
@@ -69,15 +70,7 @@ export default function overview(root, app) {
       panel("States now", { note: `${count(jobs.total)} jobs in all` },
         h("ul", { class: "states" }, STATES.filter((state) => state !== "unknown" || jobs.unknown).map((state) => h("li", { key: state },
           h("a", { href: link({ state }) }, badge(state), h("b", {}, count(jobs[state]))))))),
-      all.stuck.count + all.lost.count + all.waiting.count + all.overdueTasks.length === 0 ? h("p", { class: "calm", key: "calm" }, icon("check"), "Nothing is stuck, lost or overdue, and nothing waits for too long.") : h("div", { class: "grid three" },
-        candidates("Stuck", all.stuck, link({ stuck: "true" }), "No job runs far longer than usual."),
-        candidates("Lost", all.lost, link({ lost: "true" }), "No active job has lost its worker."),
-        candidates("Waiting for too long", all.waiting, link({ waiting: "true" }), "No job waits far longer than usual.", "createdAt"),
-        panel("Overdue", { note: all.overdueTasks.length ? count(all.overdueTasks.length) : null },
-          all.overdueTasks.length
-            ? h("ul", { class: "lines" }, all.overdueTasks.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
-                h("a", { class: "grow cut", href: app.link("/task", { name: task.name }) }, task.name), h("span", { class: "muted" }, "last ", ago(task.lastRunAt)))))
-            : empty("None", "Every task that runs at regular times has run."))),
+      wrong(app, all),
       h("div", { class: "grid two" },
         panel("Slowest tasks", tasks(app, all.slowestTasks, "Slowest tasks", [
           { name: "p95", number: true, of: (task) => duration(task.runtimeMs.p95) }, { name: "p50", number: true, of: (task) => duration(task.runtimeMs.p50) },
@@ -97,33 +90,52 @@ function tasks(app, rows, label, columns, nothing) {
     { key: (task) => task.name + task.connectionId, href: (task) => app.link("/task", { name: task.name }) });
 }
 
-function candidates(title, { count: number, jobs }, href, nothing, by = "startedAt") {
-  return panel(title, { note: number ? count(number) : null, side: number ? h("a", { href }, "Show all") : null },
-    number ? jobLines(jobs.slice(0, 6), { by }) : empty("None", nothing));
+/** What may be wrong with jobs and tasks; in a line where nothing is. */
+function wrong(app, all) {
+  const jobs = (title, { count: number, jobs: some }, params, by = "startedAt") => number && panel(title, {
+    note: count(number), side: h("a", { href: app.link("/jobs", { timeRange: null, ...params }) }, "Show all"),
+  }, jobLines(some, { by }));
+  const late = all.overdueTasks;
+  const overdue = late.length && panel("Overdue", { note: count(late.length), side: h("a", { href: app.link("/tasks") }, "All tasks") },
+    h("ul", { class: "lines" }, late.slice(0, 6).map((task) => h("li", { key: task.name + task.connectionId },
+      h("a", { class: "grow cut", href: app.link("/task", { name: task.name }) }, task.name), h("span", { class: "muted" }, `every ${duration(task.everySeconds * 1000)}, last `, ago(task.lastRunAt))))));
+  const found = [
+    ["lost", jobs("Lost", all.lost, { lost: "true" })], ["stuck", jobs("Stuck", all.stuck, { stuck: "true" })],
+    ["waiting for too long", jobs("Waiting for too long", all.waiting, { waiting: "true" }, "createdAt")], ["overdue", overdue],
+  ];
+  const well = found.filter(([, shown]) => !shown).map(([name]) => name);
+  return [
+    well.length < found.length ? h("div", { class: "grid two", key: "wrong" }, found.map(([, shown]) => shown || null)) : null,
+    well.length ? h("p", { class: "calm", key: "calm" }, icon("check"), `Nothing is ${well.length > 1 ? `${well.slice(0, -1).join(", ")} or ` : ""}${well.at(-1)}.`) : null,
+  ];
 }
 
 /** The incidents that last. */
-function firing(alerts) {
-  const rules = (alerts?.rules ?? []).filter(({ incident }) => incident);
-  if (!rules.length) return null;
-  return panel("Alerts", { note: count(rules.length) }, h("ul", { class: "lines" }, rules.map(({ name, incident }) =>
-    h("li", { key: incident.id }, h("b", {}, name), h("span", { class: "grow" }, incident.summary),
-      h("span", { class: "muted" }, "since ", ago(incident.startedAt))))));
+function firing(app, alerts) {
+  const incidents = open(app, alerts?.rules ?? []);
+  if (!incidents.length) return null;
+  return panel("Alerts", { class: "failed", note: count(incidents.length), side: h("a", { href: app.link("/alerts") }, "All rules") }, h("ul", { class: "cards" }, incidents));
 }
 
+// What the server says for those who have no dashboard.
+const MORE = /: GET \/api\/coverage says more$/;
+
 /** What is wrong with the server, and what its sources say of themselves. */
-export function problems(health) {
+export function problems(app, health) {
   const sick = health.status !== "ok" ? notice("bad", h("b", {}, `${health.reason ?? health.status}: `), health.message ?? "see Rebuild for how everything is.") : null;
   const hints = health.sources.filter(({ hint, state }) => hint || state === "down" || state === "refused").map((source) =>
     notice("warn", h("b", {}, `${source.name}: `), source.hint ?? `not connected to ${source.urlMasked}. ${source.reason ?? ""}`));
-  const gaps = health.warnings.map((warning) => notice("warn", warning));
-  return sick || hints.length || gaps.length ? h("div", { class: "notices", key: "problems" }, sick, hints, gaps) : null;
+  const { warnings } = health;
+  const gaps = warnings.length ? h("div", { class: "notice warn", role: "status", key: "gaps" },
+    h("p", {}, h("b", {}, "Not all is heard. "), h("a", { href: app.link("/coverage") }, "What is missing, and what to do")),
+    h("ul", { class: "points" }, warnings.map((warning) => h("li", { key: warning }, warning.replace(MORE, ""))))) : null;
+  return sick || hints.length || gaps ? h("div", { class: "notices", key: "problems" }, sick, hints, gaps) : null;
 }
 
 function sources(app, health) {
   if (!health.sources.length) return null;
   const gone = (source) => (source.missedSeconds >= 1 ? duration(source.missedSeconds * 1000) : "none");
-  return panel("Sources", table("Sources", [
+  return panel("Sources", { side: h("a", { href: app.link("/sources") }, "All of each") }, table("Sources", [
     { name: "Connection", of: (source) => source.name },
     { name: "Broker", of: (source) => h("span", { class: "mono" }, source.urlMasked), wide: true },
     { name: "State", of: (source) => h("span", { class: `word ${source.state}` }, source.state) },

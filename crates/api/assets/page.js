@@ -50,6 +50,40 @@ export function refreshing(root, { load, view, stream = {}, wants = () => true, 
   };
 }
 
+/**
+ * Changes that a page makes, one after the other. `failure` is what went wrong with the last one; `page()` is drawn anew
+ * and asked for when one is done.
+ */
+export function changing(page) {
+  const changes = { failure: null, busy: false };
+  changes.make = async (work) => {
+    Object.assign(changes, { failure: null, busy: true });
+    page().draw();
+    try {
+      await work();
+    } catch (error) {
+      changes.failure = error.message;
+      // Not an answer of the server, so a mistake of this page.
+      if (error.status === undefined) console.error(error);
+    }
+    changes.busy = false;
+    page().ask();
+    page().draw();
+  };
+  return changes;
+}
+
+/** In place of a page that only admins may see, for others. The server refuses it to them, too. */
+export function forAdmins(root, app, title) {
+  app.session().then((session) => {
+    if (session?.role !== "reader" || !page.alive) return;
+    root.setAttribute("aria-busy", "false");
+    show(root, h("div", { class: "page", key: "refused" }, h("div", { class: "head" }, h("h1", {}, title)), notice("warn", "Only an admin may see this.")));
+  });
+  const page = { alive: true, isForAdmins: true, stop() { page.alive = false; } };
+  return page;
+}
+
 /** What went wrong, and what happens now. */
 export function trouble(error) {
   // Not an answer of the server, so a mistake of this page.

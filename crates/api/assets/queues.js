@@ -21,7 +21,7 @@ export default function queues(root, app) {
       { name: "Waiting", number: true, sort: "depth", of: (queue) => h("a", { href: app.link("/jobs", { queue: queue.name, state: "queued" }), title: queue.depthAt ? "As its own system says" : "By what the jobs' events tell" }, h("b", {}, count(queue.depth))) },
       { name: "Oldest", number: true, of: (queue) => (queue.oldestQueuedAt ? ago(queue.oldestQueuedAt) : NONE) },
       { name: "Workers", number: true, sort: "consumers", of: (queue) => (queue.consumers ? count(queue.consumers) : h("span", { class: queue.depth ? "text-bad" : "muted", title: queue.depth ? "Jobs wait, and nobody takes them." : undefined }, "0")) },
-      { name: "Throughput", number: true, sort: "throughput", of: (queue) => rate(queue.throughput) },
+      { name: "Throughput", number: true, wide: true, sort: "throughput", of: (queue) => rate(queue.throughput) },
       { name: "Wait, average", number: true, wide: true, of: (queue) => duration(queue.avgLatencyMs) },
       { name: "Failure rate", number: true, sort: "failureRate", of: (queue) => h("span", { class: queue.failureRate ? "text-bad" : "muted" }, percent(queue.failureRate)) },
       { name: `Health, ${range(app)}`, class: "healthcell", wide: true, of: (queue) => health(label(queue), queue.healthBar.buckets) },

@@ -3,16 +3,14 @@
 import { get, path, post, remove } from "./api.js";
 import { h } from "./dom.js";
 import { ago, bytes, count, duration, exact } from "./format.js";
-import { confirm } from "./connections.js";
 import { problems } from "./overview.js";
-import { refreshing } from "./page.js";
-import { empty, facts, figure, notice, panel, table } from "./ui.js";
+import { changing, refreshing } from "./page.js";
+import { confirm, empty, facts, figure, notice, panel, table } from "./ui.js";
 
 const UNDER_WAY = new Set(["running", "catching-up", "verifying"]);
 const WORDS = { running: "reads the log", "catching-up": "follows the log to its end", verifying: "compares, or waits for you", completed: "serves", failed: "failed", aborted: "stopped" };
 
 export default function rebuilds(root, app) {
-  let failure = null;
   const load = async (signal) => {
     const [{ data }, health] = await Promise.all([get("/api/rebuilds", {}, signal), get("/api/health", {}, signal)]);
     clearTimeout(page?.soon);
@@ -20,22 +18,15 @@ export default function rebuilds(root, app) {
     if (page && data.some(({ state }) => UNDER_WAY.has(state))) page.soon = setTimeout(page.ask, 1000);
     return { data, health };
   };
-  const change = async (work) => {
-    failure = null;
-    try {
-      await work();
-    } catch (error) {
-      failure = error.message;
-    }
-    page.ask();
-  };
+  const changes = changing(() => page);
+  const change = changes.make;
   const begin = () => confirm("Make the views anew from the log?", "What is there goes on answering until the new ones are made and compared.", "Rebuild", () => change(() => post("/api/rebuilds")));
   const view = ({ data, health }) => {
     const now = data.find(({ state }) => UNDER_WAY.has(state));
     const { log, projector, views, scrub, retention, disk } = health;
     return h("div", { class: "page", key: "rebuilds" },
       h("div", { class: "head" }, h("h1", {}, "Rebuild"), h("span", { class: "grow" }), app.isAdmin() ? h("button", { type: "button", class: "button primary", disabled: !!now, on: { click: begin } }, "Rebuild the views") : null),
-      problems(health), failure ? notice("bad", failure) : null,
+      problems(app, health), changes.failure ? notice("bad", changes.failure) : null,
       h("div", { class: "figures" },
         figure("Server", health.status, { note: `Forebay ${health.version}`, kind: health.status === "ok" ? "" : "bad" }),
         figure("Messages in the log", count(log?.messages), { note: bytes(log?.bytes) }),

@@ -4,10 +4,8 @@ import { get, path } from "./api.js";
 import { h, icon, show } from "./dom.js";
 import { ago } from "./format.js";
 import { throttled } from "./live.js";
+import { pages } from "./nav.js";
 import { badge, jobPath } from "./ui.js";
-
-const PAGES = [["/", "Overview"], ["/jobs", "Jobs"], ["/tasks", "Tasks"], ["/failures", "Failures"], ["/workers", "Workers"],
-  ["/queues", "Queues"], ["/connections", "Connections"], ["/rebuilds", "Rebuild"]];
 
 let dialog = null;
 
@@ -29,7 +27,7 @@ export function openSearch(app) {
       ...found.tasks.map((task) => ({ key: `task ${task.name} ${task.connectionId}`, href: app.link("/task", { name: task.name }), inside: [icon("tasks"), h("span", { class: "grow cut" }, task.name), h("span", { class: "muted" }, "task")] })),
       ...(wanted ? [{ key: "jobs", href: app.link("/jobs", { search: text.trim() }), inside: [icon("jobs"), h("span", { class: "grow cut" }, `Jobs whose task name contains “${text.trim()}”`)] },
         { key: "errors", href: app.link("/jobs", { errorContains: text.trim().slice(0, 256) }), inside: [icon("failures"), h("span", { class: "grow cut" }, `Jobs whose error contains “${text.trim()}”`)] }] : []),
-      ...PAGES.filter(([, name]) => name.toLowerCase().includes(wanted)).map(([href, name]) => ({ key: href, href: app.link(href), inside: [icon("right"), h("span", { class: "grow" }, name), h("span", { class: "muted" }, "page")] })),
+      ...pages(app.isAdmin()).filter(({ name }) => name.toLowerCase().includes(wanted)).map((page) => ({ key: page.path, href: app.link(page.path), inside: [icon(page.icon), h("span", { class: "grow" }, page.name), h("span", { class: "muted" }, "page")] })),
     ];
   };
   const draw = () => {

@@ -1,7 +1,7 @@
 // What every page is made of.
 
 import { BASE } from "./api.js";
-import { h, icon } from "./dom.js";
+import { h, icon, show } from "./dom.js";
 import { ago, count, duration, NONE } from "./format.js";
 
 export const STATES = ["queued", "scheduled", "active", "retrying", "completed", "failed", "cancelled", "unknown"];
@@ -168,4 +168,13 @@ export function jobLines(jobs, { by = "createdAt", error = false } = {}) {
     h("a", { href: jobPath(job.id), class: "grow cut" }, job.name ?? job.externalId, error && job.error ? h("span", { class: "muted" }, ` ${job.error}`) : null),
     job.durationMs !== null && job.durationMs !== undefined && h("span", { class: "muted number" }, duration(job.durationMs)),
     h("span", { class: "muted number" }, ago(job[by] ?? job.createdAt)))));
+}
+
+/** Asks before something that cannot be taken back. */
+export function confirm(title, text, yes, then) {
+  const dialog = h("dialog", { class: "confirm", "aria-labelledby": "confirm-title", on: { close: () => dialog.remove() } });
+  show(dialog, h("form", { method: "dialog" }, h("h2", { id: "confirm-title" }, title), h("p", {}, text),
+    h("div", { class: "buttons" }, h("button", { class: "button", value: "no" }, "Cancel"), h("button", { class: "button primary", value: "yes", on: { click: then } }, yes))));
+  document.body.append(dialog);
+  dialog.showModal();
 }

@@ -28,8 +28,24 @@ const BASE: &str = "{base}";
 /// And where the modules are named, so that a browser need not find out one from the other.
 const MODULES: &str = "{modules}";
 /// First parts of the paths that are the page's own; it finds out the rest by itself.
-const OWN: [&str; 11] =
-    ["", "jobs", "tasks", "task", "failures", "workers", "queues", "connections", "rebuilds", "login", "search"];
+const OWN: [&str; 16] = [
+    "",
+    "jobs",
+    "tasks",
+    "task",
+    "failures",
+    "workers",
+    "queues",
+    "alerts",
+    "coverage",
+    "connections",
+    "sources",
+    "keys",
+    "audit",
+    "rebuilds",
+    "login",
+    "search",
+];
 
 const INDEX: &str = include_str!("../assets/index.html");
 const CSS: &str = "text/css; charset=utf-8";
@@ -44,9 +60,12 @@ macro_rules! files {
 
 /// Name, content type, content.
 const FILES: &[(&str, &str, &[u8])] = files! {
+    "alerts.js" JS,
     "api.js" JS,
     "app.css" CSS,
+    "audit.js" JS,
     "connections.js" JS,
+    "coverage.js" JS,
     "dom.js" JS,
     "failed.js" JS,
     "failures.js" JS,
@@ -56,15 +75,18 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "icon.svg" SVG,
     "job.js" JS,
     "jobs.js" JS,
+    "keys.js" JS,
     "live.js" JS,
     "login.js" JS,
     "main.js" JS,
+    "nav.js" JS,
     "overview.js" JS,
     "page.js" JS,
     "plot.js" JS,
     "queues.js" JS,
     "rebuilds.js" JS,
     "search.js" JS,
+    "sources.js" JS,
     "task.js" JS,
     "tasks.js" JS,
     "timeline.js" JS,

@@ -15,11 +15,11 @@ fn what_the_dashboard_reads_say_is_what_celery_says() {
     let redis = Redis::start();
     let mut forebay = Forebay::start(Options::celery(&[redis.url(5)]));
     let shop = Shop::new(redis.url(5));
-    let workers = [
-        ("front", shop.worker("front", &["-E", "--queues", "celery,mail", "--concurrency", "2"])),
-        ("back", shop.worker("back", &["-E", "--queues", "slow,reports", "--concurrency", "2"])),
-        ("art", shop.worker("art", &["-E", "--queues", "images", "--concurrency", "2"])),
-    ];
+    let workers = shop.workers([
+        ("front", &["-E", "--queues", "celery,mail", "--concurrency", "2"]),
+        ("back", &["-E", "--queues", "slow,reports", "--concurrency", "2"]),
+        ("art", &["-E", "--queues", "images", "--concurrency", "2"]),
+    ]);
     let jobs = shop.drive("day");
     for truth in &jobs {
         compare::record(&forebay.api, truth);
@@ -35,7 +35,7 @@ fn what_the_dashboard_reads_say_is_what_celery_says() {
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     day.all();
     assert_eq!(day.answers(), before, "after kill -9 and a rebuild");
-    for (_, mut worker) in workers {
+    for mut worker in workers {
         worker.stop();
     }
     let day = Day { forebay: &forebay, jobs: &jobs, shop: &shop };

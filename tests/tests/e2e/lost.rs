@@ -49,13 +49,15 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     let mut forebay = Forebay::start(Options::celery(&[redis.url(6)]));
     let shop = Shop::new(redis.url(6));
     let options = |queue| ["-E", "--queues", queue, "--concurrency", "1"];
-    let mut killed = shop.worker("killed", &options("killed"));
-    let mut quiet = shop.worker("quiet", &options("quiet"));
-    let _healthy = shop.worker("healthy", &options("healthy"));
-    // It runs its jobs where it speaks, so that it is silent for as long as one takes.
-    let _solo = shop.worker("solo", &["-E", "--queues", "solo", "--pool", "solo"]);
+    let [mut killed, mut quiet, _healthy, _solo] = shop.workers([
+        ("killed", &options("killed")),
+        ("quiet", &options("quiet")),
+        ("healthy", &options("healthy")),
+        // It runs its jobs where it speaks, so that it is silent for as long as one takes.
+        ("solo", &["-E", "--queues", "solo", "--pool", "solo"]),
+    ]);
     let (dead, mute) = (shop.nap(900, "killed"), shop.nap(900, "quiet"));
-    let (long, alone) = (shop.nap(900, "healthy"), shop.nap(45, "solo"));
+    let (long, alone) = (shop.nap(900, "healthy"), shop.nap(30, "solo"));
     for id in [&dead, &mute, &long] {
         until_active(&forebay, id);
     }
@@ -101,11 +103,11 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     assert!(forebay.command(&["rebuild"]).status.success());
     assert_eq!(job(&forebay, &dead)["lost"], lost, "made anew from the log it is the same");
 
-    // Nobody listens for far longer than a silence takes, and meanwhile one of them dies.
+    // Nobody listens for longer than a silence takes, and meanwhile one of them dies.
     forebay.stop();
     let began = Instant::now();
     quiet.kill_all();
-    wait_for("the downtime to be over", 60, || (began.elapsed() > Duration::from_secs(25)).then_some(()));
+    wait_for("the downtime to be over", 60, || (began.elapsed() > Duration::from_secs(20)).then_some(()));
     forebay.restart();
     assert_eq!(lost_ids(&forebay), [dead.as_str()], "nobody's silence was listened to");
     let silence = until_lost(&forebay, &mute, &[&long]);

@@ -23,8 +23,10 @@ fn every_job_over_rabbitmq_is_recorded_as_celery_reports_it() {
     let redis = Redis::start();
     let mut forebay = Forebay::start(Options::celery(&[rabbitmq.url().replace("amqp", "pyamqp")]));
     let shop = Shop::new(rabbitmq.url()).with_backend(redis.url(0));
-    let mut fast = shop.worker("fast", &["-E", "--queues", "celery,mail", "--concurrency", "4"]);
-    let mut slow = shop.worker("slow", &["-E", "--queues", "slow", "--concurrency", "1"]);
+    let [mut fast, mut slow] = shop.workers([
+        ("fast", &["-E", "--queues", "celery,mail", "--concurrency", "4"]),
+        ("slow", &["-E", "--queues", "slow", "--concurrency", "1"]),
+    ]);
     let jobs: Vec<Truth> = shop.drive("stories").into_iter().filter(|truth| truth.status != "NONE").collect();
     assert!(jobs.len() > 25);
     for truth in &jobs {

@@ -59,7 +59,8 @@ fn what_redis_delivers_again_is_one_job_with_each_of_its_runs() {
     let redis = Redis::start();
     let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
     let shop = Shop::new(redis.url(0)).with_visibility_timeout(2);
-    let _workers = ["one", "two"].map(|name| shop.worker(name, &["-E", "--concurrency", "4"]));
+    let options: &[&str] = &["-E", "--concurrency", "4"];
+    let _workers = shop.workers(["one", "two"].map(|name| (name, options)));
     let truths = shop.drive("again");
     settle(&redis, &shop, &truths);
     let record = |truth: &Truth, runs: usize| {

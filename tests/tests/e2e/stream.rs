@@ -12,8 +12,10 @@ fn every_job_is_recorded_as_celery_reports_it_and_stays_so() {
     let mut redis = Redis::start();
     let mut forebay = Forebay::start(Options::celery(&[redis.url(3)]));
     let shop = Shop::new(redis.url(3));
-    let mut fast = shop.worker("fast", &["-E", "--queues", "celery,mail", "--concurrency", "4"]);
-    let mut slow = shop.worker("slow", &["-E", "--queues", "slow", "--concurrency", "1"]);
+    let [mut fast, mut slow] = shop.workers([
+        ("fast", &["-E", "--queues", "celery,mail", "--concurrency", "4"]),
+        ("slow", &["-E", "--queues", "slow", "--concurrency", "1"]),
+    ]);
 
     let (never, jobs): (Vec<Truth>, Vec<Truth>) =
         shop.drive("stories").into_iter().partition(|truth| truth.status == "NONE");

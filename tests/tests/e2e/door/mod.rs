@@ -4,6 +4,7 @@ mod audit;
 mod bytes;
 mod keys;
 mod oidc;
+pub(crate) mod provider;
 mod proxy;
 mod secrets;
 mod sessions;

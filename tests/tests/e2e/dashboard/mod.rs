@@ -1,6 +1,9 @@
 //! The dashboard in a real browser. What is done there is told in `browser/*.py`; each page's picture is in
 //! `target/screenshots` afterwards.
 
+mod proxied;
+mod signs;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -89,18 +92,8 @@ fn people_find_what_became_of_their_jobs_in_a_real_browser() {
 }
 
 #[test]
-fn every_page_can_be_read_by_those_who_do_not_see() {
-    day("light");
-}
-
-#[test]
-fn every_page_can_be_read_in_the_dark() {
-    day("dark");
-}
-
-#[test]
-fn every_page_can_be_read_on_a_phone() {
-    day("phone");
+fn every_page_can_be_read_by_those_who_do_not_see_in_the_dark_and_on_a_phone() {
+    day("looks");
 }
 
 /// Events that Redis and the source may hold.
