@@ -5,6 +5,7 @@
 #   get.sh nats-old      the oldest kind of nats-server that is accepted, for tests
 #   get.sh redis         redis-server
 #   get.sh rabbitmq      rabbitmq-server
+#   get.sh prometheus    prometheus and promtool
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh flower        another with Flower, which the bench measures beside Forebay
@@ -111,6 +112,14 @@ rabbitmq_found() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null
 }
 
+prometheus() {
+    command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+    server prometheus ||
+        fail "Prometheus is missing: install it (Debian, Ubuntu: apt install prometheus; macOS: brew install prometheus)"
+    command -v prometheus >/dev/null && command -v promtool >/dev/null ||
+        fail "Prometheus was installed but prometheus and promtool are not on the PATH"
+}
+
 # Not called like a program: the shell's own functions are found before those.
 get_chromium() {
     for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return; done
@@ -134,6 +143,7 @@ for what in "$@"; do
     nats-old) nats_old ;;
     redis) redis ;;
     rabbitmq) rabbitmq ;;
+    prometheus) prometheus ;;
     celery) installed celery venv ;;
     flower) installed flower venv-flower celery ;;
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
@@ -141,6 +151,6 @@ for what in "$@"; do
     schemathesis) installed schemathesis venv-schemathesis ;;
     oidc) installed oidc venv-oidc oidc-provider-mock ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, browser)" ;;
     esac
 done

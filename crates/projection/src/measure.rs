@@ -59,6 +59,21 @@ impl Measure {
     }
 }
 
+/// How often a job was put into its queue, as far as that was told: tries that were sent again each count, and the same
+/// word by two ways counts once.
+pub fn dispatches(row: &Row) -> u32 {
+    let events = row.evidence.events();
+    let mut sent: Vec<_> = events
+        .iter()
+        .filter(|seen| seen.said == Said::Sent)
+        .map(|seen| (&seen.host, seen.pid, seen.clock, if seen.clock.is_some() { 0 } else { seen.at.micros() }))
+        .collect();
+    sent.sort_unstable();
+    sent.dedup();
+    let reported = || u32::from(events.iter().any(|seen| dispatched(seen).is_some()));
+    if sent.is_empty() { reported() } else { sent.len() as u32 }
+}
+
 /// Whether the record shows this run and nothing else.
 fn is_shown(record: &Record, only: &Execution) -> bool {
     only.started_at == record.started_at
