@@ -70,10 +70,10 @@ impl Names {
 }
 
 pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
-    app.auth.require(&call)?;
     if call.method != Method::GET {
         return Err(wrong_method(&call.method, "GET, HEAD"));
     }
+    app.auth.require(&call)?;
     params::none(&call.query)?;
     let parts = app.parts()?;
     let asking = tokio::time::timeout(LOG_TIME, parts.log.info());

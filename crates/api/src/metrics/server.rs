@@ -3,7 +3,7 @@
 use event_log::LogInfo;
 use projector::{Phase, RebuildState, Status};
 use proto_events::JobState;
-use sources::SourceState;
+use sources::{SourceState, SourceStatus};
 use views::{Filter, Query, Reader, Signs, ViewError};
 
 use super::names::{
@@ -82,6 +82,9 @@ fn log(text: &mut Text, info: Option<LogInfo>) {
     }
 }
 
+/// A number of a source.
+type Count = fn(&SourceStatus) -> u64;
+
 fn sources(text: &mut Text, app: &App, names: &Names) {
     let Some(fleet) = app.fleet() else { return };
     let sources: Vec<_> = fleet
@@ -93,9 +96,9 @@ fn sources(text: &mut Text, app: &App, names: &Names) {
             (Labels::of(&labels), source.status)
         })
         .collect();
-    let mut up = text.metric(&SOURCE_UP);
-    sources.iter().for_each(|(labels, status)| up.add(labels, status.state == SourceState::Connected));
-    let counts: [(&'static Metric, fn(&sources::SourceStatus) -> u64); 6] = [
+    let is_up = |status: &SourceStatus| status.state == SourceState::Connected;
+    text.metric(&SOURCE_UP).all(sources.iter().map(|(labels, status)| (labels, is_up(status))));
+    let counts: [(&'static Metric, Count); 6] = [
         (&SOURCE_EVENTS, |status| status.events),
         (&SOURCE_WORKER_EVENTS, |status| status.worker_events),
         (&SOURCE_DECODE_ERRORS, |status| status.decode_errors),
@@ -104,11 +107,9 @@ fn sources(text: &mut Text, app: &App, names: &Names) {
         (&SOURCE_QUEUE, |status| status.queue_bytes),
     ];
     for (metric, of) in counts {
-        let mut samples = text.metric(metric);
-        sources.iter().for_each(|(labels, status)| samples.add(labels, of(status)));
+        text.metric(metric).all(sources.iter().map(|(labels, status)| (labels, of(status))));
     }
-    let mut unheard = text.metric(&SOURCE_UNHEARD);
-    sources.iter().for_each(|(labels, status)| unheard.add(labels, status.missed));
+    text.metric(&SOURCE_UNHEARD).all(sources.iter().map(|(labels, status)| (labels, status.missed)));
     if let Some(spool) = fleet.spool() {
         text.one(&SPOOL_EVENTS, spool.events);
         text.one(&SPOOL_BYTES, spool.bytes);

@@ -123,10 +123,8 @@ impl Present {
             .into_iter()
             .map(|((id, name), host)| (Labels::of(&[("hostname", name), ("connection", &names.of(id))]), host))
             .collect();
-        let mut up = text.metric(&WORKER_UP);
-        hosts.iter().for_each(|(labels, host)| up.add(labels, host.up));
-        let mut active = text.metric(&WORKER_TASKS_ACTIVE);
-        hosts.iter().for_each(|(labels, host)| active.add(labels, host.active));
+        text.metric(&WORKER_UP).all(hosts.iter().map(|(labels, host)| (labels, host.up)));
+        text.metric(&WORKER_TASKS_ACTIVE).all(hosts.iter().map(|(labels, host)| (labels, host.active)));
     }
 
     fn queues(&self, text: &mut Text, names: &Names) {

@@ -1,6 +1,6 @@
 //! Metrics as text, in the two formats that Prometheus reads.
 //!
-//! Not by a crate: `prometheus-client` writes OpenMetrics alone and `prometheus` the older format alone, and both want to
+//! Not by a crate: `prometheus-client` writes the newer format alone and `prometheus` the older format alone, and both want to
 //! hold what they tell. What is told here is read out of the views, tens of thousands of lines at once, and needs to be
 //! written once and in both.
 
@@ -13,7 +13,7 @@ use super::names::{Kind, Metric};
 pub(super) enum Format {
     /// What Prometheus has always read: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
     Plain,
-    /// OpenMetrics 1.0.
+    /// `OpenMetrics` 1.0.
     Open,
 }
 
@@ -45,7 +45,9 @@ pub(super) struct Labels(String);
 impl Labels {
     pub(super) fn of(labels: &[(&str, &str)]) -> Self {
         let mut text = Self::default();
-        labels.iter().for_each(|(name, value)| text.add(name, value));
+        for (name, value) in labels {
+            text.add(name, value);
+        }
         text
     }
 
@@ -75,36 +77,36 @@ impl Labels {
 }
 
 /// A number as it is written.
-pub(super) trait Number {
-    fn write(&self, text: &mut String);
+pub(super) trait Number: Copy {
+    fn write(self, text: &mut String);
 }
 
 impl Number for u64 {
-    fn write(&self, text: &mut String) {
+    fn write(self, text: &mut String) {
         let _ = write!(text, "{self}");
     }
 }
 
 impl Number for usize {
-    fn write(&self, text: &mut String) {
+    fn write(self, text: &mut String) {
         let _ = write!(text, "{self}");
     }
 }
 
 impl Number for bool {
-    fn write(&self, text: &mut String) {
-        text.push(if *self { '1' } else { '0' });
+    fn write(self, text: &mut String) {
+        text.push(if self { '1' } else { '0' });
     }
 }
 
 impl Number for f64 {
-    fn write(&self, text: &mut String) {
+    fn write(self, text: &mut String) {
         if self.is_finite() {
             let _ = write!(text, "{self:?}");
         } else {
             text.push_str(if self.is_nan() {
                 "NaN"
-            } else if *self > 0.0 {
+            } else if self > 0.0 {
                 "+Inf"
             } else {
                 "-Inf"
@@ -153,7 +155,7 @@ impl Text {
     }
 }
 
-/// What OpenMetrics calls a metric.
+/// What `OpenMetrics` calls a metric.
 fn family(name: &'static str, kind: Kind) -> &'static str {
     match kind {
         Kind::Counter => name.strip_suffix("_total").unwrap_or(name),
@@ -169,7 +171,13 @@ pub(super) struct Samples<'a> {
 
 impl Samples<'_> {
     pub(super) fn add(&mut self, labels: &Labels, value: impl Number) {
-        self.sample("", labels, None, &value);
+        self.sample("", labels, None, value);
+    }
+
+    pub(super) fn all<'a, N: Number>(&mut self, samples: impl Iterator<Item = (&'a Labels, N)>) {
+        for (labels, value) in samples {
+            self.add(labels, value);
+        }
     }
 
     /// A histogram: bounds in milliseconds, how many values lay between one and the one before it and above all of them,
@@ -179,13 +187,13 @@ impl Samples<'_> {
         for (place, bucket) in buckets.iter().enumerate() {
             count += bucket;
             let bound = bounds.get(place).map_or(f64::INFINITY, |ms| *ms as f64 / 1e3);
-            self.sample("_bucket", labels, Some(bound), &count);
+            self.sample("_bucket", labels, Some(bound), count);
         }
-        self.sample("_count", labels, None, &count);
-        self.sample("_sum", labels, None, &sum);
+        self.sample("_count", labels, None, count);
+        self.sample("_sum", labels, None, sum);
     }
 
-    fn sample(&mut self, suffix: &str, Labels(labels): &Labels, bound: Option<f64>, value: &impl Number) {
+    fn sample(&mut self, suffix: &str, Labels(labels): &Labels, bound: Option<f64>, value: impl Number) {
         let text = &mut *self.text;
         text.push_str(self.metric.name);
         text.push_str(suffix);

@@ -258,10 +258,14 @@ fn exchange<S: Series, T>(
         }
     }
     if let Some((connection, _)) = of_old {
-        old.iter().for_each(|(text, share)| subtract(group.get_mut(connection, text), share));
+        for (text, share) in old {
+            subtract(group.get_mut(connection, text), share);
+        }
     }
     if let Some((connection, _)) = of_new {
-        new.iter().for_each(|(text, share)| add(group.get_mut(connection, text), share));
+        for (text, share) in new {
+            add(group.get_mut(connection, text), share);
+        }
     }
     if let Some((connection, first)) = of_old {
         for (text, _) in old.iter().filter(|(text, _)| !has(new, text)) {

@@ -192,7 +192,9 @@ impl Log {
 /// The totals of some rows.
 pub(super) fn totals_of(rows: &HashMap<Uuid, Row>) -> TotalMap {
     let heads = |visit: &mut dyn FnMut(&Head<'_>)| {
-        rows.values().for_each(|row| visit(&Head::of(row)));
+        for row in rows.values() {
+            visit(&Head::of(row));
+        }
         Ok::<_, std::convert::Infallible>(())
     };
     Stats::of(OPTIONS.limits(), heads, Timestamp(0)).unwrap().totals()
