@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bincode::config;
 use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
 use projection::fleet::FleetFact;
-use projection::{Evidence, Measure, Outcome, Record, Row, beginning, dispatches, outcome};
+use projection::{Evidence, Measure, Outcome, Record, Row, beginning, dispatches, outcome, rejections};
 use proto_events::{Framework, JobState, Position, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -196,6 +196,8 @@ pub(crate) struct Rare {
     pub(crate) runs: Option<Vec<Measure>>,
     /// Since when the job waits, or from when on it will, where that is not since its creation.
     pub(crate) waits_since: Option<Timestamp>,
+    /// How often its message was given back or refused.
+    pub(crate) rejected: u32,
 }
 
 impl<'a> Head<'a> {
@@ -204,11 +206,13 @@ impl<'a> Head<'a> {
         let runs = Measure::of(row);
         let wait_ms = if runs.is_none() { Measure::wait_of(row) } else { None };
         let waits_since = record.waits_since().filter(|since| *since != record.created_at);
+        let rejected = rejections(row);
         let has_rare = record.error.is_some()
             || record.tags.as_str() != "{}"
             || record.root_id.is_some_and(|root| root != record.id)
             || runs.is_some()
-            || waits_since.is_some();
+            || waits_since.is_some()
+            || rejected > 0;
         let rare = || {
             Arc::new(Rare {
                 error: record.error.as_deref().map(beginning),
@@ -216,6 +220,7 @@ impl<'a> Head<'a> {
                 root: record.root_id.filter(|root| *root != record.id),
                 runs,
                 waits_since,
+                rejected,
             })
         };
         Self {

@@ -41,7 +41,9 @@ struct Counting {
 impl Counting {
     fn head(&self) -> Head<'_> {
         let time = |ms: i64| Timestamp(ms * 1_000);
-        let rare = Rare { error: self.error.map(Into::into), runs: self.runs.clone(), ..Rare::default() };
+        let all = self.runs.iter().flatten();
+        let rejected = all.filter(|run| run.outcome == Some(Outcome::Rejected)).count() as u32;
+        let rare = Rare { rejected, error: self.error.map(Into::into), runs: self.runs.clone(), ..Rare::default() };
         let duration = self.started.zip(self.completed).map(|(start, end)| (end - start).max(0).cast_unsigned());
         Head {
             first: Position::new(self.first, 0),

@@ -144,10 +144,8 @@ impl Shares {
                     }
                 }
                 Some(Outcome::Retrying) => sums.0[RETRIED] += 1,
-                Some(Outcome::Rejected) => {
-                    ends_badly = true;
-                    sums.0[REJECTED] += 1;
-                }
+                // Counted below: most who are refused are told to have failed, too.
+                Some(Outcome::Rejected) => ends_badly = true,
                 Some(Outcome::Cancelled) => {
                     is_revoked = true;
                     sums.0[REVOKED] += 1;
@@ -158,6 +156,9 @@ impl Shares {
                 }
                 Some(Outcome::Lost | Outcome::Replaced) | None => {}
             }
+        }
+        if let Some(rejected) = head.rare.as_deref().map(|rare| rare.rejected).filter(|rejected| *rejected > 0) {
+            shares.done(of_job.clone()).0[REJECTED] += i64::from(rejected);
         }
         // Who was retried and then revoked, or found to be of no known task, ended without a run.
         match head.state {
