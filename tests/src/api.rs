@@ -65,6 +65,17 @@ impl Api {
         })
     }
 
+    /// The body of an answer that is a text.
+    pub fn send_text(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> String {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = self.agent.run(request.body(Vec::new()).unwrap()).unwrap();
+        let bytes = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// `GET`, where the server may be down.
     pub fn try_get(&self, path: &str) -> Option<Answer> {
         self.send(Method::GET, path, &[("authorization", &format!("Bearer {}", self.token))], b"")

@@ -5,6 +5,7 @@
 #   get.sh nats-old      the oldest kind of nats-server that is accepted, for tests
 #   get.sh redis         redis-server
 #   get.sh rabbitmq      rabbitmq-server
+#   get.sh prometheus    prometheus and promtool
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
 #   get.sh flower        another with Flower, which the bench measures beside Forebay
@@ -116,14 +117,23 @@ nginx_found() {
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]
 }
 
-# Its name is that of a program, too.
+# Not called like the program: the shell's own functions are found first.
 get_nginx() {
     nginx_found && return
     server nginx || fail "nginx is missing: install it (Debian, Ubuntu: apt install nginx; macOS: brew install nginx)"
     nginx_found || fail "nginx was installed but is neither on the PATH nor in /usr/sbin"
 }
 
-# Not called like a program, either.
+# Nor this.
+get_prometheus() {
+    command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+    server prometheus ||
+        fail "Prometheus is missing: install it (Debian, Ubuntu: apt install prometheus; macOS: brew install prometheus)"
+    command -v prometheus >/dev/null && command -v promtool >/dev/null ||
+        fail "Prometheus was installed but prometheus and promtool are not on the PATH"
+}
+
+# Nor this.
 get_chromium() {
     for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return; done
     apt chromium || fail "chromium is missing: install it (Debian: apt install chromium)"
@@ -146,6 +156,7 @@ for what in "$@"; do
     nats-old) nats_old ;;
     redis) redis ;;
     rabbitmq) rabbitmq ;;
+    prometheus) get_prometheus ;;
     celery) installed celery venv ;;
     flower) installed flower venv-flower celery ;;
     celery-5.[4-7]) installed "$what" "venv-$what" ;;
@@ -154,6 +165,6 @@ for what in "$@"; do
     oidc) installed oidc venv-oidc oidc-provider-mock ;;
     nginx) get_nginx ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, nginx, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, nginx, browser)" ;;
     esac
 done

@@ -22,6 +22,7 @@ use crate::door::{Door, Guard};
 use crate::errors::{ApiError, STARTING};
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
+use crate::metrics::{Ingested, Requests};
 use crate::page::Site;
 use crate::signs::Habits;
 use crate::stream::Streams;
@@ -82,6 +83,12 @@ pub struct App {
     pub(crate) import: Semaphore,
     /// The open event streams.
     pub(crate) streams: Streams,
+    /// One scrape at a time.
+    pub(crate) scrape: tokio::sync::Mutex<()>,
+    /// What was asked since the start.
+    pub(crate) requests: Requests,
+    /// What was sent to ingest since the start.
+    pub(crate) ingested: Ingested,
     /// How long jobs usually take.
     pub(crate) habits: Arc<Habits>,
     /// What is missing in what is heard.
@@ -134,6 +141,9 @@ impl App {
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
             streams: Streams::default(),
+            scrape: tokio::sync::Mutex::new(()),
+            requests: Requests::default(),
+            ingested: Ingested::default(),
             habits: Arc::default(),
             coverage: Arc::default(),
         })

@@ -159,7 +159,7 @@ pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, Ap
     } else {
         work.read(body)
     }?;
-    store(parts, connection, batch).await
+    store(&app, parts, connection, batch).await
 }
 
 fn is_gzipped(headers: &HeaderMap) -> Result<bool, ApiError> {
@@ -251,7 +251,7 @@ fn unpacked(body: &[u8]) -> Result<Bytes, ApiError> {
     if whole.len() > BODY_BYTES { Err(ApiError::PayloadTooLarge { limit: BODY_BYTES }) } else { Ok(whole.into()) }
 }
 
-async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Response, ApiError> {
+async fn store(app: &App, parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Response, ApiError> {
     let log = &parts.log;
     parts.maintenance.take_room(batch.messages.iter().map(|(message, _)| message.len() + MESSAGE_BYTES).sum())?;
     wait_connected(log).await?;
@@ -266,6 +266,7 @@ async fn store(parts: &Parts, connection: Uuid, batch: Prepared) -> Result<Respo
     }
     let (sequence, duplicates) = append(log, connection, batch.messages).await.map_err(|error| not_stored(&error))?;
     hit(Point::IngestStored);
+    app.ingested.note(batch.accepted.saturating_sub(duplicates), duplicates, batch.rejected.len());
     let refusal = |it: Rejected| Refusal { index: it.index, code: it.code, message: it.message };
     let rejected = batch.rejected.into_iter().map(refusal).collect();
     Ok(json(StatusCode::ACCEPTED, &Answer { accepted: batch.accepted, duplicates, rejected, sequence }))

@@ -20,6 +20,7 @@
 //! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
+//! - `metrics`: `GET /metrics`, for Prometheus
 //! - `alerts`: `/api/alerts`, and what alerts are measured by
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
@@ -56,6 +57,7 @@ mod kept;
 pub mod keys;
 mod maintenance;
 mod manage;
+mod metrics;
 mod oidc;
 mod openapi;
 mod operation;

@@ -258,6 +258,10 @@ impl Maintenance {
     }
 
     /// The upgrade or filling under way, if there is one.
+    pub(crate) fn rebuilds(&self) -> Vec<RebuildStatus> {
+        self.rebuilds.all()
+    }
+
     pub(crate) fn upgrade(&self) -> Option<Upgrade> {
         self.rebuilds.upgrade()
     }

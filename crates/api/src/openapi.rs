@@ -25,7 +25,7 @@ use crate::operation::{Access, Answer, Body, Header, Operation, RETRY_AFTER, TAG
 use crate::params::{self, Params};
 use crate::{
     alerts, audit, auth, backup, consistency, coverage, evidence, failures, first_run, health, ingest, jobs,
-    maintenance, manage, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
+    maintenance, manage, metrics, oidc, overview, quarantine, queues, session, sources, stream, tasks, tree, workers,
 };
 
 /// All operations, by modules.
@@ -52,6 +52,7 @@ const OPERATIONS: &[&[Operation]] = &[
     audit::OPERATIONS,
     first_run::OPERATIONS,
     health::OPERATIONS,
+    metrics::OPERATIONS,
     DOCUMENT_ITSELF,
 ];
 
@@ -159,7 +160,12 @@ impl Describer {
             if let Some((content_type, schema)) = answer.content {
                 described["content"] = json!({ content_type: { "schema": schema(&mut self.answered) } });
             }
-            responses.insert(answer.status.as_str().to_owned(), described);
+            // One status may be answered in several formats.
+            let before = responses.get_mut(answer.status.as_str()).and_then(|before| before["content"].as_object_mut());
+            match (before, described["content"].as_object()) {
+                (Some(before), Some(more)) => before.extend(more.clone()),
+                _ => drop(responses.insert(answer.status.as_str().to_owned(), described)),
+            }
         }
         let unauthorized = (operation.access != Access::Anybody).then_some(StatusCode::UNAUTHORIZED);
         // What a read key may not do.

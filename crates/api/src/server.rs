@@ -26,6 +26,8 @@ use crate::app::App;
 use crate::door::{Connections, HEAD_TIME, Pace, Tls, Way, Wire};
 use crate::errors::ApiError;
 use crate::http::Hangup;
+use crate::metrics::Requests;
+use crate::routes::endpoint;
 
 /// For an idle connection, until its next request.
 const IDLE_TIME: Duration = Duration::from_secs(75);
@@ -118,11 +120,11 @@ impl Connection {
             let (hangup, pace) = (hangup.clone(), pace.clone());
             move |mut request: Request<Incoming>| {
                 pace.serving();
-                let (mut service, pace) = (service.clone(), pace.clone());
+                let (mut service, pace, app) = (service.clone(), pace.clone(), Arc::clone(&app));
                 let way = admit(&app, &mut request, peer, tls);
                 request.extensions_mut().insert(hangup.clone());
                 async move {
-                    let response = respond(request, way, |request| service.call(request)).await;
+                    let response = respond(request, way, &app.requests, |request| service.call(request)).await;
                     pace.answered();
                     Ok::<_, Infallible>(response)
                 }
@@ -154,7 +156,12 @@ fn admit<B>(app: &App, request: &mut Request<B>, peer: SocketAddr, tls: bool) ->
     way
 }
 
-async fn respond<B, F>(mut request: Request<B>, way: Way, serve: impl FnOnce(Request<B>) -> F) -> Response
+async fn respond<B, F>(
+    mut request: Request<B>,
+    way: Way,
+    requests: &Requests,
+    serve: impl FnOnce(Request<B>) -> F,
+) -> Response
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
@@ -175,6 +182,7 @@ where
         Ok(Ok(response)) => response,
         Err(_) => ApiError::internal("a handler panicked").response(),
     };
+    requests.note(endpoint(&path), response.status(), began.elapsed());
     tracing::debug!(%method, path, status = response.status().as_u16(), took = ?began.elapsed(), "request");
     let headers = response.headers_mut();
     // The page's files say for themselves how long they are good, and what they may load.
@@ -202,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_internal_error_in_the_envelope() {
         let way = Way { client: IpAddr::V4(Ipv4Addr::LOCALHOST), secure: false };
-        let response = respond(Request::new(()), way, |_| async { panic!("a bug") }).await;
+        let response = respond(Request::new(()), way, &Requests::default(), |_| async { panic!("a bug") }).await;
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");

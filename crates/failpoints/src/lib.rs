@@ -148,6 +148,11 @@ points! {
     /// A note about the views is written beside the old one.
     NoteBefore = "generation.note.before",
 
+    /// The totals of what the log forgets are written beside the old ones.
+    TotalsBefore = "totals.before",
+    /// They are in their place.
+    TotalsAfter = "totals.after",
+
     /// Events go to the spool, and are not written.
     SpoolBefore = "spool.before",
     /// They are, and whoever sent them does not know.

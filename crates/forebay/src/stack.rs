@@ -167,8 +167,12 @@ fn is_behind(fleet: &Fleet) -> bool {
 
 /// How the views are opened, and prepared.
 pub(crate) fn views_options(config: &StackConfig) -> views::Options {
-    let (fold_version, list_bytes) = (projection::fold_version(), config.list_memory);
-    views::Options { fold_version, cache_bytes: CACHE_BYTES, list_bytes }
+    views::Options {
+        fold_version: projection::fold_version(),
+        cache_bytes: CACHE_BYTES,
+        list_bytes: config.list_memory,
+        totals_by_host: config.metrics_hostname,
+    }
 }
 
 /// Whether views are of this log, and so near to its end that the rest is applied in a moment. Blocks.

@@ -33,7 +33,7 @@ pub use explain::{Testimony, Verdict, explain};
 pub use failure::FailureKind;
 pub use fold::fold;
 pub use json::JsonText;
-pub use measure::{ERROR_CHARACTERS, Measure, beginning, outcome};
+pub use measure::{ERROR_CHARACTERS, Measure, beginning, dispatches, outcome, rejections};
 #[cfg(feature = "testing")]
 pub use pretended::pretend;
 pub use record::{Execution, Note, Outcome, OutcomeFrom, Record, Transition};

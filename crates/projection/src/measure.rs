@@ -59,6 +59,30 @@ impl Measure {
     }
 }
 
+/// How often a job was put into its queue, as far as that was told: a try that was sent again counts again.
+pub fn dispatches(row: &Row) -> u32 {
+    let reported = || u32::from(row.evidence.events().iter().any(|seen| dispatched(seen).is_some()));
+    match said(row, Said::Sent) {
+        0 => reported(),
+        sent => sent,
+    }
+}
+
+/// How often a worker said that it gave the job's message back or refused it, whatever it said beside that.
+pub fn rejections(row: &Row) -> u32 {
+    said(row, Said::Rejected)
+}
+
+/// How often this was said; the same word that came two ways counts once.
+fn said(row: &Row, what: Said) -> u32 {
+    let events = row.evidence.events().iter().filter(|seen| seen.said == what);
+    let time = |seen: &Seen| if seen.clock.is_some() { 0 } else { seen.at.micros() };
+    let mut words: Vec<_> = events.map(|seen| (&seen.host, seen.pid, seen.clock, time(seen))).collect();
+    words.sort_unstable();
+    words.dedup();
+    words.len() as u32
+}
+
 /// Whether the record shows this run and nothing else.
 fn is_shown(record: &Record, only: &Execution) -> bool {
     only.started_at == record.started_at

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use projection::{Measure, Outcome, Row};
+use projection::{Measure, Outcome, Row, dispatches, rejections};
 use proto_events::{CeleryFacts, CeleryKind, Event, Framework, Job, JobState, Position, Producer, Timestamp};
 use uuid::Uuid;
 
@@ -53,6 +53,22 @@ fn each_run_waited_since_its_own_dispatch_or_its_eta_whichever_is_later() {
     ];
     assert_eq!(runs.iter().map(of).collect::<Vec<_>>(), expected);
     assert_eq!(runs[0].error.as_deref(), Some("ü".repeat(256).as_str()));
+}
+
+#[test]
+fn what_was_sent_or_refused_again_counts_again_and_what_came_twice_does_not() {
+    let sent = |millis, retries| celery(CeleryKind::Sent, JobState::Queued, millis, Some(retries));
+    let refused = |millis| celery(CeleryKind::Rejected, JobState::Queued, millis, None);
+    // The same word by another way, with more in it.
+    let other_way = with(sent(0, 0), |job| job.args = Some("(1,)".into()));
+    let told = row(&[sent(0, 0), other_way, refused(30), sent(40, 1), refused(50)]);
+    assert_eq!((dispatches(&told), rejections(&told)), (2, 2));
+    let reported = |job: &mut Job| {
+        job.celery = None;
+        job.created_at = Some(time(0));
+    };
+    let by_sdk = row(&[with(sent(0, 0), reported), with(refused(30), |job| job.celery = None)]);
+    assert_eq!((dispatches(&by_sdk), rejections(&by_sdk)), (1, 0));
 }
 
 #[test]

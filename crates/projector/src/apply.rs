@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use event_log::{EventLog, LogMessage};
@@ -311,13 +312,14 @@ impl Applier {
             let (position, cause) = (event.position, &event.cause);
             tracing::warn!(%position, cause, "an event in the log cannot be used and is passed over");
         }
-        let unusable = quarantined.len() as u64;
+        let (unusable, count) = (quarantined.len() as u64, events.len() as u64);
         hit(Point::StageBefore);
         self.writer.stage(
             rows,
             Applied { created, sequence: end.sequence, fingerprint: end.fingerprint(), landmarks, quarantined, fleet },
         )?;
         hit(Point::StageAfter);
+        self.shared.events.fetch_add(count, Ordering::Relaxed);
         self.shared.live.heard(heard);
         self.last = end.sequence;
         self.unflushed_bytes += messages.iter().map(|message| message.payload.len()).sum::<usize>();

@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) named: AtomicU64,
     /// Whether nothing is applied, because other views are to be put in place of these.
     idle: AtomicBool,
+    /// Events of jobs that were applied since the start.
+    pub(crate) events: AtomicU64,
     /// What happened just now.
     pub(crate) frames: Arc<Frames>,
     /// Whether other views were put in place of these, and those who watch are still to be told.
@@ -167,6 +169,7 @@ impl Shared {
             trimming: RwLock::new(()),
             named: AtomicU64::new(0),
             idle: AtomicBool::new(false),
+            events: AtomicU64::new(0),
             frames: Arc::default(),
             replaced: AtomicBool::new(false),
             live: Live::new(),
@@ -207,6 +210,11 @@ impl Handle {
     /// What happened just now, for those who watch. Of jobs they are told here; whoever knows more pushes it.
     pub fn frames(&self) -> &Arc<Frames> {
         &self.shared.frames
+    }
+
+    /// How many events of jobs were applied since the start, those that changed nothing included.
+    pub fn events_applied(&self) -> u64 {
+        self.shared.events.load(Ordering::Relaxed)
     }
 
     /// Workers and queues as they are now.

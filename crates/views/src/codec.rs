@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bincode::config;
 use bincode::serde::{borrow_decode_from_slice, decode_from_slice, encode_into_std_write};
 use projection::fleet::FleetFact;
-use projection::{Evidence, Measure, Outcome, Record, Row, beginning, outcome};
+use projection::{Evidence, Measure, Outcome, Record, Row, beginning, dispatches, outcome, rejections};
 use proto_events::{Framework, JobState, Position, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -147,7 +147,7 @@ impl Stored for RecentPage {
 }
 
 /// The format of a row, head and all.
-pub(crate) const ROW_FORMAT: u8 = 8;
+pub(crate) const ROW_FORMAT: u8 = 9;
 /// A body of so many bytes is compressed, if that makes it smaller. sled writes what it holds several times over, and
 /// frees its cache by the number of accesses, not bytes: 4,000 rows with tracebacks of 50 KB took 400 MB of memory and
 /// 600 MB of disk, and a tenth of both when compressed. The events of an ordinary job say much of the same again and
@@ -169,6 +169,10 @@ pub(crate) struct Head<'a> {
     /// Of the run that is shown.
     pub(crate) wait_ms: Option<u64>,
     pub(crate) attempt: u32,
+    /// How often it was put into its queue.
+    pub(crate) sent: u32,
+    /// How often a worker took it.
+    pub(crate) received: u32,
     pub(crate) state: JobState,
     pub(crate) framework: Framework,
     pub(crate) connection: Uuid,
@@ -192,6 +196,8 @@ pub(crate) struct Rare {
     pub(crate) runs: Option<Vec<Measure>>,
     /// Since when the job waits, or from when on it will, where that is not since its creation.
     pub(crate) waits_since: Option<Timestamp>,
+    /// How often its message was given back or refused.
+    pub(crate) rejected: u32,
 }
 
 impl<'a> Head<'a> {
@@ -200,11 +206,13 @@ impl<'a> Head<'a> {
         let runs = Measure::of(row);
         let wait_ms = if runs.is_none() { Measure::wait_of(row) } else { None };
         let waits_since = record.waits_since().filter(|since| *since != record.created_at);
+        let rejected = rejections(row);
         let has_rare = record.error.is_some()
             || record.tags.as_str() != "{}"
             || record.root_id.is_some_and(|root| root != record.id)
             || runs.is_some()
-            || waits_since.is_some();
+            || waits_since.is_some()
+            || rejected > 0;
         let rare = || {
             Arc::new(Rare {
                 error: record.error.as_deref().map(beginning),
@@ -212,6 +220,7 @@ impl<'a> Head<'a> {
                 root: record.root_id.filter(|root| *root != record.id),
                 runs,
                 waits_since,
+                rejected,
             })
         };
         Self {
@@ -223,6 +232,8 @@ impl<'a> Head<'a> {
             duration_ms: record.duration_ms.map(|ms| ms.min(LONGEST)),
             wait_ms: wait_ms.map(|ms| ms.min(LONGEST)),
             attempt: record.attempt,
+            sent: dispatches(row),
+            received: record.deliveries,
             state: record.state,
             framework: record.framework,
             connection: record.connection_id,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use failpoints::{Point, hit};
 
+use crate::lifetime::Ledger;
 use crate::store::CONDEMNED;
 
 const CURRENT: &str = "CURRENT";
@@ -63,6 +64,8 @@ impl std::fmt::Display for Reason {
 /// The directory of the views, locked for as long as this lives.
 pub(crate) struct Directory {
     path: PathBuf,
+    /// Totals that outlive generations; not of whoever only prepares one.
+    pub(crate) ledger: Option<Ledger>,
     _lock: File,
 }
 
@@ -70,12 +73,14 @@ impl Directory {
     /// Creates the directory where it is missing and takes its lock; `None` when another process holds it.
     pub(crate) fn lock(path: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(path)?;
-        Ok(held(&path.join(LOCK))?.map(|lock| Self { path: path.to_owned(), _lock: lock }))
+        let lock = held(&path.join(LOCK))?;
+        Ok(lock.map(|lock| Self { path: path.to_owned(), ledger: Some(Ledger::open(path)), _lock: lock }))
     }
 
     /// The right to prepare a generation, beside whoever holds the directory; `None` when another process has it.
     pub(crate) fn lock_to_prepare(path: &Path) -> io::Result<Option<Self>> {
-        Ok(held(&path.join(PREPARE_LOCK))?.map(|lock| Self { path: path.to_owned(), _lock: lock }))
+        let lock = held(&path.join(PREPARE_LOCK))?;
+        Ok(lock.map(|lock| Self { path: path.to_owned(), ledger: None, _lock: lock }))
     }
 
     /// Where the prepared generation of this version is, whether or not it is there.
@@ -228,7 +233,7 @@ impl Directory {
     /// Makes `CURRENT` name this generation, all or nothing.
     pub(crate) fn promote(&self, generation: &Path) -> io::Result<()> {
         let name = generation.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let new = self.write_new(CURRENT, format!("{name}\n").as_bytes())?;
+        let new = write_new(&self.path, CURRENT, format!("{name}\n").as_bytes())?;
         hit(Point::CurrentBefore);
         fs::rename(&new, self.path.join(CURRENT))?;
         hit(Point::CurrentAfter);
@@ -237,18 +242,10 @@ impl Directory {
 
     /// Makes a file hold these bytes, all or nothing, also when the power fails.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let new = self.write_new(name, bytes)?;
+        let new = write_new(&self.path, name, bytes)?;
         hit(Point::NoteBefore);
         fs::rename(new, self.path.join(name))?;
         sync(&self.path)
-    }
-
-    fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-        let new = self.path.join(format!("{name}.new"));
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        Ok(new)
     }
 
     /// What such a file holds, if it is there.
@@ -269,6 +266,23 @@ fn held(file: &Path) -> io::Result<Option<File>> {
         Err(fs::TryLockError::WouldBlock) => Ok(None),
         Err(fs::TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Makes a file of the totals hold these bytes, all or nothing, also when the power fails.
+pub(crate) fn write_totals(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = write_new(directory, name, bytes)?;
+    hit(Point::TotalsBefore);
+    fs::rename(new, directory.join(name))?;
+    hit(Point::TotalsAfter);
+    sync(directory)
+}
+
+fn write_new(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let new = directory.join(format!("{name}.new"));
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(new)
 }
 
 /// Makes renames in a directory survive a loss of power.

@@ -104,6 +104,9 @@ impl Generations {
         if let Err(error) = self.serving.shared().store.flush() {
             tracing::warn!(%error, "the views that are replaced could not be handed to the disk");
         }
+        if let Some(ledger) = &self.directory.ledger {
+            ledger.carry(self.serving.shared().lifetime(), &candidate.shared.lifetime());
+        }
         replace(&self.directory, &candidate.path, || drop(self.serving.switch(candidate.shared)))
             .map_err(|cause| ViewError::of(&cause))
     }

@@ -15,6 +15,7 @@
 //! - [`BulkWriter`]: a whole new generation in the order of its keys ([`bulk`])
 //! - [`Reader`]: jobs by id, the list, recent executions of a task ([`reader`], [`query`])
 //! - [`stats`]: what ran, how long and how it ended, as sums in memory
+//! - [`lifetime`]: totals that outlive what the log forgets, and every generation
 //! - [`table`]: the list of all jobs in memory; [`recent`]: pages of recent executions
 //! - [`store`]: sled and its keys; [`codec`]: values as bytes; [`digest`]: the sum of all records
 //!
@@ -27,6 +28,7 @@ mod error;
 mod frozen;
 mod generation;
 mod generations;
+mod lifetime;
 mod open;
 mod prepare;
 mod query;
@@ -55,8 +57,9 @@ pub use query::{Brief, Counts, Cursor, Filter, Limit, NotACursor, Page, Patience
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
 pub use stats::{
-    Bucket, Ended, FailureGroup, FailureTrend, Limits, Overview, QueueStats, RELATIVE_ERROR, Range, Span, Spread,
-    TaskStats, Totals, UnknownRange, WorkerRate,
+    ANY_SENDER, Bucket, Ended, FailureGroup, FailureTotal, FailureTrend, Lifetime, Limits, Overview, QueueStats,
+    RELATIVE_ERROR, RUNTIME_BOUNDS, Range, Span, Spread, TaskStats, Times, Total, TotalOf, Totals, UnknownRange,
+    WAIT_BOUNDS, WorkerRate,
 };
 pub use table::{Load, Waiting};
 pub use writer::{Applied, LANDMARK_EVERY, Writer};

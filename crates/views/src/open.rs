@@ -31,7 +31,7 @@ const SUMMED_AT_ONCE: usize = 20_000;
 /// In the directory of a generation: what of the list of jobs is not in memory. Of one process only.
 const LIST: &str = "list";
 /// The layout of keys that this code writes, and the only one that it reads.
-const LAYOUT: u32 = 8;
+const LAYOUT: u32 = 9;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,15 @@ pub struct Options {
     pub cache_bytes: u64,
     /// How much memory the list of all jobs may take, roughly; old jobs are read from disk beyond it.
     pub list_bytes: u64,
+    /// Whether totals are told apart by the hosts of workers, too.
+    pub totals_by_host: bool,
+}
+
+impl Options {
+    /// How much is told by name.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { by_host: self.totals_by_host, ..Limits::default() }
+    }
 }
 
 /// The open views.
@@ -165,7 +174,7 @@ impl Loaded {
             fleet: self.fleet,
         };
         let snapshot = self.sums.is_none().then(|| state.table.snapshot());
-        let sums = self.sums.unwrap_or_else(|| Stats::new(Limits::default(), now()));
+        let sums = self.sums.unwrap_or_else(|| Stats::new(options.limits(), now()));
         let shared = Arc::new(Shared {
             store: self.store,
             fold_version: options.fold_version,
@@ -173,7 +182,7 @@ impl Loaded {
             stats: RwLock::new(sums),
             changes: AtomicU64::new(0),
             recents: Mutex::default(),
-            _directory: directory,
+            directory,
         });
         if let Some(snapshot) = snapshot {
             sum_up(&shared, snapshot);
@@ -189,7 +198,7 @@ impl Loaded {
         Ok(Self {
             store,
             table: Table::within(options.list_bytes, generation.join(LIST))?,
-            sums: Some(Stats::new(Limits::default(), now())),
+            sums: Some(Stats::new(options.limits(), now())),
             quarantine: BTreeMap::new(),
             fleet: Fleet::default(),
             checkpoint: None,
@@ -289,7 +298,7 @@ fn read(store: Store, generation: &Path, options: &Options) -> Result<Result<Loa
     *sums = None;
     if table.len() <= SUMMED_AT_ONCE {
         let snapshot = table.snapshot();
-        *sums = Some(Stats::of(Limits::default(), |visit| snapshot.heads(visit), now())?);
+        *sums = Some(Stats::of(options.limits(), |visit| snapshot.heads(visit), now())?);
     }
     // sled finds most damage itself, not all of it: the digest tells whether any row is missing, doubled or older.
     let end = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);

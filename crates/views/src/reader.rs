@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::error::ViewError;
 use crate::query::{Brief, Counts, Filter, Page, Patience, Query, Signs};
 use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
-use crate::stats::{Ended, FailureGroup, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
+use crate::stats::{Ended, FailureGroup, Lifetime, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
 use crate::table::Load;
 
@@ -202,6 +202,27 @@ impl Reader {
     /// most, and at least a minute. Only of those of which at least `enough` are known; `default` milliseconds for others.
     pub fn patience(&self, now: Timestamp, enough: u64, default: u64) -> Patience {
         self.shared().stats.read().patience(now, enough, default)
+    }
+
+    /// How much there was of everything for as long as anything is known, also of what the log has forgotten. What was told
+    /// once is never told lower.
+    pub fn lifetime(&self) -> Lifetime {
+        let shared = self.shared();
+        let known = shared.lifetime();
+        match &shared.directory.ledger {
+            Some(ledger) => ledger.tell(known).into(),
+            None => known.sums.into(),
+        }
+    }
+
+    /// How many tasks usually run at regular times and should have run long ago.
+    pub fn overdue(&self, now: Timestamp) -> usize {
+        self.shared().stats.read().overdue(now)
+    }
+
+    /// Bytes of memory that the list of all jobs takes, roughly.
+    pub fn list_bytes(&self) -> u64 {
+        self.shared().state.read().table.bytes() as u64
     }
 
     /// Whether the sums are those that would be made of the list as it is.

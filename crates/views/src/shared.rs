@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::codec::{Checkpoint, Quarantined, StoredRow};
 use crate::error::ViewError;
 use crate::generation::Directory;
+use crate::lifetime::Known;
 use crate::query::Brief;
 use crate::recent::RecentPage;
 use crate::stats::Stats;
@@ -33,8 +34,8 @@ pub(crate) struct Shared {
     pub(crate) changes: AtomicU64,
     /// Recent executions by task name, as they were last asked for.
     pub(crate) recents: Mutex<HashMap<RecentKey, Recents>>,
-    /// Holds the lock, which the last generation lets go.
-    pub(crate) _directory: Arc<Directory>,
+    /// Holds the lock, which the last generation lets go, and what is kept beside all generations.
+    pub(crate) directory: Arc<Directory>,
 }
 
 /// The recent executions of a task.
@@ -70,6 +71,19 @@ pub(crate) struct State {
 }
 
 impl Shared {
+    /// How much there is of everything by the jobs that there are, and where their log begins.
+    pub(crate) fn lifetime(&self) -> Known {
+        let sums = self.stats.read();
+        let state = self.state.read();
+        // Both change together under both locks, when the log is cut.
+        let (floor, created) = (state.floor, state.checkpoint.map_or(Timestamp(0), |checkpoint| checkpoint.created));
+        drop(state);
+        let listed = sums.list_totals();
+        // To put them in order takes a while: not under the lock.
+        drop(sums);
+        Known { created, floor, sums: listed.into_iter().collect() }
+    }
+
     pub(crate) fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
         let floor = {
             let state = self.state.read();

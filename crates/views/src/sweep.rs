@@ -58,6 +58,14 @@ impl Writer {
         Ok(())
     }
 
+    /// What the log said before this message is about to be forgotten. To be called before rows are [replaced](Self::replace)
+    /// for that.
+    pub fn begin_forgetting(&self, floor: u64) {
+        if let Some(ledger) = &self.shared.directory.ledger {
+            ledger.begin(self.shared.lifetime(), floor);
+        }
+    }
+
     /// Forgets what the log said before this message: jobs without an event from there on are gone for all readers. Those
     /// that have events on both sides were [replaced](Self::replace), and nothing is staged. The next
     /// [`flush`](Self::flush) makes it lasting, and [`sweep`](Self::sweep) removes the rows from the disk. Gives how many
@@ -72,6 +80,10 @@ impl Writer {
         let snapshot = table.snapshot();
         let left = Stats::of(limits, |visit| snapshot.heads(visit), now())?;
         drop(snapshot);
+        // Before it is lasting: once the views have forgotten a job, nothing else knows that there was one.
+        if let Some(ledger) = &self.shared.directory.ledger {
+            ledger.cut(self.shared.lifetime(), floor, &left.totals());
+        }
         let mut sums = self.shared.stats.write();
         let old_sums = std::mem::replace(&mut *sums, left);
         let mut state = self.shared.state.write();

@@ -17,6 +17,7 @@ mod enabling;
 mod lost;
 mod map;
 mod matrix;
+mod prometheus;
 mod rabbitmq;
 mod reconcile;
 mod redelivery;

@@ -54,6 +54,11 @@ impl Streams {
         self.closing.send_replace(true);
     }
 
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        STREAMS - self.slots.available_permits()
+    }
+
     fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.slots).try_acquire_owned().map_err(|_| TOO_MANY)
     }

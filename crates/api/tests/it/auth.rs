@@ -9,7 +9,8 @@ use ureq::http::Method;
 
 use crate::harness::{Answer, Bare, Client, DEADLINE, KEY, PASSWORD, Server, TOKEN, event};
 
-const PROTECTED: [(Method, &str); 13] = [
+const PROTECTED: [(Method, &str); 14] = [
+    (Method::GET, "/metrics"),
     (Method::GET, "/api/jobs"),
     (Method::GET, "/api/jobs/fbe08da7-0069-502f-90f8-dff3d29e3dc6"),
     (Method::GET, "/api/connections"),

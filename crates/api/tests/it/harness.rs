@@ -132,7 +132,12 @@ impl Node {
         let (outlet, habits) = (Outlet::from(&log), Habits::default());
         let fleet = Arc::new(Fleet::open(dir.path().join("sources.json"), outlet, habits).unwrap());
         bare.app.know_sources(Arc::clone(&fleet));
-        let options = views::Options { fold_version: FOLD_VERSION, cache_bytes: 8 << 20, list_bytes: 64 << 20 };
+        let options = views::Options {
+            fold_version: FOLD_VERSION,
+            cache_bytes: 8 << 20,
+            list_bytes: 64 << 20,
+            totals_by_host: false,
+        };
         let views::Opened { writer, reader, generations, .. } =
             views::open(&dir.path().join("views"), &options).unwrap();
         let projector = projector::start(log.clone(), writer, &reader);
@@ -281,8 +286,8 @@ impl Call<'_> {
             headers: &answer.headers,
             body: &answer.bytes,
         };
-        // The document is about the API; the page beside it is not a part of that.
-        if self.path.starts_with("/api")
+        // The document is about the API and its metrics; the page beside it is not a part of that.
+        if (self.path.starts_with("/api") || self.path.starts_with("/metrics"))
             && let Some(complaint) = Spec::of(&self.client.address).complaint(&told)
         {
             panic!("{} {} is not answered as described: {complaint}", self.method, self.path);

@@ -18,6 +18,7 @@ mod hostile;
 mod ingest;
 mod jobs;
 mod maintenance;
+mod metrics;
 mod page;
 mod queues;
 mod signs;

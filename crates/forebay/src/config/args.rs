@@ -60,6 +60,11 @@ pub(crate) struct StackArgs {
     #[arg(long, value_name = "SIZE", env = "FOREBAY_LIST_MEMORY", help_heading = "Views")]
     pub(super) list_memory: Option<String>,
 
+    /// Tell the counters of `GET /metrics` apart by the hosts of workers, too: each host has all series of what it runs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(env = "FOREBAY_METRICS_HOSTNAME", help_heading = "Views")]
+    pub(super) metrics_hostname: Option<bool>,
+
     /// Write the log of what happens as JSON lines even on a terminal
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_JSON_LOGS")]

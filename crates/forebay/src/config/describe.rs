@@ -41,6 +41,7 @@ impl ServeConfig {
             ("celery-backend", listed(backends)),
             ("redact-args", self.redact_args.to_string()),
             ("list-memory", format!("{} bytes", stack.list_memory)),
+            ("metrics-hostname", stack.metrics_hostname.to_string()),
             ("enable-events", self.enable_events.to_string()),
             ("spool-size", self.spool_size.map_or("off".to_owned(), |bytes| format!("{bytes} bytes"))),
             ("scrub", self.scrub.map_or("off".to_owned(), |every| format!("every {}", units::in_words(every)))),

@@ -32,6 +32,7 @@ pub(crate) struct TomlFile {
     pub(super) nats_server: Option<PathBuf>,
     pub(super) fsync: Option<Fsync>,
     pub(super) list_memory: Option<String>,
+    pub(super) metrics_hostname: Option<bool>,
     pub(super) json_logs: Option<bool>,
     pub(super) listen: Option<String>,
     pub(super) celery: Vec<String>,

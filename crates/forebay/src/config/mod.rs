@@ -46,6 +46,8 @@ pub(crate) struct StackConfig {
     pub(crate) fsync: Fsync,
     /// Bytes.
     pub(crate) list_memory: u64,
+    /// Whether counters are told apart by the hosts of workers, too.
+    pub(crate) metrics_hostname: bool,
     pub(crate) json_logs: bool,
 }
 

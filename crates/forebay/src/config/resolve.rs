@@ -51,6 +51,7 @@ impl StackArgs {
             nats_server: self.nats_server.or_else(|| file.nats_server.clone()),
             fsync: self.fsync.or(file.fsync).unwrap_or_default(),
             list_memory: problems.keep(units::list_memory(list_memory.as_deref())),
+            metrics_hostname: self.metrics_hostname.or(file.metrics_hostname).unwrap_or_default(),
             json_logs: self.json_logs.or(file.json_logs).unwrap_or_default(),
         }
     }

@@ -74,8 +74,12 @@ async fn what_the_log_held_at_the_start_is_no_news_nor_is_a_rebuild_or_a_trim() 
 async fn who_watches_is_told_when_other_views_come_to_follow_the_log() {
     let (server, dir) = (TestServer::start(), tempfile::tempdir().unwrap());
     let log = connect(&server).await;
-    let other_fold =
-        Options { fold_version: projection::FOLD_VERSION + 100, cache_bytes: 1 << 20, list_bytes: 64 << 20 };
+    let other_fold = Options {
+        fold_version: projection::FOLD_VERSION + 100,
+        cache_bytes: 1 << 20,
+        list_bytes: 64 << 20,
+        totals_by_host: false,
+    };
     let this_fold = Options { fold_version: projection::FOLD_VERSION, ..other_fold };
     publish(&log, &[event("old", JobState::Queued, 1)]).await;
     let Opened { writer, reader, .. } = views::open(dir.path(), &other_fold).unwrap();

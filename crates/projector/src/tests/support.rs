@@ -21,13 +21,23 @@ pub(super) async fn connect(server: &TestServer) -> EventLog {
 }
 
 pub(super) fn open_views(dir: &Path) -> Opened {
-    let options = Options { fold_version: projection::FOLD_VERSION, cache_bytes: 1 << 20, list_bytes: 64 << 20 };
+    let options = Options {
+        fold_version: projection::FOLD_VERSION,
+        cache_bytes: 1 << 20,
+        list_bytes: 64 << 20,
+        totals_by_host: false,
+    };
     views::open(dir, &options).unwrap()
 }
 
 /// The same where a thread that has nothing more to do may still have them open for a moment.
 pub(super) async fn reopen_views(dir: &Path) -> Opened {
-    let options = Options { fold_version: projection::FOLD_VERSION, cache_bytes: 1 << 20, list_bytes: 64 << 20 };
+    let options = Options {
+        fold_version: projection::FOLD_VERSION,
+        cache_bytes: 1 << 20,
+        list_bytes: 64 << 20,
+        totals_by_host: false,
+    };
     let mut opened = None;
     until("the lock", async || {
         opened = views::open(dir, &options).ok();

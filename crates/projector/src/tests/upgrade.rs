@@ -13,7 +13,8 @@ use crate::handle::start_frozen;
 use crate::status::Fenced;
 use crate::{From, PassError, Phase, Preparing, RebuildState, Rebuilds, Verification, prepare, start};
 
-const OLD: Options = Options { fold_version: FOLD_VERSION + 100, cache_bytes: 1 << 20, list_bytes: 64 << 20 };
+const OLD: Options =
+    Options { fold_version: FOLD_VERSION + 100, cache_bytes: 1 << 20, list_bytes: 64 << 20, totals_by_host: false };
 const NEW: Options = Options { fold_version: FOLD_VERSION, ..OLD };
 
 /// Fills the directory with views of the old version.

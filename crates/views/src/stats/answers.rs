@@ -273,6 +273,15 @@ impl Stats {
         tasks
     }
 
+    /// How many tasks usually run at regular times and should have run long ago. Looks at nothing else.
+    pub(crate) fn overdue(&self, now: Timestamp) -> usize {
+        let is_overdue = |series: &TaskSeries| {
+            let (last, rhythm) = (series.latest.get(), Rhythm::of(&series.work, now));
+            last.zip(rhythm).is_some_and(|(last, rhythm)| rhythm.is_overdue(last, now))
+        };
+        self.tasks.iter().filter(|(_, name, series)| name.is_some() && is_overdue(series)).count()
+    }
+
     /// Every queue of which anything is known, by name.
     pub(crate) fn queues(&self, connections: Option<&[Uuid]>, range: Range, now: Timestamp) -> Vec<QueueStats> {
         let wanted = self.queues.iter().filter(|(connection, _, _)| is_wanted(connections, *connection));
@@ -366,6 +375,7 @@ impl Stats {
             && self.queues(None, range, now) == other.queues(None, range, now)
             && self.failures(None, None, range, now) == other.failures(None, None, range, now)
             && self.overview(None, range, now) == other.overview(None, range, now)
+            && self.totals() == other.totals()
     }
 }
 

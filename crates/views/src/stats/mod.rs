@@ -7,6 +7,7 @@
 //! # Layout
 //! - [`Stats`]: what a job adds to which series
 //! - `series`: sums by name, of a limited number of names; `cells`: sums by time; `histogram`: sums by duration
+//! - `totals`: sums of all time, for counters
 //! - `answers`: what can be asked; `range`: spans of time and their buckets; `rhythm`: how often a task runs
 
 mod answers;
@@ -18,6 +19,7 @@ mod rhythm;
 mod series;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub use self::answers::{Bucket, FailureGroup, FailureTrend, Overview, QueueStats
 pub use self::ended::Ended;
 pub use self::histogram::{RELATIVE_ERROR, Spread};
 pub use self::range::{Range, Span, UnknownRange};
+pub use self::totals::{ANY_SENDER, FailureTotal, Lifetime, RUNTIME_BOUNDS, Times, Total, TotalOf, WAIT_BOUNDS};
+pub(crate) use self::totals::{TotalKey, TotalMap};
 
 use self::cells::{Cell, Cells, Failed, MINUTE, Step, Work};
 use self::rhythm::Latest;
@@ -55,11 +59,15 @@ pub struct Limits {
     pub workers: usize,
     /// Groups of failures.
     pub failures: usize,
+    /// Pairs of a task and a queue that have totals, and as many with the class of an error beside them.
+    pub totals: usize,
+    /// Whether totals are told apart by the hosts of workers, too.
+    pub by_host: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { tasks: 5_000, queues: 5_000, workers: 2_000, failures: 5_000 }
+        Self { tasks: 5_000, queues: 5_000, workers: 2_000, failures: 5_000, totals: 5_000, by_host: false }
     }
 }
 
@@ -73,6 +81,7 @@ pub(crate) struct Stats {
     queues: Group<Cells<Work>>,
     workers: Group<WorkerSeries>,
     failures: Group<FailureSeries>,
+    totals: totals::Totals,
     /// Of all jobs of a connection.
     all: BTreeMap<Uuid, Cells<Work>>,
 }
@@ -161,6 +170,7 @@ impl Stats {
             queues: Group::new(limits.queues),
             workers: Group::new(limits.workers),
             failures: Group::new(limits.failures),
+            totals: totals::Totals::new(limits.totals, limits.by_host),
             all: BTreeMap::new(),
         }
     }
@@ -188,6 +198,7 @@ impl Stats {
             queues: self.queues.admitting(),
             workers: self.workers.admitting(),
             failures: self.failures.admitting(),
+            totals: self.totals.admitting(),
             ..Self::new(self.limits, now)
         }
     }
@@ -195,9 +206,14 @@ impl Stats {
     /// Whether the sums may not be those of the jobs any more, so that they have to be made anew: beyond the limits, when
     /// names come and go in another order than that of the log.
     pub(crate) fn is_unsettled(&self) -> bool {
-        let Self { tasks, queues, workers, failures, .. } = self;
+        let Self { tasks, queues, workers, failures, totals, .. } = self;
         let latest = tasks.iter().any(|(_, _, series)| series.latest.is_lost());
-        latest || tasks.unsettled || queues.unsettled || workers.unsettled || failures.unsettled
+        latest
+            || tasks.unsettled
+            || queues.unsettled
+            || workers.unsettled
+            || failures.unsettled
+            || totals.is_unsettled()
     }
 
     /// Has them made anew.
@@ -207,6 +223,16 @@ impl Stats {
 
     pub(crate) fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// How much there is of everything, over all time.
+    pub(crate) fn totals(&self) -> TotalMap {
+        self.list_totals().into_iter().collect()
+    }
+
+    /// The same, in no order: as quickly as it can be got.
+    pub(crate) fn list_totals(&self) -> Vec<(TotalKey, Vec<i64>)> {
+        self.totals.all()
     }
 
     /// Lets go of minutes that are long past.
@@ -238,6 +264,7 @@ impl Stats {
         {
             return;
         }
+        self.totals.replace(before, after);
         if let Some(after) = after {
             self.names(after, before, |names, text, first| names.join(text, first));
         }
@@ -355,6 +382,7 @@ fn counts_the_same(before: &Head<'_>, after: &Head<'_>) -> bool {
         && state(before.state) == state(after.state)
         && (before.connection, before.name) == (after.connection, after.name)
         && (before.queue, before.worker) == (after.queue, after.worker)
+        && (before.sent, before.received) == (after.sent, after.received)
         && before.rare == after.rare
 }
 

@@ -1,5 +1,7 @@
 //! The sums against the plain truth: the list of jobs, gone through by definition for each answer.
 
+mod ever;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ struct Counting {
     started: Option<i64>,
     completed: Option<i64>,
     wait: Option<u64>,
+    sent: u32,
+    received: u32,
     error: Option<&'static str>,
     runs: Option<Vec<Measure>>,
 }
@@ -37,7 +41,9 @@ struct Counting {
 impl Counting {
     fn head(&self) -> Head<'_> {
         let time = |ms: i64| Timestamp(ms * 1_000);
-        let rare = Rare { error: self.error.map(Into::into), runs: self.runs.clone(), ..Rare::default() };
+        let all = self.runs.iter().flatten();
+        let rejected = all.filter(|run| run.outcome == Some(Outcome::Rejected)).count() as u32;
+        let rare = Rare { rejected, error: self.error.map(Into::into), runs: self.runs.clone(), ..Rare::default() };
         let duration = self.started.zip(self.completed).map(|(start, end)| (end - start).max(0).cast_unsigned());
         Head {
             first: Position::new(self.first, 0),
@@ -48,6 +54,8 @@ impl Counting {
             duration_ms: duration,
             wait_ms: self.wait,
             attempt: 1,
+            sent: self.sent,
+            received: self.received,
             state: self.state,
             framework: Framework::Celery,
             connection: Uuid::from_u128(self.connection.into()),
@@ -101,6 +109,7 @@ fn job() -> impl Strategy<Value = Counting> {
         select(JobState::ALL.to_vec()),
         prop::option::of(select(ERRORS.to_vec())),
         prop::option::weighted(0.3, prop::collection::vec(measure(), 0..4)),
+        (0_u32..3, 0_u32..3),
     );
     (who, times, what).prop_map(|(who, times, what)| Counting {
         connection: who.0,
@@ -112,6 +121,8 @@ fn job() -> impl Strategy<Value = Counting> {
         started: times.0,
         completed: times.1,
         wait: times.2.filter(|_| times.0.is_some()),
+        sent: what.4.0,
+        received: what.4.1,
         error: what.2,
         runs: what.3,
     })
@@ -202,7 +213,7 @@ fn answers(stats: &Stats, now: Timestamp) -> String {
     let patience = stats.patience(now, 1, 0);
     let (runs, waits): (BTreeMap<_, _>, BTreeMap<_, _>) =
         (patience.runs.into_iter().collect(), patience.waits.into_iter().collect());
-    answers + &format!("{rates:?}{runs:?}{waits:?}")
+    answers + &format!("{rates:?}{runs:?}{waits:?}{:?}", stats.totals())
 }
 
 /// What is counted of some jobs in a span, by definition.
@@ -317,6 +328,7 @@ proptest! {
             assert_totals(&stats.overview(Some(&[one]), range, now).totals, &truth(of_one, span))?;
             assert_failures(stats, jobs, range, now)?;
         }
+        ever::assert_ever(stats, jobs)?;
         for rate in stats.worker_rates(None, now) {
             let minute = now.millis().div_euclid(MINUTE);
             let ended = |run: &Measure| {
@@ -332,7 +344,7 @@ proptest! {
     /// Who is counted by name follows from the jobs alone, and the others are counted together.
     #[test]
     fn beyond_the_limits_those_count_that_stand_first_in_the_log(acts in acts()) {
-        let limits = Limits { tasks: 2, queues: 2, workers: 1, failures: 2 };
+        let limits = Limits { tasks: 2, queues: 2, workers: 1, failures: 2, totals: 2, by_host: true };
         let life = Life::of(acts, limits);
         let now = life.now;
         prop_assert_eq!(answers(&life.stats, now), answers(&life.anew(), now));
@@ -351,6 +363,7 @@ proptest! {
         let sum: u64 = life.stats.tasks(None, Range::Week, now).iter().map(|task| task.totals.started).sum();
         let named = life.jobs.values().filter(|job| job.name != "unknown");
         prop_assert_eq!(sum, truth(named, Range::Week.span(now)).counts[3]);
+        ever::assert_within(&life.stats, &life.jobs, limits.totals)?;
     }
 }
 
@@ -423,6 +436,8 @@ fn regular_run(number: usize, minutes: i64, seconds: Option<i64>) -> Act {
         started: Some(started),
         completed: seconds.map(|seconds| started + seconds * 1_000),
         wait: None,
+        sent: 0,
+        received: 0,
         error: None,
         runs: None,
     };

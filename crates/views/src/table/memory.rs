@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// Bytes of memory, roughly.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         const WORKFLOW: usize = 120;
         let part = |part: &Part| match part {
             Part::Hot(segment) => segment.bytes(),

@@ -21,6 +21,8 @@ pub(super) const SEGMENT: usize = if cfg!(test) { 64 } else { 4_096 };
 pub(super) const NONE: u32 = u32::MAX;
 /// A value that does not fit, to be found in [`Segment::wide`].
 const WIDE: u32 = u32::MAX - 1;
+/// The same, of four bits.
+const MANY: u8 = 0b1111;
 
 /// The bits of [`Segment::kinds`]: three for the state, two for the framework, one for what is rare.
 const STATE: u8 = 0b111;
@@ -44,6 +46,8 @@ enum Column {
     Wait,
     Last,
     Attempt,
+    Sent,
+    Received,
 }
 
 /// The lowest and the highest of some numbers, and maybe some more.
@@ -87,6 +91,8 @@ pub(super) struct Segment {
     pub(super) workers: Vec<u32>,
     pub(super) connections: Vec<u32>,
     attempts: Vec<u16>,
+    /// How often a job was sent, in the upper half of the bits, and received, in the lower one.
+    handed: Vec<u8>,
     kinds: Vec<u8>,
     /// Values that do not fit into their columns.
     wide: HashMap<(u16, Column), i64>,
@@ -180,6 +186,10 @@ impl Segment {
         self.attempts[place] = u16::try_from(head.attempt).unwrap_or(u16::MAX);
         let wide = self.attempts[place] == u16::MAX;
         self.put_wide(place, Column::Attempt, wide.then_some(head.attempt.into()));
+        let (sent, received) = (nibble(head.sent), nibble(head.received));
+        self.handed[place] = sent << 4 | received;
+        self.put_wide(place, Column::Sent, (sent == MANY).then_some(head.sent.into()));
+        self.put_wide(place, Column::Received, (received == MANY).then_some(head.received.into()));
     }
 
     fn push(&mut self, id: Uuid) {
@@ -197,6 +207,7 @@ impl Segment {
         self.workers.push(NONE);
         self.connections.push(0);
         self.attempts.push(0);
+        self.handed.push(0);
         self.kinds.push(0);
     }
 
@@ -220,6 +231,7 @@ impl Segment {
         column(&mut self.workers, stays);
         column(&mut self.connections, stays);
         column(&mut self.attempts, stays);
+        column(&mut self.handed, stays);
         column(&mut self.kinds, stays);
         let mut next = 0;
         let places = stays.iter().map(|stays| {
@@ -252,7 +264,7 @@ impl Segment {
 
     /// Bytes of memory, roughly.
     pub(super) fn bytes(&self) -> usize {
-        const COLUMNS: usize = 79;
+        const COLUMNS: usize = 80;
         const BESIDE: usize = 32;
         self.ids.capacity() * COLUMNS + self.rare_bytes + (self.wide.len() + self.failures.len()) * BESIDE
     }
@@ -323,6 +335,13 @@ impl Segment {
         }
     }
 
+    fn handed(&self, place: usize, column: Column, narrow: u8) -> u32 {
+        match narrow {
+            MANY => self.wide.get(&(place as u16, column)).map_or(MANY.into(), |count| *count as u32),
+            few => few.into(),
+        }
+    }
+
     pub(super) fn state(&self, place: usize) -> JobState {
         JobState::ALL[usize::from(self.kinds[place] & STATE)]
     }
@@ -384,6 +403,8 @@ impl Segment {
             duration_ms: self.duration_ms(place),
             wait_ms: self.widened(place, Column::Wait, self.wait[place]).map(i64::cast_unsigned),
             attempt: self.attempt(place),
+            sent: self.handed(place, Column::Sent, self.handed[place] >> 4),
+            received: self.handed(place, Column::Received, self.handed[place] & MANY),
             state: self.state(place),
             framework,
             connection: texts.connections.value(self.connections[place]).0,
@@ -415,6 +436,11 @@ pub(super) fn of_state(kind: u8, states: u8) -> bool {
 /// Whether a kind is of this framework.
 pub(super) fn of_framework(kind: u8, framework: Framework) -> bool {
     FRAMEWORKS[usize::from(kind >> FRAMEWORK_SHIFT & 0b11)] == framework
+}
+
+/// A count in four bits; all of them are set where it does not fit.
+fn nibble(count: u32) -> u8 {
+    u8::try_from(count).unwrap_or(MANY).min(MANY)
 }
 
 /// Bytes of memory, roughly: also those of the error in small letters.

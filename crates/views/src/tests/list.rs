@@ -104,7 +104,7 @@ fn record() -> impl Strategy<Value = Record> {
             extensions: JsonText::empty_object(),
             state_history: vec![Transition { state, timestamp: created_at }],
             executions: executions(started_at, completed_at, attempt),
-            deliveries: 1,
+            deliveries: attempt.wrapping_mul(7) % 40,
             truncated: false,
             notes: Vec::new(),
             notes_truncated: false,

@@ -5,7 +5,7 @@ use proto_events::JobState;
 use uuid::Uuid;
 
 use super::support::{Log, OPTIONS, Step, assert_fleet, assert_shows, digest_of, kill_after, open_in};
-use crate::{Checkpoint, Filter, Outcome, Query, Signs};
+use crate::{Checkpoint, Filter, Lifetime, Outcome, Query, Reader, Signs, Total};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -75,6 +75,31 @@ fn check(log: &Log, checkpoint: &Checkpoint) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Totals are those of the log, with what was forgotten, and nothing is told lower than it was told before.
+fn assert_ever(reader: &Reader, log: &Log, before: &mut Lifetime) -> Result<(), TestCaseError> {
+    let shared = reader.shared();
+    let ledger = shared.directory.ledger.as_ref().unwrap();
+    prop_assert_eq!(ledger.real(shared.lifetime()), log.ever(log.end()));
+    let told = reader.lifetime();
+    for total in &told.totals {
+        let Some(old) = before.totals.iter().find(|old| old.of == total.of) else { continue };
+        let counts = |it: &Total| {
+            let mut counts = vec![it.sent, it.received, it.started, it.succeeded, it.rejected, it.revoked, it.retried];
+            counts.extend(it.runtime.buckets);
+            counts.extend([it.runtime.sum_ms, it.wait.sum_ms]);
+            counts
+        };
+        let down = counts(old).into_iter().zip(counts(total)).any(|(old, new)| new < old);
+        prop_assert!(!down, "{:?} became {:?}", old, total);
+    }
+    for failure in &told.failures {
+        let old = before.failures.iter().find(|old| (&old.of, &old.exception) == (&failure.of, &failure.exception));
+        prop_assert!(old.is_none_or(|old| old.count <= failure.count));
+    }
+    *before = told;
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(config(24))]
 
@@ -83,6 +108,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::default();
         let mut opened = open_in(dir.path());
+        let mut told = Lifetime::default();
         for act in acts {
             let mut restart = true;
             match act {
@@ -146,6 +172,7 @@ proptest! {
             let truth = log.truth(log.end());
             assert_shows(&opened.reader, &truth);
             assert_fleet(&opened.reader, &log.true_fleet(log.end()));
+            assert_ever(&opened.reader, &log, &mut told)?;
             for step in log.0.iter().filter(|step| step.trim.is_none() && !truth.contains_key(&step.id())) {
                 prop_assert_eq!(opened.reader.job(step.id()).unwrap(), None);
                 prop_assert!(opened.writer.row(step.id()).unwrap().is_none());

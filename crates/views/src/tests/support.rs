@@ -8,9 +8,13 @@ use projection::{Evidence, Record, Row, Trimmed};
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use uuid::Uuid;
 
+use crate::codec::Head;
+use crate::lifetime::add;
+use crate::stats::{Stats, TotalMap};
 use crate::{Applied, Brief, Landmark, Opened, Options, Query, Reader, Signs, ViewError, Writer, open};
 
-pub(super) const OPTIONS: Options = Options { fold_version: 7, cache_bytes: 1 << 20, list_bytes: 12 << 10 };
+pub(super) const OPTIONS: Options =
+    Options { fold_version: 7, cache_bytes: 1 << 20, list_bytes: 12 << 10, totals_by_host: false };
 pub(super) const CREATED: Timestamp = Timestamp(1_000_000);
 
 pub(super) fn open_in(dir: &Path) -> Opened {
@@ -126,6 +130,7 @@ impl Log {
     fn apply_trim(&self, opened: &mut Opened, before: u64, at: u64) -> Result<(), ViewError> {
         let writer = &mut opened.writer;
         writer.flush()?;
+        writer.begin_forgetting(before);
         let mut rows = Vec::new();
         for id in writer.straddling(before)? {
             let row = writer.row(id)?.unwrap();
@@ -181,6 +186,31 @@ impl Log {
             (id, Row::of(step.connection(), &step.external_id(), evidence).unwrap())
         };
         places.into_iter().map(fold).collect()
+    }
+}
+
+/// The totals of some rows.
+pub(super) fn totals_of(rows: &HashMap<Uuid, Row>) -> TotalMap {
+    let heads = |visit: &mut dyn FnMut(&Head<'_>)| {
+        for row in rows.values() {
+            visit(&Head::of(row));
+        }
+        Ok::<_, std::convert::Infallible>(())
+    };
+    Stats::of(OPTIONS.limits(), heads, Timestamp(0)).unwrap().totals()
+}
+
+impl Log {
+    /// How much there was of everything up to this message, what was forgotten on the way included.
+    pub(super) fn ever(&self, at: u64) -> TotalMap {
+        let mut ever = totals_of(&self.truth(at));
+        for (step, sequence) in self.0.iter().zip(1..=at) {
+            if step.trim.is_some() {
+                add(&mut ever, &totals_of(&self.truth(sequence - 1)), 1);
+                add(&mut ever, &totals_of(&self.truth(sequence)), -1);
+            }
+        }
+        ever
     }
 }
 

@@ -110,7 +110,10 @@ fn way(point: Point) -> (Way, u64, u64) {
         | Point::TrimUnnamed
         | Point::PurgeBefore
         | Point::PurgeAfter
-        | Point::NoteBefore => (Way::Trim, 1, 0),
+        | Point::NoteBefore
+        | Point::TotalsBefore => (Way::Trim, 1, 0),
+        // When the cut is done; it was begun with the first.
+        Point::TotalsAfter => (Way::Trim, 2, 0),
         Point::SpoolBefore | Point::SpoolAfter => (Way::Spool, 3, 0),
         Point::SpoolPublished => (Way::Spool, 1, 0),
         Point::ExportLine => (Way::Export, 25, 0),

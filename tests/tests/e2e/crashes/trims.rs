@@ -10,6 +10,7 @@ use chrono::{DateTime, SecondsFormat};
 use failpoints::Point;
 use forebay_tests::{CONNECTION, Forebay, Options, job_id, wait_for};
 use serde_json::{Value, json};
+use ureq::http::Method;
 
 use super::failpoints::{PATIENCE, PAUSE, arm, assert_died, options};
 use super::world::{verify, wait_until_whole};
@@ -76,6 +77,10 @@ struct Trims {
     filled: usize,
     /// Of these, half get their second event in the next round.
     due: Range<usize>,
+    /// Second events, those that began a job: how many were acknowledged, and how many were not.
+    started: (u64, u64),
+    /// How many there were by the last scrape.
+    scraped: u64,
 }
 
 impl Trims {
@@ -84,7 +89,17 @@ impl Trims {
         let armed = files.path().join("armed");
         let arguments = RETENTION.map(str::to_owned).to_vec();
         let forebay = Forebay::start(Options { arguments, ..options(&armed) });
-        Self { forebay, armed, _files: files, jobs: Vec::new(), begun: 0, filled: 0, due: 0..0 }
+        Self {
+            forebay,
+            armed,
+            _files: files,
+            jobs: Vec::new(),
+            begun: 0,
+            filled: 0,
+            due: 0..0,
+            started: (0, 0),
+            scraped: 0,
+        }
     }
 
     fn die_at(&mut self, point: Point, count: u64, seconds: u64) {
@@ -160,6 +175,8 @@ impl Trims {
         let position = answer.and_then(|answer| answer.body["sequence"].as_u64());
         for place in places {
             let job = &mut self.jobs[*place];
+            let of = if position.is_some() { &mut self.started.0 } else { &mut self.started.1 };
+            *of += u64::from(job.positions.len() == 1);
             job.positions.extend(position);
             job.is_uncertain |= position.is_none();
         }
@@ -227,6 +244,7 @@ impl Trims {
     fn check(&mut self) {
         wait_until_whole(&self.forebay);
         verify(&mut self.forebay);
+        self.scrape();
         let mut wrong = String::new();
         let deadline = Instant::now() + PATIENCE;
         // The next trim may be under way.
@@ -234,6 +252,22 @@ impl Trims {
             assert!(Instant::now() < deadline, "{found}; first {wrong}");
             wrong = if wrong.is_empty() { found } else { wrong };
         }
+    }
+
+    /// Whatever is forgotten, and whoever died of it, all that ever began is counted, once.
+    fn scrape(&mut self) {
+        let token = format!("Bearer {}", self.forebay.api.token());
+        let told = self.forebay.api.send_text(Method::GET, "/metrics", &[("authorization", &token)]);
+        let counts = told.lines().filter(|line| line.starts_with("celery_task_started_total{"));
+        let count: u64 = counts.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        let (known, unsure) = self.started;
+        assert!(
+            (known..=known + unsure).contains(&count),
+            "{count} are counted, and {known} to {} began",
+            known + unsure
+        );
+        assert!(count >= self.scraped, "{count} after {}", self.scraped);
+        self.scraped = count;
     }
 
     /// Lets go of the jobs that are gone for good.
