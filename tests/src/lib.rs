@@ -5,6 +5,7 @@
 //! - [`Redis`], [`RabbitMq`]: a broker on a free port
 //! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
 //! - [`Flood`]: many jobs' events in Celery's wire format
+//! - [`Flower`]: what Forebay is compared with
 //! - [`Webhook`]: a receiver of notices, which checks their signatures
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
 //! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
@@ -15,6 +16,7 @@
 
 mod api;
 mod flood;
+mod flower;
 mod forebay;
 mod process;
 mod rabbitmq;
@@ -25,6 +27,7 @@ mod webhook;
 
 pub use api::{Answer, Api};
 pub use flood::{Flood, FloodJob};
+pub use flower::Flower;
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use process::{Process, tool};
 pub use rabbitmq::RabbitMq;

@@ -62,6 +62,7 @@ const DOCUMENT_ITSELF: &[Operation] = &[Operation {
             status: StatusCode::NOT_MODIFIED,
             about: "The client has it already.",
             content: None,
+            or: &[],
             headers: TAGGED,
         },
     ],
@@ -158,6 +159,9 @@ impl Describer {
             let mut described = json!({ "description": answer.about, "headers": headers(answer.headers) });
             if let Some((content_type, schema)) = answer.content {
                 described["content"] = json!({ content_type: { "schema": schema(&mut self.answered) } });
+                for other in answer.or {
+                    described["content"][*other] = json!({ "schema": { "type": "string" } });
+                }
             }
             responses.insert(answer.status.as_str().to_owned(), described);
         }
