@@ -62,6 +62,13 @@ impl Reader {
         shared.record(id, staged.as_deref(), floor)
     }
 
+    /// The task names that jobs have, in no order; also those that all their jobs had until the last trim.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let shared = self.shared();
+        let state = shared.state.read();
+        state.table.names().filter(|name| &***name != UNKNOWN_NAME).cloned().collect()
+    }
+
     /// Whether there is this job.
     pub fn has(&self, id: Uuid) -> bool {
         self.shared().state.read().table.has(id)

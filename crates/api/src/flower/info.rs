@@ -64,6 +64,11 @@ impl Info {
         let Row { record, evidence } = row;
         let told = evidence.monitored();
         let extensions = record.extensions.value();
+        // Who sends says it, and of the default exchange the name is the empty text, which is not kept.
+        let exchange = match &extensions["exchange"] {
+            Value::Null if told.client.is_some() => Value::String(String::new()),
+            exchange => exchange.clone(),
+        };
         let known = |id: Option<Uuid>, text: Option<&String>| {
             // A job is known to itself.
             let is_known = id.is_some_and(|id| id == record.id || reader.has(id));
@@ -92,7 +97,7 @@ impl Info {
             timestamp: told.timestamp.map(Seconds),
             runtime: told.runtime,
             traceback: record.stacktrace.clone().or(told.traceback),
-            exchange: extensions["exchange"].clone(),
+            exchange,
             routing_key: extensions["routing_key"].clone(),
             clock: told.clock.unwrap_or_default(),
             client: told.client,

@@ -10,7 +10,7 @@ use proto_events::JobState;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
-use views::{Range, Reader, ViewError};
+use views::{Reader, ViewError};
 use warp::reply::Response;
 
 use super::info::{self, Info};
@@ -22,7 +22,6 @@ use crate::http::Call;
 use crate::jobs::{encoded, job_ids, read, readable};
 use crate::params::kinds::{Kind, Text};
 use crate::params::{self as declared, Asked, Param, Params};
-use crate::times::now;
 use crate::walk::{self, Walk, Writer};
 
 const JSON: &str = "application/json";
@@ -78,8 +77,8 @@ pub(super) async fn types(app: Arc<App>, call: Call) -> Result<Response, ApiErro
     let parts = readable(&app, &call)?;
     declared::none(&call.query)?;
     let types = async {
-        let tasks = read(&parts.reader, |reader| Ok(reader.tasks(None, Range::Week, now()))).await?;
-        let names: BTreeSet<String> = tasks.into_iter().filter_map(|task| Some(task.name?.to_string())).collect();
+        let names = read(&parts.reader, |reader| Ok(reader.names())).await?;
+        let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
         encoded(&json!({ "task-types": names }))
     };
     Ok(consistency::answer(parts, &call.headers, Wanted::default(), types).await)
