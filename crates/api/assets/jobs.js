@@ -224,7 +224,7 @@ export default function jobs(root, app) {
       : list.total === null ? h("p", { class: "muted", role: "status" }, "Loading…") : null);
     const file = (format, name) => h("a", { href: `${BASE}/api/jobs${query({ ...asked(app.params), format })}`, download: "" }, name);
     show(foot, h("span", {}, list.rows.length ? `${exact(list.rows.length)} loaded${list.done ? "" : ", more as you scroll"}` : ""),
-      h("span", { class: "files" }, list.total ? ["Download ", file("csv", "CSV"), " ", file("jsonl", "JSON lines")] : ""),
+      h("span", { class: "files" }, list.total ? ["Download ", file("csv", "CSV"), " or ", file("jsonl", "JSON lines")] : ""),
       h("span", { class: "keys" }, h("kbd", {}, "j"), h("kbd", {}, "k"), " move ", h("kbd", {}, "Enter"), " open ", h("kbd", {}, "c"), " copy id ", h("kbd", {}, "/"), " search"));
   }
 
