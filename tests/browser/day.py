@@ -3,6 +3,7 @@
 import random
 import re
 import sys
+from pathlib import Path
 
 from kit import BASE, PASSWORD, SHOTS, Person, ask, expect, in_a_browser, send, until, when
 from manage import manages_connections, manages_read_keys, manages_sources, sees_who_changed_what
@@ -188,6 +189,13 @@ def filters_sorts_and_goes_back(person):
     page.keyboard.press("Enter")
     expect(page.locator(".chip")).to_contain_text("card has expired")
     person.look("jobs-filtered")
+    # All of what is seen, as a file.
+    for link, first in (("CSV", "id,externalId,"), ("JSON lines", '{"id":')):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=link).click()
+        text = Path(download.value.path()).read_text(encoding="utf-8")
+        assert download.value.suggested_filename.startswith("jobs-") and text.startswith(first), text[:200]
+        assert wanted["data"][0]["externalId"] in text and "stock.sync" not in text, text[:200]
     # By keyboard alone: into the list, down, and into the job; and back to where it was.
     page.get_by_role("heading", name="Jobs").click()
     page.keyboard.press("j")

@@ -6,6 +6,7 @@
 //! - [`Shop`]: Celery workers of the app in `apps/shop.py`, and what Celery itself says became of the jobs
 //! - [`Flood`]: many jobs' events in Celery's wire format
 //! - [`Nginx`]: a reverse proxy in front of the binary
+//! - [`Flower`]: what Forebay is compared with
 //! - [`Webhook`]: a receiver of notices, which checks their signatures
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
 //! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
@@ -16,6 +17,7 @@
 
 mod api;
 mod flood;
+mod flower;
 mod forebay;
 mod nginx;
 mod process;
@@ -27,6 +29,7 @@ mod webhook;
 
 pub use api::{Answer, Api};
 pub use flood::{Flood, FloodJob};
+pub use flower::Flower;
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use nginx::Nginx;
 pub use process::{Process, tool};

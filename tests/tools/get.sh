@@ -8,7 +8,7 @@
 #   get.sh prometheus    prometheus and promtool
 #   get.sh celery        a virtual environment with Celery and the stock SDK
 #   get.sh celery-5.4    another with that Celery and gevent; so for 5.5, 5.6 and 5.7
-#   get.sh flower        another with Flower, which the bench measures beside Forebay
+#   get.sh flower        another with Flower, which Forebay is measured beside and compared with
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 #   get.sh oidc          one with a small provider of OpenID Connect
 #   get.sh nginx         nginx, a proxy for the dashboard to stand behind

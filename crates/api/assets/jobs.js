@@ -1,7 +1,7 @@
 // The list of jobs: all filters in the address, as many rows as there are, few of them in the document. What arrives
 // meanwhile never moves what somebody looks at: it waits above until it is asked for, or until nobody is there.
 
-import { get, path } from "./api.js";
+import { BASE, get, path, query } from "./api.js";
 import { h, icon, show } from "./dom.js";
 import { ago, count, duration, exact, NONE } from "./format.js";
 import { asked, bar, identity, known } from "./filters.js";
@@ -230,7 +230,9 @@ export default function jobs(root, app) {
     show(nothing, list.error ? trouble(list.error) : isEmpty
       ? empty("No job is like that", key === identity(new URLSearchParams()) ? "Nothing has been heard of any job yet." : "Take a filter away, or look for an id with Ctrl-K.")
       : list.total === null ? h("p", { class: "muted", role: "status" }, "Loading…") : null);
+    const file = (format, name) => h("a", { href: `${BASE}/api/jobs${query({ ...asked(app.params), format })}`, download: "" }, name);
     show(foot, h("span", {}, list.rows.length ? `${exact(list.rows.length)} loaded${list.done ? "" : ", more as you scroll"}` : ""),
+      h("span", { class: "files" }, list.total ? ["Download ", file("csv", "CSV"), " or ", file("jsonl", "JSON lines")] : ""),
       h("span", { class: "keys" }, h("kbd", {}, "j"), h("kbd", {}, "k"), " move ", h("kbd", {}, "Enter"), " open ", h("kbd", {}, "c"), " copy id ", h("kbd", {}, "/"), " search"));
   }
 

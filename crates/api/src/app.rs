@@ -9,8 +9,8 @@ use event_log::EventLog;
 use parking_lot::Mutex;
 use projector::{Handle, Phase, Policy};
 use serde_json::{Value, json};
-use sources::Fleet;
 use sources::backend::BackendStatus;
+use sources::{Fleet, Redaction};
 use tokio::sync::Semaphore;
 use views::Reader;
 
@@ -26,6 +26,7 @@ use crate::metrics::{Ingested, Requests};
 use crate::page::Site;
 use crate::signs::Habits;
 use crate::stream::Streams;
+use crate::walk;
 
 /// The state of every result backend now.
 pub type Backends = Arc<dyn Fn() -> Vec<BackendStatus> + Send + Sync>;
@@ -46,8 +47,8 @@ pub struct Parts {
     pub backends: Backends,
     /// For rebuilding and verifying the views.
     pub maintenance: Maintenance,
-    /// Whether arguments and results are dropped from what is sent over HTTP, too.
-    pub redact_args: bool,
+    /// What is kept out of what is sent over HTTP, too.
+    pub redaction: Redaction,
 }
 
 /// The API's state.
@@ -81,6 +82,8 @@ pub struct App {
     pub(crate) evidence: Semaphore,
     /// One import at a time.
     pub(crate) import: Semaphore,
+    /// Few whole lists at a time.
+    pub(crate) lists: Arc<Semaphore>,
     /// The open event streams.
     pub(crate) streams: Streams,
     /// One scrape at a time.
@@ -140,6 +143,7 @@ impl App {
             bodies: Semaphore::new(BODIES_BYTES / BODY_UNIT),
             evidence: Semaphore::new(EVIDENCE_AT_ONCE),
             import: Semaphore::new(1),
+            lists: Arc::new(Semaphore::new(walk::AT_ONCE)),
             streams: Streams::default(),
             scrape: tokio::sync::Mutex::new(()),
             requests: Requests::default(),

@@ -86,14 +86,23 @@ pub(crate) async fn answer(
     wanted: Wanted,
     read: impl Future<Output = Result<Vec<u8>, ApiError>>,
 ) -> Response {
+    respond(parts, wanted, async { Ok(conditional(read.await?, headers)) }).await
+}
+
+/// Answers a read with what it makes, once the views are as asked for.
+pub(crate) async fn respond(
+    parts: &Parts,
+    wanted: Wanted,
+    read: impl Future<Output = Result<Response, ApiError>>,
+) -> Response {
     let ready = wanted.wait(parts).await;
     // Before the read, so that it holds at least this.
     let seen = Seen::now(parts);
-    let body = match ready {
+    let answer = match ready {
         Ok(()) => read.await,
         Err(error) => Err(error),
     };
-    let mut response = body.map_or_else(|error| error.response(), |body| conditional(body, headers));
+    let mut response = answer.unwrap_or_else(|error| error.response());
     seen.mark(response.headers_mut());
     response
 }

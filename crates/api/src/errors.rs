@@ -117,6 +117,12 @@ pub enum ApiError {
         /// How far they are.
         details: Value,
     },
+    /// A command of Flower's.
+    #[error(
+        "Forebay records what Celery does and commands nothing: tasks are sent and revoked, and workers told what to do, by \
+         Celery itself."
+    )]
+    RecordsOnly,
     /// Our fault.
     #[error("Internal error.")]
     Internal,
@@ -161,6 +167,7 @@ enum Code {
     InternalError,
     Unavailable,
     InsufficientStorage,
+    NotImplemented,
 }
 
 impl ApiError {
@@ -200,6 +207,7 @@ impl ApiError {
             Self::Unavailable(_) | Self::NotReady { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "api-errors")
             }
+            Self::RecordsOnly => (StatusCode::NOT_IMPLEMENTED, Code::NotImplemented, "api-errors"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, "api-errors"),
         }
     }

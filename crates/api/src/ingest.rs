@@ -150,7 +150,7 @@ pub(crate) async fn ingest(app: Arc<App>, mut call: Call) -> Result<Response, Ap
     let work = Work {
         connection,
         gzipped,
-        options: Options { redact_args: parts.redact_args },
+        options: Options { redaction: parts.redaction.clone() },
         message_bytes: parts.log.max_payload() / 2,
     };
     let batch = if gzipped || body.len() > LIGHT_BYTES {
@@ -192,7 +192,7 @@ struct Prepared {
 impl Work {
     fn read(&self, body: Bytes) -> Result<Prepared, ApiError> {
         let body = if self.gzipped { unpacked(&body)? } else { body };
-        let batch = sdk::batch(&body, self.connection, self.options)
+        let batch = sdk::batch(&body, self.connection, &self.options)
             .map_err(|error| ApiError::Validation { message: error.to_string(), details: None })?;
         Ok(self.prepare(batch))
     }

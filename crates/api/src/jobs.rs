@@ -18,14 +18,14 @@ use warp::reply::Response;
 use crate::app::{App, Parts};
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
-use crate::operation::{Access, Answer, NOT_MODIFIED, Operation, READ_ERRORS, READ_HEADERS};
-use crate::params::jobs::{LIST, ListParams, list_params};
+use crate::operation::{Access, Answer, LONG_READ_HEADERS, NOT_MODIFIED, Operation, READ_ERRORS, READ_HEADERS};
+use crate::params::jobs::{Format, LIST, ListParams, list_params};
 use crate::params::kinds::Text;
 use crate::params::{self, AsOf, Param, Params};
 use crate::signs::{Found, Lost, Stuck, Waiting};
 use crate::times::Millis;
 use crate::tree::Tree;
-use crate::{consistency, evidence};
+use crate::{consistency, evidence, listed};
 
 /// Other runs of the same task name shown with a job.
 const RECENT: usize = 10;
@@ -47,9 +47,18 @@ pub(crate) const ONE_ERRORS: &[StatusCode] =
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         about: "Any parameters may be combined; `total` is the exact number of jobs that they leave. Jobs that are new \
-                since the first page do not move those of the next.",
+                since the first page do not move those of the next. With `format` the whole list comes as a file: JSON \
+                lines with the fields of a page, or CSV with a line of names, where `lost`, `stuck` and `waiting` are true \
+                or false, null is empty, and a quote stands before a text that a spreadsheet would take for a formula. As \
+                the whole list is read while it is sent, a job that changes meanwhile may be in it as it was or as it is; \
+                ordered by what changed, twice or not at all.",
         query: LIST,
-        answers: &[Answer::json::<List<'static>>(StatusCode::OK, "A page of jobs.").with(READ_HEADERS), NOT_MODIFIED],
+        answers: &[
+            Answer::json::<List<'static>>(StatusCode::OK, "A page of jobs, or the whole list.")
+                .or(&[listed::CSV, listed::NDJSON])
+                .with(LONG_READ_HEADERS),
+            NOT_MODIFIED,
+        ],
         errors: READ_ERRORS,
         ..Operation::get("/api/jobs", "listJobs", "jobs", "Jobs, page by page", Access::Reader)
     },
@@ -190,8 +199,12 @@ impl<'a> Item<'a> {
 
 pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
-    let ListParams { query, wanted } = list_params(&call.query)?;
+    let ListParams { query, format, wanted } = list_params(&call.query, listed::accepted(&call.headers))?;
     let limit = query.limit;
+    if format != Format::Json {
+        let whole = async { listed::answer(&app, parts, format, query, limit) };
+        return Ok(consistency::respond(parts, wanted, whole).await);
+    }
     let list = async {
         let Filter { lost, stuck, waiting, .. } = &query.filter;
         let asks_for_signs = lost.or(*stuck).or(*waiting).is_some();

@@ -4,6 +4,8 @@
 //! - [`serve`]: the server around warp's service (`server`); which path leads where (`routes`)
 //! - [`App`], [`Parts`]: what the handlers share; attached when the log and the views are open (`app`)
 //! - `jobs`: `GET /api/jobs`, `GET /api/jobs/{id}`; `tree`: `GET /api/jobs/{id}/tree`
+//! - `walk`: lists that are answered whole; `listed`: `GET /api/jobs` as CSV and JSON lines
+//! - `flower`: `/flower/api`, what scripts read of Flower's API
 //! - `stream`: `GET /api/events/stream`
 //! - `tasks`, `failures`: `GET /api/tasks`, `/api/failures`; `overview`: `GET /api/overview`; `figures`: what they have in common
 //! - `params`: query parameters, each declared once
@@ -48,6 +50,7 @@ mod evidence;
 mod failures;
 mod figures;
 mod first_run;
+mod flower;
 mod hashed;
 mod health;
 mod http;
@@ -55,6 +58,7 @@ mod ingest;
 mod jobs;
 mod kept;
 pub mod keys;
+mod listed;
 mod maintenance;
 mod manage;
 mod metrics;
@@ -75,6 +79,7 @@ mod stream;
 mod tasks;
 mod times;
 mod tree;
+mod walk;
 mod workers;
 
 pub use app::{App, Backends, Parts};

@@ -63,6 +63,7 @@ const DOCUMENT_ITSELF: &[Operation] = &[Operation {
             status: StatusCode::NOT_MODIFIED,
             about: "The client has it already.",
             content: None,
+            or: &[],
             headers: TAGGED,
         },
     ],
@@ -159,6 +160,9 @@ impl Describer {
             let mut described = json!({ "description": answer.about, "headers": headers(answer.headers) });
             if let Some((content_type, schema)) = answer.content {
                 described["content"] = json!({ content_type: { "schema": schema(&mut self.answered) } });
+                for other in answer.or {
+                    described["content"][*other] = json!({ "schema": { "type": "string" } });
+                }
             }
             // One status may be answered in several formats.
             let before = responses.get_mut(answer.status.as_str()).and_then(|before| before["content"].as_object_mut());

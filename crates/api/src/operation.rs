@@ -108,6 +108,8 @@ pub(crate) struct Answer {
     pub(crate) about: &'static str,
     /// The content type and the schema, where there is a body.
     pub(crate) content: Option<(&'static str, SchemaOf)>,
+    /// Content types of other texts that it may be instead.
+    pub(crate) or: &'static [&'static str],
     pub(crate) headers: &'static [&'static Header],
 }
 
@@ -120,7 +122,12 @@ impl Answer {
     /// One with a body of this content type.
     pub(crate) const fn of<T: JsonSchema>(status: StatusCode, about: &'static str, content_type: &'static str) -> Self {
         let schema: SchemaOf = SchemaGenerator::subschema_for::<T>;
-        Self { status, about, content: Some((content_type, schema)), headers: &[] }
+        Self { status, about, content: Some((content_type, schema)), or: &[], headers: &[] }
+    }
+
+    /// The same, or texts of these types.
+    pub(crate) const fn or(self, or: &'static [&'static str]) -> Self {
+        Self { or, ..self }
     }
 
     /// The same with these headers.
@@ -178,11 +185,16 @@ pub(crate) const READ_HEADERS: &[&Header] = &[
     },
 ];
 
+/// Those of a read whose answer may be too long to have a tag.
+pub(crate) const LONG_READ_HEADERS: &[&Header] =
+    &[&Header { always: false, ..E_TAG }, READ_HEADERS[1], READ_HEADERS[2], READ_HEADERS[3]];
+
 /// The answer to a read whose client has it already.
 pub(crate) const NOT_MODIFIED: Answer = Answer {
     status: StatusCode::NOT_MODIFIED,
     about: "The client has this answer: `If-None-Match` named its tag.",
     content: None,
+    or: &[],
     headers: READ_HEADERS,
 };
 

@@ -1,6 +1,6 @@
 //! `GET /api/queues`: the queues as they were described last, and what their jobs tell of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use projector::{Listed, LiveQueue, LiveState};
@@ -13,7 +13,7 @@ use views::{Bucket, QueueStats, Range, Reader, SortOrder, Totals, Waiting};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::app::App;
+use crate::app::{App, Parts};
 use crate::consistency;
 use crate::errors::ApiError;
 use crate::figures::{Paging, ends, page_of, range_name};
@@ -180,6 +180,18 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     Ok(consistency::answer(parts, &call.headers, asked.wanted(), list).await)
 }
 
+/// How full each of Celery's queues is, by name: those of one name in several connections together.
+pub(crate) async fn depths(parts: &Parts) -> Result<BTreeMap<String, u64>, ApiError> {
+    let known = read(&parts.reader, |reader| Ok(known(reader, Range::Hour, &HashSet::new()))).await?;
+    let mut depths = BTreeMap::new();
+    for row in rows(parts.projector.live().queues(), known, Range::Hour) {
+        if row.framework == Framework::Celery {
+            *depths.entry(row.name.clone()).or_default() += row.depth();
+        }
+    }
+    Ok(depths)
+}
+
 /// What the jobs tell of each queue, given the workers that are there.
 fn known(reader: &Reader, range: Range, there: &HashSet<(Uuid, String)>) -> Known {
     let mut known = Known::new();
@@ -223,11 +235,12 @@ impl Figures {
     }
 }
 
-fn page(live: Listed<LiveQueue>, mut known: Known, asking: &Asking) -> QueueList {
+/// What is known from either side, in no order.
+fn rows(live: Listed<LiveQueue>, mut known: Known, range: Range) -> Vec<Row> {
     let described = live.rows.into_iter().map(|live| {
         let figures = known.remove(&(live.connection, live.name.clone()));
         let (id, connection, name, framework) = (live.id, live.connection, live.name.clone(), live.framework);
-        let figures = figures.unwrap_or_else(|| Figures::none(asking.range));
+        let figures = figures.unwrap_or_else(|| Figures::none(range));
         Row { id, connection, name, framework, live: Some(live), figures }
     });
     let mut rows: Vec<Row> = described.collect();
@@ -239,6 +252,12 @@ fn page(live: Listed<LiveQueue>, mut known: Known, asking: &Asking) -> QueueList
         live: None,
         figures,
     }));
+    rows
+}
+
+fn page(live: Listed<LiveQueue>, known: Known, asking: &Asking) -> QueueList {
+    let truncated = live.truncated;
+    let mut rows = rows(live, known, asking.range);
     rows.retain(|row| {
         asking.connection.is_none_or(|connection| row.connection == connection)
             && asking.framework.is_none_or(|framework| row.framework == framework)
@@ -257,7 +276,7 @@ fn page(live: Listed<LiveQueue>, mut known: Known, asking: &Asking) -> QueueList
     });
     let (rows, pagination) = page_of(rows, asking.page, asking.limit);
     let data = rows.into_iter().map(|row| row.item(asking.range)).collect();
-    QueueList { data, pagination, truncated: live.truncated }
+    QueueList { data, pagination, truncated }
 }
 
 impl Row {

@@ -16,8 +16,8 @@ use crate::door::Credential;
 use crate::errors::{self, ApiError};
 use crate::http::{Call, answer, call};
 use crate::{
-    alerts, audit, backup, coverage, failures, first_run, health, ingest, jobs, maintenance, manage, metrics, oidc,
-    openapi, overview, page, quarantine, queues, session, sources, stream, tasks, workers,
+    alerts, audit, backup, coverage, failures, first_run, flower, health, ingest, jobs, maintenance, manage, metrics,
+    oidc, openapi, overview, page, quarantine, queues, session, sources, stream, tasks, workers,
 };
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
@@ -99,12 +99,16 @@ pub(crate) fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
         .and(with_app.clone())
         .and(call())
         .then(|app, call| async move { guarded(app, call, true, metrics::get).await });
+    let flower =
+        path("flower").and(tail()).and(with_app.clone()).and(call()).then(
+            |path: Tail, app: Arc<App>, call: Call| async move { flower::respond(path.as_str(), app, call).await },
+        );
     let page = full().and(with_app).and(call()).then(|path: FullPath, app: Arc<App>, call: Call| async move {
         // What may be seen by all is limited all the same.
         let admitted = app.guard.admit(call.peer, None);
         answer(admitted.and_then(|()| page::get(path.as_str(), &app, &call)))
     });
-    api.or(metrics).unify().or(page).unify().recover(errors::recover).unify()
+    api.or(metrics).unify().or(flower).unify().or(page).unify().recover(errors::recover).unify()
 }
 
 async fn respond(path: Tail, app: Arc<App>, call: Call) -> Response {

@@ -13,7 +13,7 @@ use views::{Reader, SortOrder};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::app::App;
+use crate::app::{App, Parts};
 use crate::consistency;
 use crate::errors::ApiError;
 use crate::figures::{Paging, page_of};
@@ -159,6 +159,23 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
         encoded(&page(parts.projector.live().workers(), known, &asking))
     };
     Ok(consistency::answer(parts, &call.headers, asked.wanted(), list).await)
+}
+
+/// A worker, and the queues of the jobs that it ran in the last hour.
+pub(crate) struct Told {
+    pub(crate) worker: LiveWorker,
+    pub(crate) queues: Vec<String>,
+}
+
+/// All of Celery's workers.
+pub(crate) async fn told(parts: &Parts) -> Result<Vec<Told>, ApiError> {
+    let mut known = read(&parts.reader, |reader| Ok(known(reader))).await?;
+    let workers = parts.projector.live().workers().rows.into_iter();
+    let told = workers.filter(|worker| worker.framework == Framework::Celery).map(|worker| {
+        let figures = known.remove(&(worker.connection, worker.external_id.clone())).unwrap_or_default();
+        Told { worker, queues: figures.queues }
+    });
+    Ok(told.collect())
 }
 
 /// What the jobs tell of each worker.

@@ -194,7 +194,7 @@ one directory. `./forebay serve --help` says what can be set, README.md what it 
 def archive(arguments):
     name = f"forebay-{version()}-{arguments.target}"
     path = arguments.out / f"{name}.tar.gz"
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, epoch()) as packed:
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 0 if arguments.compression == "none" else 9, raw, epoch()) as packed:
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
             for file, content, mode in files(arguments):
                 data = content if isinstance(content, bytes) else Path(content).read_bytes()
@@ -285,7 +285,7 @@ def main():
     parser.add_argument("--nats", type=Path)
     parser.add_argument("--target")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--compression", default="xz", help="of the Debian package: xz, gzip or none")
+    parser.add_argument("--compression", default="xz", help="of the Debian package: xz, gzip or none; none is none of the archive, too")
     arguments = parser.parse_args()
     if arguments.what == "glibc":
         print(glibc_line(arguments.file))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+use crate::commands::jobs::{self, JobsArgs};
 use crate::config::{ServeArgs, StackArgs};
 
 /// Forebay keeps the record of your background jobs: what ran, when, where, how often, and how it ended.
@@ -17,6 +18,7 @@ Start here:
   forebay serve --celery redis://localhost:6379/0   # listen to a Celery broker and serve the API
   forebay link                                      # the dashboard: a link that logs your browser in
   forebay job 5a3f0f6c-0b39-4a3c-9a53-0d9a6f0c4a52  # one job's timeline, by Forebay's id or Celery's task id
+  forebay jobs --state failed --created-after 1h    # what failed in the last hour
   forebay help serve                                # every setting, as flag, variable and file key"
 )]
 pub(crate) struct Cli {
@@ -32,6 +34,9 @@ pub(crate) enum Command {
     /// Show one job: its state, its timeline, its runs, its error
     #[command(after_help = JOB_HELP)]
     Job(JobArgs),
+    /// List jobs: those that fit the filters, as a table, as JSON lines or as CSV
+    #[command(after_help = jobs::HELP)]
+    Jobs(Box<JobsArgs>),
     /// Make the views anew from the log, compare them with the old ones, and let them serve; reads go on meanwhile
     #[command(after_help = REBUILD_HELP)]
     Rebuild(RebuildArgs),
@@ -95,8 +100,8 @@ Four more have no flag, because flags are seen by every user of the machine:
   FOREBAY_OIDC_CLIENT_SECRET  our secret with the provider of --oidc-issuer (file: oidc-client-secret)
 Those of the first three that are not given are made up at the first start, printed once, and kept in DIR/credentials.json.
 Alerts stand in the file alone; `forebay config example` prints one that explains every key. On SIGHUP the file is read
-again: sources, result backends, alerts, retention, log size, scrubbing and how long workers are remembered are taken
-over, the certificate is loaded again, all else needs a restart, and a file with mistakes changes nothing.
+again: sources, result backends, alerts, redaction, retention, log size, scrubbing and how long workers are remembered
+are taken over, the certificate is loaded again, all else needs a restart, and a file with mistakes changes nothing.
 
 Examples:
   forebay serve --celery redis://localhost:6379/0

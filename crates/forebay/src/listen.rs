@@ -71,7 +71,7 @@ impl Listening {
         };
         let away_since = dir.killed_at().map(timestamp);
         let knows_its_past = away_since.is_some() || spool.as_ref().is_some_and(|spool| spool.total().arrays > 0);
-        let habits = Habits { redact_args: config.redact_args, enable_events: config.enable_events, away_since };
+        let habits = Habits { redaction: config.redaction.clone(), enable_events: config.enable_events, away_since };
         let fleet = Fleet::open(dir.path().join(FILE), Outlet::new(spool), habits)?;
         let configured = config.celery.iter().map(|spec| Wanted {
             name: None,

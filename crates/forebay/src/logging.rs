@@ -33,7 +33,8 @@ fn start(default: &str, json: bool) {
     let log = tracing_subscriber::fmt().log_internal_errors(false);
     let log = log.with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        log.json().with_current_span(false).with_span_list(false).init();
+        // The one span there is says of a batch where in the log it stands.
+        log.json().with_span_list(false).init();
     } else {
         log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     }

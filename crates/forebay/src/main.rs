@@ -36,7 +36,7 @@ use crate::cli::{
 use crate::client::{Client, segment};
 use crate::commands::maintain::Ended;
 use crate::commands::{
-    alerts, audit, connection, coverage, events, export, fold, import, job, key, link, maintain, prepare, pretty,
+    alerts, audit, connection, coverage, events, export, fold, import, job, jobs, key, link, maintain, prepare, pretty,
     sources,
 };
 use crate::config::StackArgs;
@@ -77,6 +77,13 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Command::Config(args) => configure(args, &of_subcommand(matches)),
         Command::Alerts(args) => manage_alerts(&args),
         Command::Job(args) => show_job(args),
+        Command::Jobs(args) => {
+            let config = args.stack.clone().resolve()?;
+            logging::for_command(config.json_logs);
+            let paint = Paint::for_stdout();
+            with_server(&config, Missing::Refuse, move |client| jobs::run(client, &args, paint))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Rebuild(args) => {
             let RebuildArgs { promote, rollback, prepare, discard_old, json, stack } = args;
             if prepare {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::{App, Auth};
+use sources::Redaction;
 
 use crate::client::Client;
 use crate::config::StackConfig;
@@ -97,7 +98,7 @@ fn in_this_process<T: Send + 'static>(
         let mut http = Http::start("127.0.0.1:0", None, &app).await?;
         let stack = Stack::open(config, &dir).await?;
         // Who only wants to see a job does not wait for new views of all of them.
-        stack.attach(&app, false, None);
+        stack.attach(&app, Redaction::default(), None);
         let client = Client::new(Admin { address: http.local_address(), url: None, token, pid: std::process::id() });
         let done = tokio::task::spawn_blocking(move || work(&client)).await?;
         http.stop().await;

@@ -20,6 +20,7 @@ const TAKEN_OVER: &[&str] = &[
     "celery-backend-after",
     "forget-workers",
     "max-log-size",
+    "redact",
     "retention",
     "scrub",
 ];
@@ -44,13 +45,16 @@ impl Parts<'_> {
     pub(crate) async fn reload(&self, called: &Called, loaded: &mut Loaded) {
         let (args, matches) = (called.args.clone(), called.matches.clone());
         let read = tokio::task::spawn_blocking(move || config::load(args, &matches)).await;
-        let new = match read.map_err(anyhow::Error::from).and_then(|read| read) {
+        let mut new = match read.map_err(anyhow::Error::from).and_then(|read| read) {
             Ok(new) => new,
             Err(error) => {
                 tracing::error!("the configuration stays as it is: {error:#}");
                 return;
             }
         };
+        // Every source has this one.
+        loaded.config.redaction.take_over(&new.config.redaction);
+        new.config.redaction = loaded.config.redaction.clone();
         let changed: Vec<&str> = changed(&loaded.settings, &new.settings);
         let (taken_over, rest): (Vec<&str>, Vec<&str>) = changed.into_iter().partition(|name| is_taken_over(name));
         if let Err(error) = self.take_over(&loaded.config, &new.config).await {

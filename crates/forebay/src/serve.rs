@@ -233,7 +233,7 @@ async fn start(
         connection: default.id,
         fleet: Arc::clone(&listening.fleet),
     };
-    stack.attach(app, config.redact_args, Some(&care));
+    stack.attach(app, config.redaction.clone(), Some(&care));
     Ok((stack, default))
 }
 
@@ -245,7 +245,7 @@ pub(crate) async fn add_backends(config: &ServeConfig, default: &api::Connection
             name: connection.name,
             url: spec.url.clone(),
             connection: connection.id,
-            redact_args: config.redact_args,
+            redaction: config.redaction.clone(),
             after: config.backends_after,
         });
     }

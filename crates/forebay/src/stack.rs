@@ -9,8 +9,8 @@ use api::{App, Connections, Maintenance, Parts, ReadKeys};
 use event_log::{EventLog, Fence, Known, LogError, ServerConfig};
 use projector::{Places, Policy};
 use proto_events::Timestamp;
-use sources::Fleet;
 use sources::backend::{Backend, BackendConfig, BackendHandle};
+use sources::{Fleet, Redaction};
 use uuid::Uuid;
 use views::{Checkpoint, Found, Frozen, Opened, Writer};
 
@@ -98,7 +98,7 @@ impl Stack {
     }
 
     /// Lets the API answer from these parts.
-    pub(crate) fn attach(&self, app: &App, redact_args: bool, care: Option<&Care>) {
+    pub(crate) fn attach(&self, app: &App, redaction: Redaction, care: Option<&Care>) {
         let backends = Arc::clone(&self.backends);
         let mut maintenance = Maintenance::new(&self.log, &self.projector, &self.reader, &self.generations);
         let empty = locked(self.empty.lock()).take();
@@ -125,7 +125,7 @@ impl Stack {
             keys: Arc::clone(&self.keys),
             backends: Arc::new(move || locked(backends.read()).iter().map(BackendHandle::status).collect()),
             maintenance,
-            redact_args,
+            redaction,
         });
     }
 

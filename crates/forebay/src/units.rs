@@ -106,7 +106,7 @@ fn size(text: &str) -> Option<Most> {
 }
 
 /// A time: a whole number, more than 0, and its unit.
-fn time(text: &str) -> Option<Duration> {
+pub(crate) fn time(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit())?);
     let seconds = match unit {
         "s" => 1,

@@ -6,6 +6,8 @@
     reason = "a test says in its name what it shows, and panics where that fails"
 )]
 
+mod listed;
+mod logs;
 mod lost;
 mod managed;
 

@@ -11,6 +11,7 @@
 //! - [`fleet`]: the processes of workers, which are gone, and when nobody listened
 //! - [`explain`]: what the fold made of each event
 //! - [`Measure`], [`FailureKind`]: what statistics count of a job (`measure`, `failure`)
+//! - [`Monitored`]: what the events said last, for those who know tasks by the monitors of Celery (`monitor`)
 //! - [`Row`]: both together, as the views store them
 
 mod evidence;
@@ -20,6 +21,7 @@ pub mod fleet;
 mod fold;
 mod json;
 mod measure;
+mod monitor;
 mod order;
 #[cfg(feature = "testing")]
 mod pretended;
@@ -34,6 +36,7 @@ pub use failure::FailureKind;
 pub use fold::fold;
 pub use json::JsonText;
 pub use measure::{ERROR_CHARACTERS, Measure, beginning, dispatches, outcome, rejections};
+pub use monitor::Monitored;
 #[cfg(feature = "testing")]
 pub use pretended::pretend;
 pub use record::{Execution, Note, Outcome, OutcomeFrom, Record, Transition};

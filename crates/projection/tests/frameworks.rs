@@ -27,7 +27,7 @@ fn events(framework: &str, steps: &[Step]) -> Vec<Event> {
     let batch = sources::sdk::batch(
         json!({ "events": events }).to_string().as_bytes(),
         CONNECTION,
-        sources::sdk::Options::default(),
+        &sources::sdk::Options::default(),
     );
     let batch = batch.unwrap();
     assert_eq!(batch.rejected, []);

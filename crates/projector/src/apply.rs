@@ -277,6 +277,11 @@ impl Applier {
         // The reader hands out nothing twice; this is what the views rely on, so it is made certain here.
         let fresh = messages.partition_point(|message| message.sequence <= self.last);
         let messages = &messages[fresh..];
+        // Whatever is said of an event says where in the log it was.
+        let ends = messages.first().zip(messages.last()).map(|(first, last)| (first.sequence, last.sequence));
+        let (first, last) = ends.unwrap_or_default();
+        let _batch = tracing::info_span!("batch", first, last).entered();
+        let since = Instant::now();
         #[cfg(test)]
         assert!(messages.iter().all(|message| &*message.payload != b"as if the loop had a bug"), "a bug in the loop");
         let (mut decoded, mut begin) = (Decoded::default(), 0);
@@ -294,6 +299,7 @@ impl Applier {
             begin = place + 1;
         }
         self.stage(created, &messages[begin..], decoded)?;
+        tracing::debug!(messages = messages.len(), took = ?since.elapsed(), "a batch is applied");
         Ok(ControlFlow::Continue(()))
     }
 

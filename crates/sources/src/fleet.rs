@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::redact::Redaction;
 use crate::source::{SourceConfig, SourceHandle};
 use crate::spec::{BrokerUrl, SpecError, is_name};
 use crate::status::{Figures, Identity, SourceStatus, SpoolStatus};
@@ -35,10 +36,10 @@ pub struct Fleet {
 }
 
 /// What all sources of a server do alike.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Habits {
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of the log.
+    pub redaction: Redaction,
     /// Ask workers that send no events of their tasks to send them.
     pub enable_events: bool,
     /// Since when nobody listened, where the process before this one was killed. Of a source that is new then nothing
@@ -221,7 +222,7 @@ impl Fleet {
             name: name.to_owned(),
             url: url.clone(),
             connection,
-            redact_args: self.habits.redact_args,
+            redaction: self.habits.redaction.clone(),
             enable_events: self.habits.enable_events,
             away_since: self.habits.away_since,
             queues,

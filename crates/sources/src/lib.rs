@@ -11,6 +11,7 @@
 //! - [`redis`], [`amqp`]: listening to Celery's events on a kind of broker, into the log
 //! - `hearing`: what is done with a message of any broker; `enabling`: which workers are asked for their events
 //! - `heartbeats`: the latest of each worker; `depths`: of each queue; both beside the log
+//! - [`Redaction`]: what is kept out of the log
 //! - [`Fleet`]: all sources of a server, those that were added while it ran included ([`fleet`])
 //!
 //! What a sender says and we do not understand is kept in `extensions`; what cannot be an event at all is refused with
@@ -27,6 +28,7 @@ mod hearing;
 mod heartbeats;
 mod json;
 pub mod lines;
+mod redact;
 pub mod redis;
 pub mod sdk;
 mod source;
@@ -34,6 +36,7 @@ mod spec;
 mod status;
 
 pub use fleet::{Fleet, FleetError, Habits, ListedSource, Origin};
+pub use redact::{Pattern, PatternError, REDACTED, Redaction};
 pub use source::{SourceConfig, SourceHandle, was_away};
 pub use spec::{BackendSpec, BrokerUrl, SourceSpec, SpecError, parse_source, parse_sources};
 pub use status::{SourceState, SourceStatus, SpoolStatus};

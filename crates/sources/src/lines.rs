@@ -117,7 +117,7 @@ impl Found {
         } else if map.contains_key("v") {
             contract(Value::Object(map))
         } else {
-            sdk::event(map.into(), self.connection, sdk::Options::default()).map_err(|fault| fault.message)
+            sdk::event(map.into(), self.connection, &sdk::Options::default()).map_err(|fault| fault.message)
         };
         match read {
             Ok(event) => self.events.push(event),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::frameworks;
 use crate::json::{Broken, Fields, each_object_in, shown};
+use crate::redact::Redaction;
 
 /// Events of one batch; more is no batch but an import, to be sent in parts.
 pub const MAX_EVENTS: usize = 10_000;
@@ -23,10 +24,10 @@ pub const VALIDATION_ERROR: &str = "VALIDATION_ERROR";
 pub const CONNECTION_MISMATCH: &str = "CONNECTION_MISMATCH";
 
 /// What the operator may choose.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of the events.
+    pub redaction: Redaction,
 }
 
 /// A batch, each event judged on its own.
@@ -69,7 +70,7 @@ pub enum BatchError {
 }
 
 /// Reads a batch for the connection that the key belongs to.
-pub fn batch(body: &[u8], connection: Uuid, options: Options) -> Result<Batch, BatchError> {
+pub fn batch(body: &[u8], connection: Uuid, options: &Options) -> Result<Batch, BatchError> {
     let text = std::str::from_utf8(body).map_err(|_| BatchError::NotJson("it is not UTF-8".to_owned()))?;
     let read = |batch: &mut Batch, fields: Result<Fields<'_>, Broken>| {
         let index = batch.total;
@@ -117,7 +118,7 @@ impl From<Broken> for Fault {
 }
 
 /// One event of a batch.
-pub(crate) fn event(mut fields: Fields<'_>, connection: Uuid, options: Options) -> Result<Event, Fault> {
+pub(crate) fn event(mut fields: Fields<'_>, connection: Uuid, options: &Options) -> Result<Event, Fault> {
     check_connection(&mut fields, connection)?;
     let timestamp = timestamp(&mut fields)?;
     let framework = required::<Framework>(&mut fields, "framework", "celery, bullmq or sidekiq")?;
@@ -135,6 +136,7 @@ pub(crate) fn event(mut fields: Fields<'_>, connection: Uuid, options: Options) 
             ..Event::bare(EventType::QueueSnapshot, timestamp, framework)
         },
     };
+    options.redaction.apply(&mut event);
     limits::enforce(&mut event);
     Ok(event)
 }
@@ -201,7 +203,7 @@ fn payload_for(kind: &str, fields: &Fields<'_>) -> Result<&'static str, Fault> {
     }
 }
 
-fn job(framework: Framework, mut fields: Fields<'_>, options: Options) -> Result<Job, Fault> {
+fn job(framework: Framework, mut fields: Fields<'_>, options: &Options) -> Result<Job, Fault> {
     let id = required_text(&mut fields, "externalId").map_err(|fault| fault.inside("job"))?;
     check_external_id(&id).map_err(|reason| Fault::invalid(format!("job.{reason}.")))?;
     let own = fields.get("state").and_then(Value::as_str).map(str::to_owned);
@@ -211,7 +213,7 @@ fn job(framework: Framework, mut fields: Fields<'_>, options: Options) -> Result
         None => required::<JobState>(&mut fields, "state", "one of the eight job states"),
     };
     let state = state.map_err(|fault| fault.inside("job"))?;
-    let redacted = |value: Option<Value>| value.filter(|_| !options.redact_args);
+    let redacted = |value: Option<Value>| value.filter(|_| !options.redaction.drops_arguments());
     let attempt = fields.get("attempt").and_then(Value::as_u64);
     let mut job = Job {
         name: fields.filled_text("name"),

@@ -10,6 +10,7 @@ use proto_events::{Event, EventType, Framework, Source, SourceState as Heard, Ti
 use uuid::Uuid;
 
 use crate::amqp::{AmqpConfig, AmqpSource};
+use crate::redact::Redaction;
 use crate::redis::{RedisConfig, RedisSource};
 use crate::spec::BrokerUrl;
 use crate::status::{Figures, Identity, SourceState, SourceStatus, SpoolStatus};
@@ -26,8 +27,8 @@ pub struct SourceConfig {
     pub url: BrokerUrl,
     /// Whose events these are.
     pub connection: Uuid,
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of the log.
+    pub redaction: Redaction,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
     /// Queues of tasks that are known from earlier; a broker that can list its queues needs none.
@@ -40,18 +41,18 @@ impl SourceConfig {
     /// Starts to listen; from now on the source keeps itself going. Must be called within a tokio runtime. The error is
     /// that the system gives no thread.
     pub fn spawn(self, outlet: &Outlet) -> std::io::Result<SourceHandle> {
-        let (redact_args, enable_events, away_since) = (self.redact_args, self.enable_events, self.away_since);
+        let (redaction, enable_events, away_since) = (self.redaction, self.enable_events, self.away_since);
         match self.url {
             BrokerUrl::Redis(url) => {
                 let redis = RedisConfig::new(self.name, url, self.connection);
-                RedisSource::spawn(RedisConfig { redact_args, enable_events, away_since, ..redis }, outlet)
+                RedisSource::spawn(RedisConfig { redaction, enable_events, away_since, ..redis }, outlet)
             }
             BrokerUrl::Amqp(url) => {
                 // It keeps what is not acknowledged itself, and so can wait for the log.
                 let log = outlet.log_now().ok_or_else(|| std::io::Error::other("the log is not open yet"))?;
                 let amqp = AmqpConfig::new(self.name, url, self.connection);
                 Ok(AmqpSource::spawn(
-                    AmqpConfig { redact_args, enable_events, away_since, queues: self.queues, ..amqp },
+                    AmqpConfig { redaction, enable_events, away_since, queues: self.queues, ..amqp },
                     &log,
                 ))
             }

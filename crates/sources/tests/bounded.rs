@@ -55,7 +55,7 @@ fn no_message_takes_more_than_a_few_times_its_size() {
         let before = memory("VmRSS:");
         let _ = Normaliser::default().message(envelope.as_bytes());
         let _ = Normaliser::default().body(text);
-        let _ = sdk::batch(bytes, Uuid::nil(), sdk::Options::default());
+        let _ = sdk::batch(bytes, Uuid::nil(), &sdk::Options::default());
         let _ = answer::read(bytes);
         let taken = memory("VmHWM:").saturating_sub(before);
         println!("{name}: {} bytes for each", taken / SIZE);

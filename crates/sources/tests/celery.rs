@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proto_events::Event;
 use serde_json::{Value, json};
+use sources::Redaction;
 use sources::celery::{EnvelopeError, Normaliser, Refused, unwrap_envelope};
 use sources::lines;
 use uuid::Uuid;
@@ -146,7 +147,7 @@ fn fields_of_a_wrong_type_are_kept_as_they_came_and_do_not_count() {
 
 #[test]
 fn arguments_and_results_are_dropped_when_they_are_to_be() {
-    let redacting = Normaliser { redact_args: true };
+    let redacting = Normaliser { redaction: Redaction::new(true, Vec::new()) };
     for kind in ["task-received", "task-succeeded", "task-custom"] {
         let secret =
             raw(json!({"type": kind, "args": "('s3cret',)", "kwargs": "{'k': 's3cret'}", "result": "'s3cret'"}));

@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proto_events::{Event, JobState, Timestamp, limits};
+use sources::Redaction;
 use sources::backend::{Unended, answer};
 use sources::celery::Normaliser;
 use sources::{lines, sdk};
@@ -31,9 +32,14 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
 fn parsed(bytes: &[u8]) -> Vec<Event> {
     let mut events = Vec::new();
     events.extend(Normaliser::default().message(bytes).map(|message| message.events).unwrap_or_default());
-    events.extend(sdk::batch(bytes, CONNECTION, sdk::Options::default()).unwrap_or_default().events);
+    events.extend(sdk::batch(bytes, CONNECTION, &sdk::Options::default()).unwrap_or_default().events);
     if let Ok(text) = std::str::from_utf8(bytes) {
-        events.extend(Normaliser { redact_args: true }.body(text).map(|message| message.events).unwrap_or_default());
+        events.extend(
+            Normaliser { redaction: Redaction::new(true, Vec::new()) }
+                .body(text)
+                .map(|message| message.events)
+                .unwrap_or_default(),
+        );
         match lines::events(text, CONNECTION) {
             Ok(read) | Err(lines::LineError::Refused { events: read, .. }) => events.extend(read),
             Err(_) => {}
@@ -41,7 +47,8 @@ fn parsed(bytes: &[u8]) -> Vec<Event> {
     }
     let since = Timestamp(0);
     let job = Unended { external_id: "a".to_owned(), state: JobState::Active, attempt: 1, started_at: None, since };
-    events.extend(answer::read(bytes).ok().flatten().and_then(|answer| answer.event(&job, since, false)));
+    events
+        .extend(answer::read(bytes).ok().flatten().and_then(|answer| answer.event(&job, since, &Redaction::default())));
     events
 }
 

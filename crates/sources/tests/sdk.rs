@@ -4,13 +4,14 @@
 
 use proto_events::{Event, EventType, JobState, Timestamp, WorkerState};
 use serde_json::{Value, json};
+use sources::Redaction;
 use sources::sdk::{self, Batch, BatchError, CONNECTION_MISMATCH, Options, VALIDATION_ERROR};
 use uuid::Uuid;
 
 const CONNECTION: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_5544_0000);
 
 fn read(body: impl AsRef<[u8]>) -> Result<Batch, BatchError> {
-    sdk::batch(body.as_ref(), CONNECTION, Options::default())
+    sdk::batch(body.as_ref(), CONNECTION, &Options::default())
 }
 
 fn batch(events: &[Value]) -> Batch {
@@ -241,7 +242,8 @@ fn arguments_and_results_are_dropped_when_they_are_to_be() {
     let secret =
         json!({"events": [event(json!({"job": {"args": "s3cret", "kwargs": {"k": "s3cret"}, "result": ["s3cret"]}}))]});
     let text = |redact_args| {
-        let batch = sdk::batch(secret.to_string().as_bytes(), CONNECTION, Options { redact_args }).unwrap();
+        let options = Options { redaction: Redaction::new(redact_args, Vec::new()) };
+        let batch = sdk::batch(secret.to_string().as_bytes(), CONNECTION, &options).unwrap();
         serde_json::to_string(&batch.events[0]).unwrap()
     };
     assert!(text(false).contains("s3cret") && !text(true).contains("s3cret"));

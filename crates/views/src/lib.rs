@@ -53,7 +53,9 @@ pub use generation::Reason;
 pub use generations::{Candidate, Generations};
 pub use open::{Opened, Options, Outcome, open};
 pub use prepare::Preparation;
-pub use query::{Brief, Counts, Cursor, Filter, Limit, NotACursor, Page, Patience, Query, Signs, SortBy, SortOrder};
+pub use query::{
+    Brief, Counts, Cursor, Filter, Ids, Limit, NotACursor, Page, Patience, Query, Signs, SortBy, SortOrder,
+};
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};
 pub use stats::{

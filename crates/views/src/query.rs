@@ -29,6 +29,8 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Only of this worker, by its id.
     pub worker: Option<String>,
+    /// Only those of which a worker is known, or only the others.
+    pub taken: Option<bool>,
     /// Only of this framework.
     pub framework: Option<Framework>,
     /// Only created at or after this time.
@@ -199,6 +201,15 @@ pub struct Page {
     pub next: Option<Cursor>,
     /// How many jobs the query matches in all, this page's place aside.
     pub total: u64,
+}
+
+/// A part of the list, without what is shown of its jobs.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    /// The jobs.
+    pub jobs: Vec<Uuid>,
+    /// Where the list goes on; `None` at its end.
+    pub next: Option<Cursor>,
 }
 
 /// A place in the list: after the job of this value and id. Written as an opaque text.

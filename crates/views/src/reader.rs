@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow};
 use crate::digest::Digest;
 use crate::error::ViewError;
-use crate::query::{Brief, Counts, Filter, Page, Patience, Query, Signs};
+use crate::query::{Brief, Counts, Filter, Ids, Page, Patience, Query, Signs};
 use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
 use crate::stats::{Ended, FailureGroup, Lifetime, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
@@ -62,6 +62,18 @@ impl Reader {
         shared.record(id, staged.as_deref(), floor)
     }
 
+    /// The task names that jobs have, in no order; also those that all their jobs had until the last trim.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let shared = self.shared();
+        let state = shared.state.read();
+        state.table.names().filter(|name| &***name != UNKNOWN_NAME).cloned().collect()
+    }
+
+    /// Whether there is this job.
+    pub fn has(&self, id: Uuid) -> bool {
+        self.shared().state.read().table.has(id)
+    }
+
     /// A job with its evidence.
     pub fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
         self.shared().row(id)
@@ -102,6 +114,17 @@ impl Reader {
                 return Ok(Page { jobs, next: found.next, total: found.total });
             }
         }
+    }
+
+    /// A part of the list, found in the same way, without reading any record: of many jobs at once.
+    pub fn ids(&self, query: &Query, signs: &Signs) -> Result<Ids, ViewError> {
+        let shared = self.shared();
+        let (snapshot, only) = {
+            let state = shared.state.read();
+            (state.table.snapshot(), state.candidates(&query.filter))
+        };
+        let found = snapshot.find(query, signs, only.as_deref())?;
+        Ok(Ids { jobs: found.jobs, next: found.next })
     }
 
     /// The other jobs of the workflow that this job began, those first that stand first in the log, up to so many; and how

@@ -3,7 +3,7 @@
 use proto_events::{Framework, JobState, limits};
 use views::{Cursor, Filter, Query, SortBy, SortOrder};
 
-use super::kinds::{Choice, Choices, Flag, Id, Integer, PassedOn, Tag, Text, Time};
+use super::kinds::{Choice, Choices, Flag, Id, Integer, Kind as _, PassedOn, SAFE_INTEGER, Tag, Text, Time};
 use super::{AT_LEAST, Asked, Defaulted, MAX_STALENESS, Param, Params};
 use crate::consistency::Wanted;
 use crate::errors::ApiError;
@@ -42,7 +42,21 @@ const CURSOR: Param<PassedOn<Cursor>> = Param::new(
     PassedOn::new("must be the nextCursor of an earlier answer", 1_000),
     "Where to go on: the `nextCursor` of the page before. The other parameters stay the same from page to page.",
 );
-const LIMIT: Defaulted<Integer> = Param::new("limit", Integer::between(1, 100), "How many jobs at most.").or(50);
+const LIMIT: Defaulted<Integer> = Param::new(
+    "limit",
+    Integer::between(1, 100),
+    "How many jobs at most. Of the whole list, as CSV or JSON lines, any number, and all where it is left out.",
+)
+.or(50);
+/// Of the whole list.
+const WHOLE_LIMIT: Param<Integer> =
+    Param::new("limit", Integer::between(1, SAFE_INTEGER), "How many jobs at most; all where it is left out.");
+const FORMAT: Param<Choice<Format>> = Param::new(
+    "format",
+    Choice(&[("json", Format::Json), ("csv", Format::Csv), ("jsonl", Format::Lines)]),
+    "A page of JSON; or the whole list from there on, as CSV with a line of names or as JSON lines. Where it is left out, \
+     the header `Accept` says it: `application/json`, `text/csv` or `application/x-ndjson`.",
+);
 pub(crate) const SEARCH: Param<Text> = Param::new(
     "search",
     Text::of(0, 500),
@@ -95,41 +109,69 @@ const SORT_ORDER: Defaulted<Choice<SortOrder>> = Param::new(
 )
 .or(SortOrder::Descending);
 
-/// All of them.
-pub(crate) const LIST: Params = &[
-    &CURSOR,
-    &LIMIT,
-    &SEARCH,
-    &STATE,
-    &QUEUE,
-    &WORKER,
-    &CONNECTION_ID,
-    &FRAMEWORK,
-    &SORT_BY,
-    &SORT_ORDER,
-    &NAME,
-    &CREATED_AFTER,
-    &CREATED_BEFORE,
-    &EXTERNAL_ID,
-    &ERROR_CONTAINS,
-    &ATTEMPT_AT_LEAST,
-    &TAGGED,
-    &LOST,
-    &STUCK,
-    &WAITING,
-    &AT_LEAST,
-    &MAX_STALENESS,
-];
+/// All of them, with this limit.
+macro_rules! list {
+    ($limit:expr) => {
+        &[
+            &CURSOR,
+            $limit,
+            &FORMAT,
+            &SEARCH,
+            &STATE,
+            &QUEUE,
+            &WORKER,
+            &CONNECTION_ID,
+            &FRAMEWORK,
+            &SORT_BY,
+            &SORT_ORDER,
+            &NAME,
+            &CREATED_AFTER,
+            &CREATED_BEFORE,
+            &EXTERNAL_ID,
+            &ERROR_CONTAINS,
+            &ATTEMPT_AT_LEAST,
+            &TAGGED,
+            &LOST,
+            &STUCK,
+            &WAITING,
+            &AT_LEAST,
+            &MAX_STALENESS,
+        ]
+    };
+}
+
+/// Of pages.
+pub(crate) const LIST: Params = list!(&LIMIT);
+/// Of the whole list.
+const WHOLE: Params = list!(&WHOLE_LIMIT);
+
+/// How the list is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A page of JSON.
+    #[default]
+    Json,
+    /// All of it as CSV.
+    Csv,
+    /// All of it as JSON lines.
+    Lines,
+}
 
 /// What was asked.
 #[derive(Debug)]
 pub(crate) struct ListParams {
+    /// Of the whole list its limit is that of all, and the largest number where none was given.
     pub(crate) query: Query,
+    pub(crate) format: Format,
     pub(crate) wanted: Wanted,
 }
 
-pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
-    let asked = Asked::of(LIST, raw)?;
+/// `accepted` is what the client takes, where no parameter says it.
+pub(crate) fn list_params(raw: &str, accepted: Format) -> Result<ListParams, ApiError> {
+    // Which limits there are depends on it; what is wrong with it is said with the rest.
+    let named = form_urlencoded::parse(raw.as_bytes()).find(|(name, _)| name == FORMAT.name);
+    let format = named.map_or(accepted, |(_, value)| FORMAT.kind.read(&value).unwrap_or_default());
+    let asked = Asked::of(if format == Format::Json { LIST } else { WHOLE }, raw)?;
     let filter = Filter {
         connections: asked.get(&CONNECTION_ID).map(|id| vec![id]),
         states: asked.get(&STATE),
@@ -137,6 +179,7 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
         name: asked.get(&NAME),
         queue: asked.get(&QUEUE),
         worker: asked.get(&WORKER),
+        taken: None,
         framework: asked.get(&FRAMEWORK),
         created_after: asked.get(&CREATED_AFTER),
         created_before: asked.get(&CREATED_BEFORE),
@@ -152,9 +195,13 @@ pub(crate) fn list_params(raw: &str) -> Result<ListParams, ApiError> {
     if cursor.as_ref().is_some_and(|cursor: &Cursor| cursor.sort_by() != sort_by) {
         return Err(ApiError::field("cursor", "must be of a list with the same sortBy"));
     }
-    let (sort_order, limit) = (asked.get_or(&SORT_ORDER), asked.get_or(&LIMIT) as usize);
+    let limit = match format {
+        Format::Json => asked.get_or(&LIMIT) as usize,
+        Format::Csv | Format::Lines => asked.get(&WHOLE_LIMIT).map_or(usize::MAX, |limit| limit as usize),
+    };
+    let sort_order = asked.get_or(&SORT_ORDER);
     let query = Query { filter, sort_by, sort_order, limit, cursor };
-    Ok(ListParams { query, wanted: asked.wanted() })
+    Ok(ListParams { query, format, wanted: asked.wanted() })
 }
 
 #[cfg(test)]
@@ -174,7 +221,7 @@ mod tests {
     type Change = fn(&mut Query);
 
     fn refused(raw: &str) -> (String, Option<Value>) {
-        match list_params(raw) {
+        match list_params(raw, Format::Json) {
             Err(ApiError::Validation { message, details }) => (message, details),
             other => panic!("{raw}: {other:?}"),
         }
@@ -216,11 +263,12 @@ mod tests {
             ("sortBy=durationMs".into(), |query| query.sort_by = SortBy::DurationMs),
             ("sortOrder=asc".into(), |query| query.sort_order = SortOrder::Ascending),
             ("sortBy=createdAt&sortOrder=desc".into(), |_| {}),
+            ("format=json".into(), |_| {}),
         ];
         for (raw, change) in &cases {
             let mut expected = Query::default();
             change(&mut expected);
-            let asked = list_params(raw).unwrap();
+            let asked = list_params(raw, Format::Json).unwrap();
             assert_eq!(format!("{:?}", asked.query), format!("{expected:?}"), "{raw}");
             assert_eq!(asked.wanted, Wanted::default(), "{raw}");
         }
@@ -233,11 +281,23 @@ mod tests {
         let all = all.filter(|raw| !raw.starts_with("sortBy"));
         let mut seen = std::collections::HashSet::new();
         let all: Vec<&str> = all.filter(|raw| seen.insert(raw.split('=').next())).collect();
-        let query = list_params(&all.join("&")).unwrap().query;
+        let query = list_params(&all.join("&"), Format::Json).unwrap().query;
         assert_eq!(query.filter.tag, Some(("team".into(), None)), "and all of them at once");
         assert_eq!((query.limit, query.cursor), (100, Some(cursor)));
         let wanted = Wanted { at_least: Some(7), max_staleness: Some(Duration::from_millis(250)) };
-        assert_eq!(list_params("atLeast=7.3&maxStaleness=250").unwrap().wanted, wanted);
+        assert_eq!(list_params("atLeast=7.3&maxStaleness=250", Format::Json).unwrap().wanted, wanted);
+    }
+
+    #[test]
+    fn the_whole_list_has_the_filters_of_a_page_and_a_limit_of_its_own() {
+        let asked = |raw: &str, accepted| {
+            let ListParams { query, format, .. } = list_params(raw, accepted).unwrap();
+            (format, query.limit, query.filter.queue)
+        };
+        let mail = Some("mail".to_owned());
+        assert_eq!(asked("queue=mail&format=csv", Format::Json), (Format::Csv, usize::MAX, mail.clone()));
+        assert_eq!(asked("queue=mail&limit=101", Format::Lines), (Format::Lines, 101, mail.clone()));
+        assert_eq!(asked("queue=mail&format=json", Format::Csv), (Format::Json, 50, mail));
     }
 
     #[test]
@@ -291,6 +351,9 @@ mod tests {
             ("limit=5&limit=5", "limit"),
             (&format!("sortBy=name&cursor={CURSOR_TEXT}"), "cursor"),
             ("stat=failed", "stat"),
+            ("format=xml", "format"),
+            ("format=json&limit=101", "limit"),
+            ("format=csv&limit=0", "limit"),
         ];
         for (raw, field) in cases.into_iter().chain(too_long.iter().map(|(raw, field)| (raw.as_str(), *field))) {
             let (message, details) = refused(raw);

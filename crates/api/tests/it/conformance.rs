@@ -264,6 +264,7 @@ async fn every_documented_parameter_is_taken_within_its_limits_and_refused_by_na
     let ours: Vec<&str> =
         described.iter().map(|it| it["name"].as_str().unwrap()).filter(|it| !parameters().contains_key(it)).collect();
     let added = [
+        "format",
         "name",
         "createdAfter",
         "createdBefore",

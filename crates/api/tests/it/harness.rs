@@ -11,7 +11,7 @@ use event_log::{EventLog, Outlet};
 use projection::FOLD_VERSION;
 use projector::LiveSettings;
 use serde_json::{Value, json};
-use sources::{Fleet, Habits};
+use sources::{Fleet, Habits, Redaction};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -150,7 +150,7 @@ impl Node {
             connections: Arc::clone(&connections),
             keys: ReadKeys::open(log.kv()).await.unwrap(),
             backends: Arc::new(Vec::new),
-            redact_args: false,
+            redaction: Redaction::default(),
         });
         Self { client: bare.client.clone(), log, connections, projector, fleet, app: Arc::clone(&bare.app), bare, dir }
     }

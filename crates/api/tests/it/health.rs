@@ -86,3 +86,38 @@ async fn a_log_that_goes_away_is_told_and_reads_go_on() {
     server.given(&json!([event("b", "queued", "2026-02-27T10:29:55Z")]));
     assert_eq!(server.client.get("/api/jobs/b").admin().send().status, 200);
 }
+
+/// What the schema of this name may be.
+fn values(document: &Value, schema: &str) -> Vec<String> {
+    let schema = &document["components"]["schemas"][schema];
+    let plain = schema["enum"].as_array().into_iter().flatten();
+    let described = schema["oneOf"].as_array().into_iter().flatten();
+    let described =
+        described.flat_map(|one| one["enum"].as_array().cloned().unwrap_or_else(|| vec![one["const"].clone()]));
+    plain.cloned().chain(described).map(|value| value.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runbook_says_of_every_reason_and_warning_what_to_do() {
+    let bare = Bare::start(PASSWORD).await;
+    let document = bare.client.get("/api/openapi.json").send().body;
+    let runbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../forebay/README.md")).unwrap();
+    let section = runbook.split("## What health says").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let mut told: Vec<String> =
+        rows.map(|(name, _)| name.to_owned()).filter(|name| !["reason", "what"].contains(&name.as_str())).collect();
+    let mut known = [values(&document, "HealthReason"), values(&document, "MissingWhat")].concat();
+    assert!(known.len() > 15, "{known:?}");
+    told.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(told, known);
+    // And with the status that it has.
+    for unavailable in ["STARTING", "CATCHING_UP", "LOG_UNREACHABLE", "PROJECTOR_FAILED", "LOG_CHANGED"] {
+        assert!(section.contains(&format!("| `{unavailable}` | 503 |")), "{unavailable}");
+    }
+    for link in runbook.match_indices("](#").map(|(at, _)| &runbook[at + 3..]) {
+        let anchor = link.split(')').next().unwrap();
+        let title = format!("\n## {}\n", anchor.replace('-', " "));
+        assert!(runbook.to_lowercase().contains(&title), "{anchor}");
+    }
+}

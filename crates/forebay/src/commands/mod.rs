@@ -9,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod fold;
 pub(crate) mod import;
 pub(crate) mod job;
+pub(crate) mod jobs;
 pub(crate) mod key;
 mod lines;
 pub(crate) mod link;

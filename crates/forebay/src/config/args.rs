@@ -110,6 +110,13 @@ pub(crate) struct ServeArgs {
     #[arg(env = "FOREBAY_REDACT_ARGS", help_heading = "Sources")]
     pub(super) redact_args: Option<bool>,
 
+    /// Take whatever fits this regular expression out of arguments, results, errors, tracebacks and notes before anything is
+    /// stored, and put `[redacted]` in its place; may be given more than once
+    ///
+    /// It is looked for in each text by itself, letter by letter as Celery wrote it. Also `FOREBAY_REDACT`, one on each line.
+    #[arg(long, value_name = "PATTERN", help_heading = "Sources")]
+    pub(super) redact: Vec<String>,
+
     /// Ask workers that were started without -E to send the events of their tasks, over Celery's remote control
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(env = "FOREBAY_ENABLE_EVENTS", help_heading = "Sources")]

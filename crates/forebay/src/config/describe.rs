@@ -39,7 +39,7 @@ impl ServeConfig {
             ("log", log),
             ("celery", listed(celery)),
             ("celery-backend", listed(backends)),
-            ("redact-args", self.redact_args.to_string()),
+            ("redact-args", self.redaction.drops_arguments().to_string()),
             ("list-memory", format!("{} bytes", stack.list_memory)),
             ("metrics-hostname", stack.metrics_hostname.to_string()),
             ("enable-events", self.enable_events.to_string()),

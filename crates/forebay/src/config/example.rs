@@ -32,6 +32,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("auth-header", "X-Remote-User"),
     ("oidc-issuer", "https://login.example.com"),
     ("oidc-ca", "/etc/ssl/certs/login-ca.pem"),
+    ("redact", r"password=\S+"),
     ("celery-backend", "shop=redis://cache-1:6379/1"),
 ];
 

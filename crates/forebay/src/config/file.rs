@@ -40,6 +40,7 @@ pub(crate) struct TomlFile {
     pub(super) celery_backend: Vec<String>,
     pub(super) celery_backend_after: Option<String>,
     pub(super) redact_args: Option<bool>,
+    pub(super) redact: Vec<String>,
     pub(super) enable_events: Option<bool>,
     pub(super) spool_size: Option<String>,
     pub(super) scrub: Option<String>,

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use projector::Policy;
-use sources::{BackendSpec, SourceSpec};
+use sources::{BackendSpec, Redaction, SourceSpec};
 use uuid::Uuid;
 
 use crate::door::DoorConfig;
@@ -76,7 +76,7 @@ pub(crate) struct ServeConfig {
     pub(crate) celery: Vec<SourceSpec>,
     pub(crate) backends: Vec<BackendSpec>,
     pub(crate) backends_after: Duration,
-    pub(crate) redact_args: bool,
+    pub(crate) redaction: Redaction,
     pub(crate) enable_events: bool,
     /// In bytes; `None` is no spool.
     pub(crate) spool_size: Option<u64>,

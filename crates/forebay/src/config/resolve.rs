@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use projector::{Most, Policy};
-use sources::{BackendSpec, SourceSpec, parse_source, parse_sources};
+use sources::{BackendSpec, Pattern, Redaction, SourceSpec, parse_source, parse_sources};
 use uuid::Uuid;
 
 use super::args::{ServeArgs, StackArgs};
@@ -63,6 +63,10 @@ impl ServeArgs {
         let mut problems = Problems::default();
         let (celery, backends) = (self.brokers(&file, &mut problems), self.backends(&file, &mut problems));
         let connection_id = problems.keep(connection_id()).or(file.connection_id);
+        let redaction = Redaction::new(
+            self.redact_args.or(file.redact_args).unwrap_or_default(),
+            patterns(&self.redact, &file.redact, &mut problems),
+        );
         let stack = self.stack.over(&file, &mut problems);
         let door = problems.keep(self.door.over(&file));
         let (retention, most) =
@@ -87,7 +91,7 @@ impl ServeArgs {
             celery,
             backends,
             backends_after: problems.keep(units::backend_after(after.as_deref())),
-            redact_args: self.redact_args.or(file.redact_args).unwrap_or_default(),
+            redaction,
             enable_events: self.enable_events.or(file.enable_events).unwrap_or_default(),
             spool_size: problems.keep(units::spool(spool.as_deref())),
             scrub: problems.keep(units::scrub(scrub.as_deref())),
@@ -149,6 +153,27 @@ fn celery_file(path: &Path, problems: &mut Problems) -> Vec<SourceSpec> {
     let read =
         |(index, line)| parse_source(line).with_context(|| format!("{} line {}", path.display(), index + 1)).map(Some);
     specs.map(read).filter_map(|spec| problems.keep(spec)).collect()
+}
+
+/// What is to be taken out, from wherever it is given. Each pattern that is none is named: it is no secret, but says how one
+/// looks.
+fn patterns(flags: &[String], file: &[String], problems: &mut Problems) -> Vec<Pattern> {
+    let environment = problems.keep(variable("FOREBAY_REDACT"));
+    let lines: Vec<String> = environment.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+    let (given, place) = match (flags, lines.as_slice()) {
+        ([], []) => (file, "redact in the file"),
+        ([], lines) => (lines, "FOREBAY_REDACT"),
+        (flags, _) => (flags, "--redact"),
+    };
+    let given = given.iter().filter(|text| !text.is_empty());
+    let read = |text: &String| match text.parse::<Pattern>() {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            problems.add(format_args!("{place}: `{text}` {error}"));
+            None
+        }
+    };
+    given.filter_map(read).collect()
 }
 
 fn connection_id() -> anyhow::Result<Option<Uuid>> {

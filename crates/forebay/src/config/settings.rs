@@ -90,7 +90,12 @@ pub(super) fn settings(matches: &ArgMatches, file: &toml::Table, config: &ServeC
         let is_secret = arg.is_hide_env_values_set() || is_secret_name(name);
         let mut setting = found(name, flags, file, is_secret)?;
         if matches!(arg.get_action(), clap::ArgAction::Append) {
-            setting.split();
+            // A pattern may hold anything but the end of a line.
+            if name == "redact" {
+                setting.split(|c| c == '\n');
+            } else {
+                setting.split(|c| c == ',' || c.is_whitespace());
+            }
         }
         if setting.from == Origin::Default {
             setting.values = default_of(&arg).into_iter().collect();
@@ -159,10 +164,10 @@ fn is_secret_name(name: &str) -> bool {
 
 impl Setting {
     /// In the environment a list is one text.
-    fn split(&mut self) {
+    fn split(&mut self, between: impl Fn(char) -> bool + Copy) {
         self.is_list = true;
         if let Origin::Variable(_) = self.from {
-            let texts = self.values.iter().flat_map(|text| text.split(|c: char| c == ',' || c.is_whitespace()));
+            let texts = self.values.iter().flat_map(|text| text.split(between));
             self.values = texts.filter(|text| !text.is_empty()).map(str::to_owned).collect();
         }
     }

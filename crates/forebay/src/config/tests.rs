@@ -29,7 +29,10 @@ fn names(config: &ServeConfig) -> Vec<&str> {
 fn flags_win_over_the_file_and_the_file_over_defaults() {
     let file = "listen = '0.0.0.0:1'\nnats-url = 'nats://file:1'\nredact-args = true\nfsync = 'always'\ncelery = ['a=redis://file']";
     let config = resolved(&["--listen", "0.0.0.0:2", "--redact-args=false"], file).unwrap();
-    assert_eq!((config.listen.as_str(), config.redact_args, config.stack.fsync), ("0.0.0.0:2", false, Fsync::Always));
+    assert_eq!(
+        (config.listen.as_str(), config.redaction.drops_arguments(), config.stack.fsync),
+        ("0.0.0.0:2", false, Fsync::Always)
+    );
     assert_eq!(config.stack.nats.as_ref().unwrap().url, "nats://file:1");
     assert_eq!(names(&config), ["a"]);
     assert_eq!(config.stack.data_dir, Path::new(super::resolve::DATA_DIR));

@@ -41,6 +41,7 @@ use crate::depths::Teller;
 use crate::enabling::Enabling;
 use crate::hearing::Hearing;
 use crate::heartbeats::Heartbeats;
+use crate::redact::Redaction;
 use crate::source::{LAST_WORDS, Running, SourceHandle};
 use crate::status::Figures;
 use control::Control;
@@ -62,8 +63,8 @@ pub struct AmqpConfig {
     pub url: AmqpUrl,
     /// Whose events these are.
     pub connection: Uuid,
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of the log.
+    pub redaction: Redaction,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
     /// Since when nobody listened, where the process before this one was killed.
@@ -89,7 +90,7 @@ impl AmqpConfig {
             name: name.into(),
             url,
             connection,
-            redact_args: false,
+            redaction: Redaction::default(),
             enable_events: false,
             away_since: None,
             queues: Vec::new(),
@@ -122,7 +123,7 @@ impl AmqpSource {
             url: config.url.clone(),
             queues: topology::own_queues(&config.url, config.connection, config.tasks, config.workers),
             patience: config.patience,
-            normaliser: Normaliser { redact_args: config.redact_args },
+            normaliser: Normaliser { redaction: config.redaction },
             hearing: Hearing::new(
                 config.name.clone(),
                 Arc::clone(&figures),

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Unended, display};
+use crate::redact::Redaction;
 
 /// Bytes from which on only the outcome of a stored answer is read, not its value.
 const LARGE: usize = 1 << 20;
@@ -100,7 +101,7 @@ fn time(text: &str) -> Option<Timestamp> {
 
 impl Answer {
     /// The event that says so; `None` where the answer is of an earlier run than the one that is asked for.
-    pub fn event(self, job: &Unended, now: Timestamp, redact: bool) -> Option<Event> {
+    pub fn event(self, job: &Unended, now: Timestamp, redaction: &Redaction) -> Option<Event> {
         let attempt = self.retries.and_then(|retries| retries.checked_add(1));
         if attempt.is_some_and(|attempt| attempt < job.attempt) {
             return None;
@@ -128,12 +129,13 @@ impl Answer {
                 let text =
                     self.value.as_ref().filter(|value| !value.is_null()).map(|value| display::value(value, VALUE));
                 let text = if self.is_large { Some(limits::CUT.to_owned()) } else { text };
-                told.result = text.filter(|_| !redact).map(Value::String);
+                told.result = text.filter(|_| !redaction.drops_arguments()).map(Value::String);
             }
             _ => told.error = self.value.as_ref().and_then(display::error),
         }
         told.stacktrace = self.traceback;
         let mut event = Event::job(self.done.unwrap_or(now), Framework::Celery, told);
+        redaction.apply(&mut event);
         limits::enforce(&mut event);
         Some(event)
     }
@@ -153,7 +155,7 @@ mod tests {
 
     fn told(stored: &Value, job: &Unended) -> Option<Job> {
         let answer = read(stored.to_string().as_bytes()).unwrap()?;
-        let event = answer.event(job, Timestamp::parse("2026-11-23T13:00:00Z").unwrap(), false)?;
+        let event = answer.event(job, Timestamp::parse("2026-11-23T13:00:00Z").unwrap(), &Redaction::default())?;
         Some(*event.job.unwrap())
     }
 
@@ -218,7 +220,7 @@ mod tests {
             for value in [json!(text), json!(number), deep, json!({"exc_type": text, "exc_message": [number, text]}), json!({"exc_type": 7})] {
                 let stored = json!({"status": status, "result": value, "traceback": text, "date_done": text, "retries": number});
                 if let Ok(Some(answer)) = read(stored.to_string().as_bytes())
-                    && let Some(event) = answer.event(&job(JobState::Active, 1), Timestamp(0), false)
+                    && let Some(event) = answer.event(&job(JobState::Active, 1), Timestamp(0), &Redaction::default())
                 {
                     prop_assert_eq!(event.check(), Ok(()));
                     prop_assert!(proto_events::encode(&[event]).len() <= limits::EVENT_BYTES);

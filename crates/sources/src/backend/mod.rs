@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use crate::redact::Redaction;
 use crate::redis::RedisUrl;
 use crate::status::now;
 use answer::{Answer, Unreadable};
@@ -53,8 +54,8 @@ pub struct BackendConfig {
     pub url: RedisUrl,
     /// Whose jobs these are.
     pub connection: Uuid,
-    /// Drop results.
-    pub redact_args: bool,
+    /// What is kept out of the log.
+    pub redaction: Redaction,
     /// For how long a job may be without news before it is asked for.
     pub after: Duration,
 }
@@ -240,7 +241,7 @@ impl Asking {
             Ok(answer) => answer,
             Err(unreadable) => return self.unreadable(&unreadable),
         };
-        let Some(event) = answer.and_then(|answer: Answer| answer.event(job, now(), self.config.redact_args)) else {
+        let Some(event) = answer.and_then(|answer: Answer| answer.event(job, now(), &self.config.redaction)) else {
             return;
         };
         // Of a retry the time is that of the question, which is another one each time.

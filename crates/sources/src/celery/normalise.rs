@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 
 use super::envelope::{EnvelopeError, open};
 use crate::json::{Broken, Fields, each_object, shown};
+use crate::redact::Redaction;
 
 /// Makes events of Celery's raw events.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Normaliser {
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of them.
+    pub redaction: Redaction,
 }
 
 /// Why a raw event is of no use. Its neighbours in the same message are unharmed.
@@ -86,7 +87,7 @@ impl Normaliser {
         each_object(body, read).map_err(EnvelopeError::Body)
     }
 
-    fn normalise(self, mut raw: Fields<'_>) -> Result<Event, Refused> {
+    fn normalise(&self, mut raw: Fields<'_>) -> Result<Event, Refused> {
         let kind = raw.text("type").unwrap_or_default();
         let mut event = if let Some(what) = kind.strip_prefix("task-") {
             self.task(celery_kind(what), &kind, raw)?
@@ -99,17 +100,18 @@ impl Normaliser {
             };
             worker(state, &kind, raw)?
         };
+        self.redaction.apply(&mut event);
         limits::enforce(&mut event);
         Ok(event)
     }
 
-    fn task(self, kind: CeleryKind, type_name: &str, mut raw: Fields<'_>) -> Result<Event, Refused> {
+    fn task(&self, kind: CeleryKind, type_name: &str, mut raw: Fields<'_>) -> Result<Event, Refused> {
         let id = raw.filled_text("uuid");
         let id = id.ok_or("it is missing, empty or not a text").and_then(|id| check_external_id(&id).map(|()| id));
         let id = id.map_err(|reason| Refused::Uuid { kind: shown(type_name), reason })?;
         let timestamp = time_of(&mut raw, type_name)?;
         let producer = producer(&mut raw);
-        if self.redact_args {
+        if self.redaction.drops_arguments() {
             for key in ["args", "kwargs", "result"] {
                 raw.take(key);
             }

@@ -36,6 +36,7 @@ use crate::depths::Teller;
 use crate::enabling::Enabling;
 use crate::hearing::Hearing;
 use crate::heartbeats::Heartbeats;
+use crate::redact::Redaction;
 use crate::source::{LAST_WORDS, Running, SourceHandle, change, was_away};
 use crate::status::{Figures, now};
 use control::Control;
@@ -58,8 +59,8 @@ pub struct RedisConfig {
     pub url: RedisUrl,
     /// Whose events these are.
     pub connection: Uuid,
-    /// Drop `args`, `kwargs` and `result`.
-    pub redact_args: bool,
+    /// What is kept out of the log.
+    pub redaction: Redaction,
     /// Ask workers that do not to send the events of their tasks.
     pub enable_events: bool,
     /// Since when nobody listened, where the process before this one was killed.
@@ -83,7 +84,7 @@ impl RedisConfig {
             name: name.into(),
             url,
             connection,
-            redact_args: false,
+            redaction: Redaction::default(),
             enable_events: false,
             away_since: None,
             channels: None,
@@ -138,7 +139,7 @@ impl RedisSource {
         };
         let heartbeats = Arc::new(Heartbeats::default());
         let decode = Decode {
-            normaliser: Normaliser { redact_args: config.redact_args },
+            normaliser: Normaliser { redaction: config.redaction },
             queue: Arc::clone(&queue),
             batcher: outlet.batcher(config.connection),
             hearing: Hearing::new(

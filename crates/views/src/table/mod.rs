@@ -286,6 +286,11 @@ impl Table {
         ids.flat_map(|id| self.index.slots(id).map(move |slot| (slot as u32, id))).collect()
     }
 
+    /// The task names that there are jobs of, or were until the last trim.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.texts.names.values().iter()
+    }
+
     /// The connections that there are jobs of.
     pub(crate) fn connections(&self) -> impl Iterator<Item = Uuid> {
         self.texts.connections.values().iter().map(|connection| connection.0)

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::codes::{Codes, Id, Texts};
 use super::cold::{Summary, Unfinished};
-use super::segment::{SEGMENT, Segment, Spans, UNFINISHED, of_framework, of_state, places};
+use super::segment::{NONE, SEGMENT, Segment, Spans, UNFINISHED, of_framework, of_state, places};
 use crate::codec::Rare;
 use crate::query::{Filter, Limit, Signs};
 
@@ -97,6 +97,7 @@ pub(super) struct Plan {
     names: Option<Vec<bool>>,
     queue: Option<u32>,
     worker: Option<u32>,
+    taken: Option<bool>,
     framework: Option<Framework>,
     created_after: Option<Timestamp>,
     created_before: Option<Timestamp>,
@@ -121,6 +122,7 @@ impl Plan {
             names: names(filter, texts),
             queue: code(&texts.queues, &filter.queue),
             worker: code(&texts.workers, &filter.worker),
+            taken: filter.taken,
             framework: filter.framework,
             created_after: filter.created_after,
             created_before: filter.created_before,
@@ -172,6 +174,9 @@ impl Plan {
         }
         if let Some(worker) = self.worker {
             condition(Some(summary.workers.count(|code| code == worker)));
+        }
+        if let Some(taken) = self.taken {
+            condition(Some(summary.workers.count(|code| (code != NONE) == taken)));
         }
         condition(self.is_of_the_time(&summary.spans).then_some(all));
         if self.attempt.is_some_and(|attempt| attempt > 0) {
@@ -257,6 +262,7 @@ impl Plan {
             && self.names.as_ref().is_none_or(|wanted| wanted[job.name as usize])
             && self.queue.is_none_or(|queue| job.queue == queue)
             && self.worker.is_none_or(|worker| job.worker == worker)
+            && self.taken.is_none_or(|taken| (job.worker != NONE) == taken)
             && self.lost.as_ref().is_none_or(|(wanted, gone)| gone.has(job.connection, job.worker, began()) == *wanted)
             && self
                 .stuck
@@ -290,6 +296,9 @@ impl Plan {
         }
         if let Some(worker) = self.worker {
             selection.keep(&segment.workers, |code| code == worker);
+        }
+        if let Some(taken) = self.taken {
+            selection.keep(&segment.workers, |code| (code != NONE) == taken);
         }
         // Most segments are of the time as a whole, or not at all.
         if !self.is_of_the_time(&segment.spans) {

@@ -150,6 +150,7 @@ fn query() -> impl Strategy<Value = (Query, Option<u16>)> {
         prop::option::weighted(0.2, any::<bool>()),
         prop::option::weighted(0.2, any::<bool>()),
         prop::option::weighted(0.2, any::<bool>()),
+        prop::option::weighted(0.2, any::<bool>()),
     );
     let sorts = vec![
         SortBy::CreatedAt,
@@ -180,6 +181,7 @@ fn query() -> impl Strategy<Value = (Query, Option<u16>)> {
             lost: rest.3,
             stuck: rest.4,
             waiting: rest.5,
+            taken: rest.6,
         };
         (Query { filter, sort_by, sort_order, limit, cursor: None }, kinds.4)
     })
@@ -225,6 +227,7 @@ fn is_wanted(record: &Record, filter: &Filter, signs: &Signs) -> bool {
         && filter.name.as_ref().is_none_or(|name| *name == record.name)
         && filter.queue.as_ref().is_none_or(|queue| Some(queue) == record.queue.as_ref())
         && filter.worker.as_ref().is_none_or(|worker| Some(worker) == record.worker_id.as_ref())
+        && filter.taken.is_none_or(|taken| taken == record.worker_id.is_some())
         && filter
             .error_contains
             .as_ref()
@@ -295,7 +298,9 @@ fn assert_list(opened: &Opened, truth: &BTreeMap<Uuid, Record>, mut query: Query
         query.cursor = Some(written);
     }
     let expected: Vec<Uuid> = expected.iter().map(|record| record.id).collect();
-    prop_assert_eq!(found, expected);
+    prop_assert_eq!(&found, &expected);
+    let all = opened.reader.ids(&Query { limit: usize::MAX, cursor: None, ..query }, &signs).unwrap();
+    prop_assert_eq!((all.jobs, all.next), (expected, None));
     Ok(())
 }
 

@@ -6,7 +6,6 @@
 mod beside;
 mod dashboard;
 mod drain;
-mod flower;
 mod huge;
 mod measures;
 mod million;

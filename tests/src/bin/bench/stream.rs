@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_tests::{Flood, Forebay, Options, RabbitMq, Redis, wait_for};
+use forebay_tests::{Flood, Flower, Forebay, Options, RabbitMq, Redis, wait_for};
 use rustix::process::Pid;
 use serde::Serialize;
 
-use crate::flower::Flower;
 use crate::measures::now;
 use crate::million::{CHANNEL, memory};
 

@@ -69,8 +69,16 @@ fn no_route_opens_without_a_key_or_a_login_but_health_login_and_assets() {
             }
         }
     }
+    for path in ["tasks", "task/info/a", "task/result/a", "task/types", "workers", "queues/length", "task/revoke/a"] {
+        for method in METHODS {
+            for headers in strangers {
+                let answer = ask(api, method.clone(), &format!("/flower/api/{path}"), headers);
+                assert!([401, 405].contains(&answer.status), "{method} {path} {headers:?}: {}", answer.status);
+            }
+        }
+    }
     // What is beside the API is the page, which says nothing, or is not there.
-    for path in ["/debug/pprof", "/.git/config", "/admin.json", "/credentials.json", "/metrics", "/flower/api/tasks"] {
+    for path in ["/debug/pprof", "/.git/config", "/admin.json", "/credentials.json", "/metrics", "/flower"] {
         let answer = ask(api, Method::GET, path, &[]);
         assert!([401, 404].contains(&answer.status), "{path}: {}", answer.status);
     }
