@@ -158,6 +158,9 @@ pub(crate) fn endpoint(path: &str) -> &'static str {
     if path == metrics::PATH {
         return metrics::PATH;
     }
+    if path.starts_with("/flower/") {
+        return "/flower";
+    }
     let Some(below) = path.strip_prefix("/api/") else { return "page" };
     match find(below) {
         Some((route, _)) => route.endpoint,
