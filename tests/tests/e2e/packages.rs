@@ -119,3 +119,68 @@ fn the_debian_package_holds_what_it_says_and_works_where_it_is_unpacked() {
         assert!(place.path().join(conffile.trim_start_matches('/')).is_file(), "{conffile}");
     }
 }
+
+/// The text files below a folder.
+fn texts(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for path in fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            texts(&path, found);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.push((path, text));
+        }
+    }
+}
+
+/// Each word that follows this beginning, as far as it is made of such letters.
+fn words<'a>(text: &'a str, beginning: &'a str, letters: fn(char) -> bool) -> impl Iterator<Item = &'a str> {
+    let rest = text.match_indices(beginning).map(move |(at, _)| &text[at + beginning.len()..]);
+    rest.map(move |rest| &rest[..rest.find(|letter| !letters(letter)).unwrap_or(rest.len())])
+}
+
+/// The paths of the keys of a YAML file of plain tables, with dots between.
+fn paths(yaml: &str) -> BTreeSet<String> {
+    let (mut paths, mut above): (BTreeSet<String>, Vec<(usize, String)>) = Default::default();
+    for line in yaml.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let Some((key, _)) = line.trim_start().split_once(':') else { continue };
+        let depth = line.len() - line.trim_start().len();
+        above.retain(|(its, _)| *its < depth);
+        above.push((depth, key.to_owned()));
+        paths.insert(above.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join("."));
+    }
+    paths
+}
+
+#[test]
+fn what_the_packages_set_is_what_the_program_knows() {
+    let example = run(Command::new(forebay_binary()).args(["config", "example"]));
+    let keys: BTreeSet<&str> =
+        example.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = ")).map(|it| it.0).collect();
+    assert!(keys.contains("retention") && keys.contains("api-key"), "{keys:?}");
+    let mut variables: BTreeSet<String> = keys.iter().map(|key| key.to_uppercase().replace('-', "_")).collect();
+    variables.extend(["CONFIG", "LOG"].map(str::to_owned));
+    let mut files = Vec::new();
+    texts(&root().join("crates/forebay/packaging"), &mut files);
+    let chart = root().join("crates/forebay/packaging/helm/forebay");
+    let values = fs::read_to_string(chart.join("values.yaml")).unwrap();
+    let known = paths(&values);
+    for (path, text) in &files {
+        for variable in words(text, "FOREBAY_", |letter| letter.is_ascii_uppercase() || letter == '_') {
+            // `FOREBAY_*` stands for all of them.
+            assert!(variable.is_empty() || variables.contains(variable), "FOREBAY_{variable} in {}", path.display());
+        }
+        for value in words(text, ".Values.", |letter| letter.is_ascii_alphanumeric() || letter == '.') {
+            assert!(known.contains(value), ".Values.{value} in {}", path.display());
+        }
+    }
+    // What the chart shows of `config` and what the package brings are keys.
+    let shown = values.split("config: {}\n").nth(1).unwrap().lines().map_while(|line| line.strip_prefix("#  "));
+    let shown: Vec<&str> = shown.filter_map(|line| line.split_once(": ")).map(|(key, _)| key).collect();
+    assert!(shown.len() > 1 && shown.iter().all(|key| keys.contains(key)), "{shown:?}");
+    // The program of the chart is that of this workspace.
+    let version = run(Command::new(forebay_binary()).arg("--version"));
+    let version = version.trim().strip_prefix("forebay ").unwrap();
+    assert!(
+        fs::read_to_string(chart.join("Chart.yaml")).unwrap().contains(&format!("appVersion: \"{version}\"")),
+        "{version}"
+    );
+}
