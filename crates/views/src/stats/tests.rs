@@ -133,6 +133,8 @@ fn job() -> impl Strategy<Value = Counting> {
 enum Act {
     Put(usize, Counting),
     Remove(usize),
+    /// It is handed to a worker once more, of which nothing else comes.
+    Hand(usize),
     /// Minutes pass.
     Pass(i64),
 }
@@ -141,6 +143,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         8 => (0_usize..20, job()).prop_map(|(number, job)| Act::Put(number, job)),
         2 => (0_usize..20).prop_map(Act::Remove),
+        1 => (0_usize..20).prop_map(Act::Hand),
         1 => (0_i64..600).prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 0..60)
@@ -169,6 +172,13 @@ impl Life {
                 Act::Remove(number) => {
                     if let Some(job) = life.jobs.remove(&number) {
                         life.stats.replace(Some(&job.head()), None);
+                    }
+                }
+                Act::Hand(number) => {
+                    if let Some(job) = life.jobs.get_mut(&number) {
+                        let before = job.clone();
+                        job.received += 1;
+                        life.stats.replace(Some(&before.head()), Some(&job.head()));
                     }
                 }
                 Act::Pass(minutes) => {
