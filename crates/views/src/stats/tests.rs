@@ -1,6 +1,7 @@
 //! The sums against the plain truth: the list of jobs, gone through by definition for each answer.
 
 mod ever;
+mod failures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -133,6 +134,8 @@ fn job() -> impl Strategy<Value = Counting> {
 enum Act {
     Put(usize, Counting),
     Remove(usize),
+    /// It is handed to a worker once more, of which nothing else comes.
+    Hand(usize),
     /// Minutes pass.
     Pass(i64),
 }
@@ -141,6 +144,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         8 => (0_usize..20, job()).prop_map(|(number, job)| Act::Put(number, job)),
         2 => (0_usize..20).prop_map(Act::Remove),
+        1 => (0_usize..20).prop_map(Act::Hand),
         1 => (0_i64..600).prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 0..60)
@@ -169,6 +173,13 @@ impl Life {
                 Act::Remove(number) => {
                     if let Some(job) = life.jobs.remove(&number) {
                         life.stats.replace(Some(&job.head()), None);
+                    }
+                }
+                Act::Hand(number) => {
+                    if let Some(job) = life.jobs.get_mut(&number) {
+                        let before = job.clone();
+                        job.received += 1;
+                        life.stats.replace(Some(&before.head()), Some(&job.head()));
                     }
                 }
                 Act::Pass(minutes) => {
@@ -326,7 +337,7 @@ proptest! {
             let one = Uuid::from_u128(1);
             let of_one = jobs.values().filter(|job| job.connection == 1);
             assert_totals(&stats.overview(Some(&[one]), range, now).totals, &truth(of_one, span))?;
-            assert_failures(stats, jobs, range, now)?;
+            failures::assert_failures(stats, jobs, range, now)?;
         }
         ever::assert_ever(stats, jobs)?;
         for rate in stats.worker_rates(None, now) {
@@ -364,62 +375,6 @@ proptest! {
         let named = life.jobs.values().filter(|job| job.name != "unknown");
         prop_assert_eq!(sum, truth(named, Range::Week.span(now)).counts[3]);
         ever::assert_within(&life.stats, &life.jobs, limits.totals)?;
-    }
-}
-
-fn assert_failures(
-    stats: &Stats,
-    jobs: &BTreeMap<usize, Counting>,
-    range: Range,
-    now: Timestamp,
-) -> Result<(), TestCaseError> {
-    let span = range.span(now);
-    let within = |at: Timestamp| at >= span.start() && at < span.end();
-    let mut truth: BTreeMap<(Uuid, &str, FailureText), (u64, u64)> = BTreeMap::new();
-    for job in jobs.values() {
-        let connection = Uuid::from_u128(job.connection.into());
-        if let Some(ms) = job.completed.filter(|_| job.state == JobState::Failed)
-            && within(Timestamp(ms * 1_000))
-        {
-            truth.entry((connection, job.name, FailureText::of(job.error))).or_default().0 += 1;
-        }
-        for run in runs(job) {
-            let failed = match run.outcome {
-                Some(Outcome::Failed | Outcome::Retrying) => true,
-                Some(Outcome::Lost | Outcome::Rejected) => run.error.is_some(),
-                _ => false,
-            };
-            if failed && run.ended_at.is_some_and(within) {
-                truth.entry((connection, job.name, FailureText::of(run.error.as_deref()))).or_default().1 += 1;
-            }
-        }
-    }
-    let groups = stats.failures(None, None, range, now);
-    let told: BTreeMap<_, _> = groups
-        .iter()
-        .map(|group| {
-            let text = FailureText(group.class.clone(), group.message.clone());
-            ((group.connection, group.name.as_deref().unwrap(), text), (group.jobs, group.attempts))
-        })
-        .collect();
-    prop_assert_eq!(told, truth);
-    for group in &groups {
-        prop_assert_eq!(group.trend.iter().map(|part| part.jobs).sum::<u64>(), group.jobs);
-        prop_assert_eq!(group.trend.iter().map(|part| part.attempts).sum::<u64>(), group.attempts);
-        prop_assert!(group.first_seen <= group.last_seen);
-    }
-    prop_assert!(groups.is_sorted_by_key(|group| std::cmp::Reverse(group.jobs)));
-    Ok(())
-}
-
-/// What names a kind of failure.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct FailureText(Option<Box<str>>, Box<str>);
-
-impl FailureText {
-    fn of(error: Option<&str>) -> Self {
-        let kind = FailureKind::of(error.unwrap_or_default());
-        Self(kind.class, kind.message)
     }
 }
 

@@ -81,3 +81,40 @@ pub(super) fn assert_within(
     prop_assert_eq!(plus(sum, [0, 0, 0, 0, 0, 0, 0, failed, 0]), ever(jobs.values()));
     Ok(())
 }
+
+/// Where hosts are told apart each run counts for its own, a job for the one that had it last, and sending for none.
+#[test]
+fn each_run_counts_for_the_host_of_its_worker() {
+    let Act::Put(number, job) = regular_run(0, -1, Some(1)) else { unreachable!() };
+    let run = |worker: &str, outcome, error: Option<&str>| Measure {
+        worker: Some(worker.into()),
+        started_at: Some(Timestamp(NOW * 1_000)),
+        ended_at: Some(Timestamp(NOW * 1_000)),
+        outcome: Some(outcome),
+        runtime_ms: Some(7),
+        wait_ms: None,
+        error: error.map(Into::into),
+    };
+    let runs = vec![
+        run("celery@a", Outcome::Retrying, Some("TimeoutError()")),
+        run("celery@a", Outcome::Failed, Some("shop.errors.Late: by a day")),
+        run("lonely", Outcome::Failed, Some("nobody knows")),
+        run("celery@b", Outcome::Completed, None),
+    ];
+    let job = Counting { sent: 2, received: 4, worker: Some("celery@b"), runs: Some(runs), ..job };
+    let life = Life::of(vec![Act::Put(number, job)], Limits { by_host: true, ..Limits::default() });
+    let Lifetime { totals, failures } = life.stats.totals().into();
+    let host = |of: &TotalOf| of.names.as_ref().unwrap()[2].to_string();
+    let told: BTreeMap<String, [u64; 9]> = totals.iter().map(|total| (host(&total.of), counts(total))).collect();
+    let expected = [
+        ("a", [0, 0, 2, 0, 0, 0, 1, 0, 0]),
+        ("b", [0, 4, 1, 1, 0, 0, 0, 0, 7]),
+        ("generic", [2, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("lonely", [0, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ];
+    assert_eq!(told, expected.map(|(host, counts)| (host.to_owned(), counts)).into());
+    let failed: BTreeMap<_, _> =
+        failures.iter().map(|total| (host(&total.of), (&*total.exception, total.count))).collect();
+    let expected = [("a", ("Late", 1)), ("lonely", ("UnknownException", 1))];
+    assert_eq!(failed, expected.map(|(host, count)| (host.to_owned(), count)).into());
+}
