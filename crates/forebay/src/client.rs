@@ -10,6 +10,7 @@ use serde_json::Value;
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, AsSendBody, Body, BodyReader};
 
+use crate::commands::job::out_of_date;
 use crate::data_dir::{self, Admin};
 use crate::text::progress;
 
@@ -90,6 +91,9 @@ impl Client {
         let request = self.agent.configure_request(request);
         let response = self.run(request.timeout_global(None).timeout_per_read(Some(SILENCE)).build())?;
         if response.status() == 200 {
+            if let Some(reason) = stale(&response) {
+                eprintln!("forebay: {}", out_of_date(&reason));
+            }
             return Ok(response.into_body().into_with_config().limit(u64::MAX).reader());
         }
         self.answer(response)?.good()?;
@@ -121,7 +125,7 @@ impl Client {
 
     fn answer(&self, mut response: Response<Body>) -> anyhow::Result<Answer> {
         let status = response.status().as_u16();
-        let stale = response.headers().get("forebay-stale").and_then(|reason| reason.to_str().ok()).map(str::to_owned);
+        let stale = stale(&response);
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec()?;
         let body = serde_json::from_slice(&body)
             .with_context(|| format!("what answers at {} is not Forebay", self.address()))?;
@@ -163,6 +167,11 @@ impl Client {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// Why an answer may be out of date, in a word.
+fn stale(response: &Response<Body>) -> Option<String> {
+    response.headers().get("forebay-stale").and_then(|reason| reason.to_str().ok()).map(str::to_owned)
 }
 
 /// How much of the log was read, and how much there is, in messages or in events.
