@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus, Output};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use ureq::http::Method;
 
 use crate::{API_KEY, Api, CONNECTION, PASSWORD, Process, wait_for};
 
@@ -124,6 +125,12 @@ impl Forebay {
     /// `GET /api/health`.
     pub fn health(&self) -> Value {
         self.api.get("/api/health").body
+    }
+
+    /// `GET /metrics`, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        let token = format!("Bearer {}", self.api.token());
+        self.api.send_text(Method::GET, "/metrics", &[("authorization", &token)])
     }
 
     /// Runs another command of the binary on the same data directory.

@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use forebay_tests::{Api, Forebay, Options, Process, Redis, Shop, Truth, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use ureq::http::Method;
 
 use crate::compare;
 
@@ -275,9 +274,7 @@ fn assert_dashboards(prometheus: &Prometheus, truth: &BTreeMap<String, [u64; 4]>
 
 /// `promtool` complains about nothing but names that are celery-exporter's.
 fn assert_lints(forebay: &Forebay) {
-    let headers = [("authorization", format!("Bearer {}", forebay.api.token()))];
-    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let told = forebay.api.send_text(Method::GET, "/metrics", &headers);
+    let told = forebay.metrics();
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().unwrap();

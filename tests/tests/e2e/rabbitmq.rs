@@ -48,6 +48,14 @@ fn every_job_over_rabbitmq_is_recorded_as_celery_reports_it() {
     });
     let workers = forebay.api.get("/api/workers").body["data"].as_array().unwrap().len();
     assert_eq!(workers, 2);
+    let told = |metric: &str, queue: &str| {
+        let series = format!("celery_{metric}{{queue_name=\"{queue}\",connection=\"default\"}} ");
+        forebay.metrics().lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok())
+    };
+    wait_for("the metrics to tell of the consumers", 60, || {
+        let consumers = ["celery", "mail", "slow"].map(|queue| told("active_consumer_count", queue));
+        (consumers == [Some(1); 3]).then_some(())
+    });
     fast.stop();
     slow.stop();
     // Nobody takes what is sent now.
@@ -57,6 +65,7 @@ fn every_job_over_rabbitmq_is_recorded_as_celery_reports_it() {
         let queues = forebay.api.get("/api/queues?timeRange=1h").body["data"].as_array()?.clone();
         queues.iter().any(|queue| queue["name"] == "mail" && queue["depth"] == 7).then_some(())
     });
+    assert_eq!(told("queue_length", "mail"), Some(7));
     let source = forebay.health()["sources"][0].clone();
     assert_eq!((&source["kind"], &source["decodeErrors"]), (&json!("celery-rabbitmq"), &json!(0)), "{source:#}");
     forebay.stop();

@@ -120,15 +120,16 @@ impl Shares {
             let host = host.filter(|_| by_host).unwrap_or_default();
             format!("{}{BETWEEN}{}{BETWEEN}{}", plain(name), plain(queue), plain(host))
         };
+        // One text for most jobs: this is done for each change of each.
+        let of_job = shares.place(text(head.worker.map(host_of)));
         if head.sent > 0 {
-            shares.done(text(Some(ANY_SENDER))).0[SENT] += i64::from(head.sent);
+            let of_sender = if by_host { shares.place(text(Some(ANY_SENDER))) } else { of_job };
+            shares.done[of_sender].1.0[SENT] += i64::from(head.sent);
         }
-        let of_job = text(head.worker.map(host_of));
-        shares.done(of_job.clone()).0[RECEIVED] += i64::from(head.received);
         let (mut ends_well, mut ends_badly, mut is_revoked) = (false, false, false);
         for run in head.runs() {
-            let of_run = if by_host { text(run.worker.map(host_of)) } else { of_job.clone() };
-            let sums = shares.done(of_run.clone());
+            let of_run = if by_host { shares.place(text(run.worker.map(host_of))) } else { of_job };
+            let sums = &mut shares.done[of_run].1;
             if run.started_at.is_some() {
                 sums.0[STARTED] += 1;
                 if let Some(wait) = run.wait_ms {
@@ -152,38 +153,38 @@ impl Shares {
                 }
                 Some(Outcome::Failed) => {
                     ends_badly = true;
-                    shares.fail(&of_run, run.error);
+                    shares.fail(of_run, run.error);
                 }
                 Some(Outcome::Lost | Outcome::Replaced) | None => {}
             }
         }
-        if let Some(rejected) = head.rare.as_deref().map(|rare| rare.rejected).filter(|rejected| *rejected > 0) {
-            shares.done(of_job.clone()).0[REJECTED] += i64::from(rejected);
-        }
+        let sums = &mut shares.done[of_job].1;
+        sums.0[RECEIVED] += i64::from(head.received);
+        sums.0[REJECTED] += head.rare.as_deref().map_or(0, |rare| i64::from(rare.rejected));
         // Who was retried and then revoked, or found to be of no known task, ended without a run.
         match head.state {
-            JobState::Completed if !ends_well => shares.done(of_job).0[SUCCEEDED] += 1,
-            JobState::Cancelled if !is_revoked => shares.done(of_job).0[REVOKED] += 1,
+            JobState::Completed if !ends_well => sums.0[SUCCEEDED] += 1,
+            JobState::Cancelled if !is_revoked => sums.0[REVOKED] += 1,
             JobState::Failed if !ends_badly => {
                 let error = head.rare.as_deref().and_then(|rare| rare.error.as_deref());
-                shares.fail(&of_job, error);
+                shares.fail(of_job, error);
             }
             _ => {}
         }
         shares
     }
 
-    fn done(&mut self, text: String) -> &mut Sums {
-        let place = self.done.iter().position(|(known, _)| *known == text).unwrap_or_else(|| {
-            self.done.push((text, Sums::default()));
+    /// Where the share of these names is.
+    fn place(&mut self, names: String) -> usize {
+        self.done.iter().position(|(known, _)| *known == names).unwrap_or_else(|| {
+            self.done.push((names, Sums::default()));
             self.done.len() - 1
-        });
-        &mut self.done[place].1
+        })
     }
 
-    fn fail(&mut self, of: &str, error: Option<&str>) {
+    fn fail(&mut self, place: usize, error: Option<&str>) {
         let class = FailureKind::of(error.unwrap_or_default()).class;
-        let text = format!("{of}{BETWEEN}{}", plain(class.as_deref().unwrap_or(NO_CLASS)));
+        let text = format!("{}{BETWEEN}{}", self.done[place].0, plain(class.as_deref().unwrap_or(NO_CLASS)));
         match self.failed.iter_mut().find(|(known, _)| *known == text) {
             Some((_, count)) => *count += 1,
             None => self.failed.push((text, 1)),

@@ -10,7 +10,6 @@ use chrono::{DateTime, SecondsFormat};
 use failpoints::Point;
 use forebay_tests::{CONNECTION, Forebay, Options, job_id, wait_for};
 use serde_json::{Value, json};
-use ureq::http::Method;
 
 use super::failpoints::{PATIENCE, PAUSE, arm, assert_died, options};
 use super::world::{verify, wait_until_whole};
@@ -256,8 +255,7 @@ impl Trims {
 
     /// Whatever is forgotten, and whoever died of it, all that ever began is counted, once.
     fn scrape(&mut self) {
-        let token = format!("Bearer {}", self.forebay.api.token());
-        let told = self.forebay.api.send_text(Method::GET, "/metrics", &[("authorization", &token)]);
+        let told = self.forebay.metrics();
         let counts = told.lines().filter(|line| line.starts_with("celery_task_started_total{"));
         let count: u64 = counts.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
         let (known, unsure) = self.started;
