@@ -197,7 +197,9 @@ fn an_export_that_was_killed_goes_on_where_it_stopped() {
                 forebay.stop();
             }
             let child = export(&file).spawn().unwrap();
-            assert!(killed_when(child, || size(Path::new(&part)) > reached), "it ended before it was killed");
+            // More than what says what is exported.
+            let is_far = || size(Path::new(&part)) > reached.max(2_000);
+            assert!(killed_when(child, is_far), "it ended before it was killed");
             reached = size(Path::new(&part));
             assert!(!Path::new(&file).exists());
         }
