@@ -290,7 +290,7 @@ def looks_at_every_page(person):
     job = ask("/api/jobs?state=failed&name=billing.charge_card&limit=1", TOKEN)["data"][0]["id"]
     pages = {"overview": "/", "jobs": "/jobs", "tasks": "/tasks", "task": "/task?name=billing.charge_card", "failures": "/failures",
              "workers": "/workers", "queues": "/queues", "alerts": "/alerts", "coverage": "/coverage", "job": f"/jobs/{job}",
-             "connections": "/connections", "sources": "/sources", "keys": "/keys", "audit": "/audit", "rebuilds": "/rebuilds"}
+             "rebuilds": "/rebuilds"}
     for name, path in pages.items():
         person.open(path)
         person.look_around(name)

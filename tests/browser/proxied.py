@@ -4,7 +4,7 @@ the tests, with a provider of OpenID Connect."""
 import re
 import sys
 
-from kit import Person, ask, expect, in_a_browser, when
+from kit import TWO_WAYS, Person, ask, expect, in_a_browser, when
 
 TOKEN, KEY, CHROMIUM, KEEPS, STRIPS, LINK, PROVIDER = sys.argv[1:8]
 PAGES = ["Jobs", "Tasks", "Failures", "Workers", "Queues", "Alerts", "Coverage", "Connections", "Sources", "Rebuild"]
@@ -107,11 +107,11 @@ def changes_nothing(person):
         person.ready()
         expect(page.locator("main").get_by_role("button", name=BUTTONS)).to_have_count(0)
         expect(page.locator("main form")).to_have_count(0)
-    person.look_around("reader-rebuilds")
+    person.look_around("reader", TWO_WAYS)
     for path in ("/keys", "/audit"):
         person.open(path)
         expect(page.locator("main")).to_contain_text("Only an admin may see this.")
-    person.look_around("reader-refused")
+    person.look("reader-refused")
     page.keyboard.press("Control+k")
     page.get_by_role("combobox").fill("read k")
     expect(page.get_by_role("option").filter(has_text="Read keys")).to_have_count(0)
@@ -147,7 +147,7 @@ def scenario(browser):
     logs_in_with_the_provider(person, "5")
     expect(person.page.get_by_role("alert")).to_contain_text("may not see this")
     expect(person.page.get_by_role("link", name="Log in with your organisation")).to_be_visible()
-    person.look_around("login-refused", ready=False)
+    person.look("login-refused", ready=False)
     person.end()
 
 

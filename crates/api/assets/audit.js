@@ -28,8 +28,8 @@ export default function audit(root, app) {
     h("div", { class: "head" }, h("h1", {}, "Changes"), h("p", { class: "note" }, "Who did what, the latest first; of 400 days.")),
     data.length ? table("Changes", [
       { name: "When", of: (one) => time(one.at, { withMillis: false }) },
-      { name: "Who", class: "wrap", of: (one) => who(one.who) },
-      { name: "What", class: "wrap", of: (one) => h("span", { title: one.action }, ACTIONS[one.action] ?? one.action) },
+      { name: "Who", class: "words", of: (one) => who(one.who) },
+      { name: "What", class: "words", of: (one) => h("span", { title: one.action }, ACTIONS[one.action] ?? one.action) },
       { name: "About", class: "wrap", of: (one) => about(one.about) },
       { name: "From", wide: true, of: (one) => (one.address ? h("span", { class: "mono" }, one.address) : null) },
     ], data, { key: (one) => one.sequence }) : empty(app.params.get("before") ? "Nothing older is kept" : "Nothing has been changed yet"),
@@ -41,7 +41,7 @@ export default function audit(root, app) {
 }
 
 function who({ kind, name, role, login }) {
-  if (kind === "person") return [h("b", {}, name), h("span", { class: "muted" }, ` ${role}, ${LOGINS[login] ?? login}`)];
+  if (kind === "person") return [h("b", {}, name), h("span", { class: "muted wide" }, ` ${role}, ${LOGINS[login] ?? login}`)];
   if (kind === "key") return [h("span", { class: "muted" }, "the key "), h("b", {}, name)];
   return { token: "the command line", server: "the server", stranger: "somebody unknown" }[kind] ?? kind;
 }
@@ -49,5 +49,5 @@ function who({ kind, name, role, login }) {
 /** What it was done to, its name first, without what is null. */
 function about({ name: called, ...facts }) {
   const all = Object.entries({ name: called ?? null, ...facts }).filter(([, value]) => value !== null && value !== false);
-  return all.length ? all.map(([name, value]) => tag(`${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)) : null;
+  return all.length ? all.map(([name, value]) => tag(`${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`, name === "id" && called ? "wide" : "")) : null;
 }

@@ -70,7 +70,7 @@ export function login(root, { expired = false, message = null, oidc = false, don
       h("div", { id: "login-said", "aria-live": "assertive" }, said ? notice("bad", said) : null),
       h("button", { type: "submit", class: "button primary", disabled: busy }, "Log in"),
       oidc ? h("a", { class: "button", href: `${BASE}/api/session/oidc?${next()}` }, "Log in with your organisation") : null,
-      h("p", { class: "hint" }, "It was printed at the first start, and is in credentials.json of the data directory, unless FOREBAY_ADMIN_PASSWORD gives it."))));
+      h("p", { class: "hint" }, "The admin password was printed at the first start, and is in credentials.json of the data directory, unless FOREBAY_ADMIN_PASSWORD gives it."))));
   draw();
   root.querySelector("input[type=password]").focus();
 }
