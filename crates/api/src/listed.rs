@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use csv::{Terminator, WriterBuilder};
+use csv::{QuoteStyle, Terminator, WriterBuilder};
 use projection::Record;
 use uuid::Uuid;
 use views::{Query, Reader, ViewError};
@@ -153,11 +153,13 @@ fn cells(record: &Record, found: &Found) -> [String; COLUMNS.len()] {
 /// A text of somebody else, such that no spreadsheet takes it for a formula: with a quote before it, which a spreadsheet
 /// does not show, where it begins like one.
 fn guarded(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{text}") } else { text.to_owned() }
 }
 
 fn line(out: &mut Vec<u8>, cells: impl Iterator<Item = String>) {
     let mut writer = WriterBuilder::new();
+    // All in quotes: a spreadsheet that separates by semicolons would find the beginning of a cell within one.
+    let writer = writer.quote_style(QuoteStyle::Always);
     let mut writer = writer.terminator(Terminator::CRLF).buffer_capacity(1_024).from_writer(out);
     // Writing into memory does not fail, and every line has as many cells as the first.
     let _ = writer.write_record(cells);
@@ -170,8 +172,19 @@ mod tests {
 
     #[test]
     fn what_begins_like_a_formula_is_none_and_every_cell_is_read_back() {
-        let foreign =
-            ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "a,\"b\"\r\nc", "", "'=1", "plain", "=HYPERLINK(\"x\";\"y\")"];
+        let foreign = [
+            "=1+1",
+            "+1",
+            "-1",
+            "@SUM(A1)",
+            "\t=1",
+            "a,\"b\"\r\nc",
+            "x;=1",
+            "",
+            "'=1",
+            "plain",
+            "=HYPERLINK(\"x\";\"y\")",
+        ];
         let mut out = Vec::new();
         line(&mut out, foreign.iter().map(|text| guarded(text)));
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(out.as_slice());
@@ -181,6 +194,7 @@ mod tests {
         });
         assert_eq!(read.iter().collect::<Vec<_>>(), expected);
         assert!(out.ends_with(b"\r\n"));
+        assert!(String::from_utf8(out).unwrap().contains(",\"x;=1\","), "nothing of it begins a cell");
     }
 
     #[test]

@@ -4,8 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use views::{Query, Reader, Signs, ViewError};
@@ -22,6 +26,8 @@ const FOUND: usize = 20_000;
 const PIECE: usize = 64 * 1_024;
 /// Pieces that wait for the client.
 const WAITING: usize = 4;
+/// A client that takes nothing for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Such lists under way at once: each keeps a thread busy, or waiting for its client.
 pub(crate) const AT_ONCE: usize = 16;
 
@@ -68,19 +74,29 @@ pub(crate) fn answer(
     let permit = Arc::clone(&app.lists).try_acquire_owned().map_err(|_| TOO_MANY)?;
     let (pieces, mut waiting) = mpsc::channel::<io::Result<Bytes>>(WAITING);
     let (reader, habits) = (parts.reader.clone(), Arc::clone(&app.habits));
+    let is_whole = Arc::new(AtomicBool::new(false));
+    let whole = Arc::clone(&is_whole);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let send = |piece: Vec<u8>| pieces.blocking_send(Ok(piece.into())).map_err(|_| Broken::Gone);
+        let send = |piece: Vec<u8>| {
+            let sending = tokio::time::timeout(PATIENCE, pieces.send(Ok(piece.into())));
+            Handle::current().block_on(sending).map_err(|_| Broken::Gone)?.map_err(|_| Broken::Gone)
+        };
         match write(&reader, &habits, walk, writer, send) {
-            Ok(()) => {}
-            Err(Broken::Gone) => tracing::debug!("the client of a whole list went away"),
-            Err(error) => {
-                tracing::error!(%error, "a whole list breaks off");
-                let _ = pieces.blocking_send(Err(io::Error::other("the list breaks off")));
-            }
+            Ok(()) => whole.store(true, Ordering::Release),
+            Err(Broken::Gone) => tracing::debug!("the client of a whole list went away, or takes nothing"),
+            Err(error) => tracing::error!(%error, "a whole list breaks off"),
         }
     });
-    let body = futures_util::stream::poll_fn(move |context| waiting.poll_recv(context));
+    let mut has_ended = false;
+    let body = futures_util::stream::poll_fn(move |context| match waiting.poll_recv(context) {
+        // Who goes on reading must not take what there is for all of it.
+        Poll::Ready(None) if !has_ended && !is_whole.load(Ordering::Acquire) => {
+            has_ended = true;
+            Poll::Ready(Some(Err(io::Error::other("the list breaks off"))))
+        }
+        other => other,
+    });
     let mut response = warp::reply::stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(response)

@@ -49,7 +49,9 @@ impl std::str::FromStr for Pattern {
             let last = said.lines().last().unwrap_or_default();
             PatternError::Malformed(last.strip_prefix("error: ").unwrap_or(last).to_owned())
         })?;
-        if regex.is_match("") { Err(PatternError::Empty) } else { Ok(Self(regex)) }
+        // One that fits between letters may need some to be found.
+        let fits_nothing = |text: &str| regex.find_iter(text).any(|found| found.is_empty());
+        if ["", "a a", "0-0"].into_iter().any(fits_nothing) { Err(PatternError::Empty) } else { Ok(Self(regex)) }
     }
 }
 
@@ -72,11 +74,26 @@ impl Redaction {
 
     /// Takes out of an event what is not to be stored.
     pub(crate) fn apply(&self, event: &mut Event) {
-        let Some(job) = event.job.as_deref_mut() else { return };
         let patterns = Arc::clone(&self.patterns.read());
-        if !patterns.is_empty() {
+        if patterns.is_empty() {
+            return;
+        }
+        if let Some(job) = event.job.as_deref_mut() {
             redact(job, &patterns);
         }
+        if let Some(worker) = event.worker.as_deref_mut() {
+            of_map(&mut worker.metadata, &patterns);
+            of_map(&mut worker.extensions, &patterns);
+        }
+        if let Some(queue) = event.queue.as_deref_mut() {
+            of_map(&mut queue.extensions, &patterns);
+        }
+    }
+
+    /// Takes it out of a value that is still to be cut, so that no half of it is left.
+    pub(crate) fn apply_to(&self, value: &mut Value) {
+        let patterns = Arc::clone(&self.patterns.read());
+        of_value(value, &patterns);
     }
 }
 
@@ -89,6 +106,7 @@ fn redact(job: &mut Job, patterns: &[Pattern]) {
     for text in [&mut job.error, &mut job.stacktrace].into_iter().flatten() {
         of_text(text, patterns);
     }
+    of_map(&mut job.tags, patterns);
     of_map(&mut job.extensions, patterns);
 }
 
@@ -122,11 +140,13 @@ fn of_value(value: &mut Value, patterns: &[Pattern]) {
 fn of_map(map: &mut Map<String, Value>, patterns: &[Pattern]) {
     map.values_mut().for_each(|value| of_value(value, patterns));
     if map.keys().any(|key| patterns.iter().any(|Pattern(regex)| regex.is_match(key))) {
-        let redacted = std::mem::take(map).into_iter().map(|(mut key, value)| {
+        for (mut key, value) in std::mem::take(map) {
             of_text(&mut key, patterns);
-            (key, value)
-        });
-        *map = redacted.collect();
+            // Two that are the same now were two values.
+            let alike = (2..).map(|number| format!("{key} {number}"));
+            let free = std::iter::once(key.clone()).chain(alike).find(|key| !map.contains_key(key));
+            map.insert(free.unwrap_or(key), value);
+        }
     }
 }
 
@@ -148,6 +168,7 @@ mod tests {
         job.result = Some(json!({ "token=abc": null, "of": "token=abc more" }));
         job.error = Some("KeyError('token=abc')".to_owned());
         job.stacktrace = Some("line\ntoken=abc\n".to_owned());
+        job.tags = json!({ "4111-1": "a", "4111-2": "4111-3" }).as_object().unwrap().clone();
         job.extensions =
             json!({ "celeryEvent": "task-paid", "note": { "card": "4111-1111" } }).as_object().unwrap().clone();
         Event::job(Timestamp(0), Framework::Celery, job)
@@ -164,8 +185,27 @@ mod tests {
         assert_eq!(job.result, Some(json!({ "[redacted]": null, "of": "[redacted] more" })));
         assert_eq!(job.error.as_deref(), Some("KeyError('[redacted]')"));
         assert_eq!(job.stacktrace.as_deref(), Some("line\n[redacted]\n"));
+        assert_eq!(Value::from(job.tags.clone()), json!({ "[redacted]": "a", "[redacted] 2": "[redacted]" }));
         assert_eq!(job.extensions["note"], json!({ "card": "[redacted]" }));
         assert_eq!(job.extensions["celeryEvent"], "task-paid");
+    }
+
+    #[test]
+    fn what_workers_and_queues_say_beside_their_names_is_redacted_too() {
+        let map = || json!({ "argv": "worker --token abc" }).as_object().unwrap().clone();
+        let mut event = event();
+        let worker = json!({
+            "externalId": "w", "hostname": "w", "state": "online", "metadata": map(), "extensions": map(),
+        });
+        event.worker = Some(serde_json::from_value(worker).unwrap());
+        event.queue = Some(serde_json::from_value(json!({ "name": "abc", "extensions": map() })).unwrap());
+        redaction(&["abc"]).apply(&mut event);
+        let redacted = json!({ "argv": "worker --token [redacted]" });
+        let (worker, queue) = (event.worker.unwrap(), event.queue.unwrap());
+        for map in [worker.metadata, worker.extensions, queue.extensions] {
+            assert_eq!(Value::from(map), redacted);
+        }
+        assert_eq!(queue.name, "abc");
     }
 
     #[test]
@@ -183,7 +223,9 @@ mod tests {
     #[test]
     fn what_is_no_pattern_is_refused_in_a_line() {
         let wrong = |text: &str| text.parse::<Pattern>().unwrap_err();
-        assert_eq!(wrong("a*"), PatternError::Empty);
+        for everywhere in ["a*", r"\b", r"\b(x)?", "$"] {
+            assert_eq!(wrong(everywhere), PatternError::Empty);
+        }
         for malformed in ["(", "[a-", r"\", "(?<n>a){99999999}"] {
             let PatternError::Malformed(said) = wrong(malformed) else { panic!("{malformed}") };
             assert!(!said.is_empty() && !said.contains('\n'), "{malformed}: {said}");

@@ -18,6 +18,9 @@ use crate::redact::Redaction;
 /// Events of one batch; more is no batch but an import, to be sent in parts.
 pub const MAX_EVENTS: usize = 10_000;
 
+/// What holds arguments and results, the names that BullMQ has for them among them.
+const ARGUMENTS: [&str; 5] = ["args", "kwargs", "result", "data", "returnvalue"];
+
 /// An event does not have the documented shape.
 pub const VALIDATION_ERROR: &str = "VALIDATION_ERROR";
 /// An event names another connection than the key's.
@@ -245,6 +248,11 @@ fn job(framework: Framework, mut fields: Fields<'_>, options: &Options) -> Resul
     let own = std::mem::take(&mut job.extensions);
     job.extensions = extensions(fields);
     job.extensions.extend(own);
+    if options.redaction.drops_arguments() {
+        for key in ARGUMENTS {
+            job.extensions.remove(key);
+        }
+    }
     Ok(job)
 }
 

@@ -1,5 +1,7 @@
 //! The object of a task, as Flower has it: all of its fields, null where nothing is known.
 
+use std::collections::HashMap;
+
 use projection::{JsonText, Record, Row};
 use proto_events::{JobState, Timestamp};
 use serde::Serialize;
@@ -9,6 +11,8 @@ use views::{Reader, ViewError};
 
 /// Children that are looked for among so many jobs of a workflow.
 const WORKFLOW: usize = 10_000;
+/// Jobs of workflows that are remembered at once.
+const REMEMBERED: usize = 50_000;
 
 /// A task.
 #[derive(Debug, Serialize)]
@@ -60,7 +64,7 @@ impl Serialize for Seconds {
 
 impl Info {
     /// Blocks.
-    pub(super) fn of(row: &Row, reader: &Reader) -> Result<Self, ViewError> {
+    pub(super) fn of(row: &Row, reader: &Reader, children: &mut Children) -> Result<Self, ViewError> {
         let Row { record, evidence } = row;
         let told = evidence.monitored();
         let extensions = record.extensions.value();
@@ -105,16 +109,40 @@ impl Info {
             root_id: told.root,
             parent: known(record.parent_id, told.parent.as_ref()),
             parent_id: told.parent,
-            children: children(record, reader)?,
+            children: children.of(record, reader)?,
         })
     }
 }
 
-/// The ids of the tasks that this one dispatched.
-fn children(record: &Record, reader: &Reader) -> Result<Vec<String>, ViewError> {
-    let Some(root) = record.root_id else { return Ok(Vec::new()) };
-    let (jobs, _) = reader.workflow(root, WORKFLOW)?;
-    Ok(jobs.into_iter().filter(|job| job.parent_id == Some(record.id)).map(|job| job.external_id).collect())
+/// The ids of the tasks that each task dispatched, workflow by workflow: a whole one is read at once, and remembered for the
+/// others of it that come soon.
+#[derive(Default)]
+pub(super) struct Children {
+    of_roots: HashMap<Uuid, HashMap<Uuid, Vec<String>>>,
+    remembered: usize,
+}
+
+impl Children {
+    /// Blocks.
+    fn of(&mut self, record: &Record, reader: &Reader) -> Result<Vec<String>, ViewError> {
+        let Some(root) = record.root_id else { return Ok(Vec::new()) };
+        if !self.of_roots.contains_key(&root) {
+            let (jobs, _) = reader.workflow(root, WORKFLOW)?;
+            self.remembered += jobs.len() + 1;
+            if self.remembered > REMEMBERED {
+                self.of_roots.clear();
+                self.remembered = jobs.len() + 1;
+            }
+            let mut of_root: HashMap<Uuid, Vec<String>> = HashMap::new();
+            for job in jobs {
+                if let Some(parent) = job.parent_id {
+                    of_root.entry(parent).or_default().push(job.external_id);
+                }
+            }
+            self.of_roots.insert(root, of_root);
+        }
+        Ok(self.of_roots.get(&root).and_then(|parents| parents.get(&record.id)).cloned().unwrap_or_default())
+    }
 }
 
 /// What Celery calls the state of a job.

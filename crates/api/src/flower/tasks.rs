@@ -13,7 +13,7 @@ use uuid::Uuid;
 use views::{Reader, ViewError};
 use warp::reply::Response;
 
-use super::info::{self, Info};
+use super::info::{self, Children, Info};
 use super::params;
 use crate::app::{App, Parts};
 use crate::consistency::{self, Wanted};
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
     let walk: Walk = params::asked(&call.query)?;
-    let tasks = Tasks { known: HashSet::new() };
+    let tasks = Tasks { known: HashSet::new(), children: Children::default() };
     let list = async { walk::answer(&app, parts, walk, tasks, JSON) };
     Ok(consistency::respond(parts, Wanted::default(), list).await)
 }
@@ -41,6 +41,7 @@ pub(super) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
 struct Tasks {
     /// Hashes of the ids.
     known: HashSet<u128>,
+    children: Children,
 }
 
 impl Writer for Tasks {
@@ -56,7 +57,7 @@ impl Writer for Tasks {
         if !self.known.insert(hash) {
             return Ok(false);
         }
-        let info = Info::of(&row, reader)?;
+        let info = Info::of(&row, reader, &mut self.children)?;
         if !is_first {
             out.extend_from_slice(b", ");
         }
@@ -90,8 +91,9 @@ pub(super) async fn info(id: String, app: Arc<App>, call: Call) -> Result<Respon
     declared::none(&call.query)?;
     let info = async {
         let ids = ids(&id, parts);
-        let found =
-            read(&parts.reader, move |reader| newest(&ids, reader)?.map(|row| Info::of(&row, reader)).transpose());
+        let found = read(&parts.reader, move |reader| {
+            newest(&ids, reader)?.map(|row| Info::of(&row, reader, &mut Children::default())).transpose()
+        });
         encoded(&found.await?.ok_or(ApiError::NotFound("Unknown task."))?)
     };
     Ok(consistency::answer(parts, &call.headers, Wanted::default(), info).await)

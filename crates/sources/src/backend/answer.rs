@@ -101,7 +101,7 @@ fn time(text: &str) -> Option<Timestamp> {
 
 impl Answer {
     /// The event that says so; `None` where the answer is of an earlier run than the one that is asked for.
-    pub fn event(self, job: &Unended, now: Timestamp, redaction: &Redaction) -> Option<Event> {
+    pub fn event(mut self, job: &Unended, now: Timestamp, redaction: &Redaction) -> Option<Event> {
         let attempt = self.retries.and_then(|retries| retries.checked_add(1));
         if attempt.is_some_and(|attempt| attempt < job.attempt) {
             return None;
@@ -115,6 +115,9 @@ impl Answer {
             |done: Timestamp| job.started_at.is_some_and(|started| done.micros() < started.micros() - LATE_START);
         if self.done.is_some_and(is_earlier) {
             return None;
+        }
+        if let Some(value) = &mut self.value {
+            redaction.apply_to(value);
         }
         let mut told = Job::new(job.external_id.clone(), self.state);
         told.origin = Some(Origin::ResultBackend);
