@@ -87,7 +87,7 @@ pub struct App {
     /// The open event streams.
     pub(crate) streams: Streams,
     /// One scrape at a time.
-    pub(crate) scrape: tokio::sync::Mutex<()>,
+    pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
     /// What was asked since the start.
     pub(crate) requests: Requests,
     /// What was sent to ingest since the start.
@@ -145,7 +145,7 @@ impl App {
             import: Semaphore::new(1),
             lists: Arc::new(Semaphore::new(walk::AT_ONCE)),
             streams: Streams::default(),
-            scrape: tokio::sync::Mutex::new(()),
+            scrape: Arc::default(),
             requests: Requests::default(),
             ingested: Ingested::default(),
             habits: Arc::default(),

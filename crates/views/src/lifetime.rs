@@ -133,10 +133,15 @@ impl Ledger {
         if kept.is_cut_at(before.created, floor) {
             return;
         }
-        let created = before.created;
+        let (created, floor_before) = (before.created, before.floor);
+        let kept_before = kept.at(created, floor_before).map(|cut| cut.sums.clone()).unwrap_or_default();
         let begun = kept.begun.take().filter(|(begun, _)| *begun == floor && kept.created == created);
         let mut sums = begun.map_or_else(|| kept.all(before), |(_, all)| all);
         kept.of_log(created);
+        if kept.cuts.is_empty() {
+            // For whoever has not come to this cut yet: it is the first one.
+            kept.cuts.push(Cut { floor: floor_before, sums: kept_before, lapsed: BTreeMap::new() });
+        }
         add(&mut sums, left, -1);
         let mut lapsed = kept.cuts.last().map(|cut| cut.lapsed.clone()).unwrap_or_default();
         lapsed.retain(|key, _| sums.contains_key(key) && !left.contains_key(key));
@@ -282,7 +287,7 @@ pub(crate) mod tests {
         let ledger = Ledger::open(dir.path());
         ledger.begin(known(LOG, 0, &[("a", 8)]), 50);
         ledger.cut(known(LOG, 0, &[("a", 8)]), 50, &of(&[("a", 6)]));
-        assert_eq!((all(&ledger, 0, 10), all(&ledger, 50, 6)), (of(&[("a", 14)]), of(&[("a", 10)])));
+        assert_eq!((all(&ledger, 0, 10), all(&ledger, 50, 6)), (of(&[("a", 10)]), of(&[("a", 10)])));
         // Another generation comes to the same cut.
         ledger.begin(known(LOG, 0, &[("a", 10)]), 50);
         ledger.cut(known(LOG, 0, &[("a", 10)]), 50, &of(&[("a", 6)]));

@@ -82,9 +82,11 @@ pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError>
     let format = Format::wanted(&accepted(header::ACCEPT));
     let is_gzipped = takes_gzip(&accepted(header::ACCEPT_ENCODING));
     // They may be large, and one after the other is soon enough.
-    let _alone = app.scrape.lock().await;
+    let alone = Arc::clone(&app.scrape).lock_owned().await;
     let asked = Arc::clone(&app);
     let written = tokio::task::spawn_blocking(move || {
+        // Also when nobody waits for it any more.
+        let _alone = alone;
         let text = write(&asked, info, format)?.into_bytes();
         let compress = is_gzipped && text.len() >= COMPRESS_FROM;
         Ok::<_, ApiError>(if compress { (gzipped(&text)?, true) } else { (text, false) })

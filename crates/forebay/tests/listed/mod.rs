@@ -72,8 +72,8 @@ fn jobs_are_listed_by_every_filter_beside_a_server_and_without_one() {
 
         let csv = listed(&["--csv", "--state", "failed,completed"]);
         let first = csv.lines().next().unwrap();
-        assert!(first.starts_with("id,externalId,framework,"), "{first}");
-        assert!(csv.contains(",'=cmd()") && !csv.contains(",=cmd()"), "no spreadsheet runs a name");
+        assert!(first.starts_with("\"id\",\"externalId\",\"framework\","), "{first}");
+        assert!(csv.contains(",\"'=cmd()") && !csv.contains(",\"=cmd()"), "no spreadsheet runs a name");
     };
     check();
     let wrong = complaint(&run(dir.path(), &["jobs", "--state", "broken"]));

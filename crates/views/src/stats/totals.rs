@@ -24,6 +24,9 @@ pub const WAIT_BOUNDS: [u64; BOUNDS] =
 /// How many there are of them.
 const BOUNDS: usize = 14;
 
+/// No run or wait counts for more milliseconds: what somebody makes up must not be all that is left of the sum.
+const LONGEST: u64 = 100 * 365 * 86_400_000;
+
 /// The queue of a job of which nobody told it: what Celery calls its queue unless it is told otherwise. Most are in it, so
 /// that few counts move when it is told late.
 const USUAL_QUEUE: &str = "celery";
@@ -75,6 +78,7 @@ impl Series for Failures {
 
 impl Sums {
     fn time(&mut self, at: usize, bounds: &[u64; BOUNDS], ms: u64) {
+        let ms = ms.min(LONGEST);
         let bucket = bounds.iter().position(|bound| ms <= *bound).unwrap_or(BOUNDS);
         self.0[at + bucket] += 1;
         let sum = &mut self.0[at + BOUNDS + 1];
