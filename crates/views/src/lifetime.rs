@@ -171,21 +171,30 @@ impl Ledger {
         if !is_other_log && let Some(cut) = kept.at(new.created, new.floor) {
             kept_of_new.clone_from(&cut.sums);
         }
-        add(&mut lacking, &kept_of_new, -1);
+        // All that they lack of what was told, and not what is kept and something beside it: whoever takes over may be
+        // going back to what it was before, and what was kept for others is not to count twice.
         add(&mut lacking, &new.sums, -1);
-        lacking.values_mut().flatten().for_each(|field| *field = (*field).max(0));
-        lacking.retain(|_, fields| fields.iter().any(|field| *field > 0));
+        for (key, fields) in &mut lacking {
+            let kept = kept_of_new.get(key);
+            for (place, field) in fields.iter_mut().enumerate() {
+                let least = kept.and_then(|kept| kept.get(place)).map_or(0, |kept| *kept.min(&0));
+                *field = (*field).max(least);
+            }
+        }
+        lacking.retain(|_, fields| fields.iter().any(|field| *field != 0));
         kept.of_log(new.created);
-        if lacking.is_empty() {
+        if lacking == kept_of_new {
             return;
         }
-        tracing::info!(counters = lacking.len(), "the views that take over know of less: what they lack is kept");
-        add(&mut kept_of_new, &lacking, 1);
+        tracing::info!(
+            counters = lacking.len(),
+            "the views that take over know of less or of more: what they lack is kept"
+        );
         kept.cuts.retain(|cut| cut.floor < new.floor);
         if kept.cuts.len() > 1 {
             kept.cuts.remove(0);
         }
-        kept.cuts.push(Cut { floor: new.floor, sums: kept_of_new, lapsed: BTreeMap::new() });
+        kept.cuts.push(Cut { floor: new.floor, sums: lacking, lapsed: BTreeMap::new() });
         self.write(&kept);
     }
 
@@ -320,6 +329,17 @@ pub(crate) mod tests {
         ledger.cut(other(), 9, &of(&[("a", 1)]));
         let ledger = Ledger::open(dir.path());
         assert_eq!(ledger.real(known(Timestamp(2), 9, &[("a", 1)])), of(&[("a", 8), ("b", 9)]));
+    }
+
+    #[test]
+    fn going_back_counts_nothing_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path());
+        let (old, new) = (|| known(LOG, 1, &[("b", 3)]), || known(LOG, 1, &[]));
+        ledger.carry(old(), &new());
+        assert_eq!(ledger.real(new()), of(&[("b", 3)]));
+        ledger.carry(new(), &old());
+        assert_eq!(ledger.real(old()), of(&[("b", 3)]));
     }
 
     #[test]
