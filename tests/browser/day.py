@@ -190,7 +190,7 @@ def filters_sorts_and_goes_back(person):
     expect(page.locator(".chip")).to_contain_text("card has expired")
     person.look("jobs-filtered")
     # All of what is seen, as a file.
-    for link, first in (("CSV", "id,externalId,"), ("JSON lines", '{"id":')):
+    for link, first in (("CSV", '"id","externalId",'), ("JSON lines", '{"id":')):
         with page.expect_download() as download:
             page.get_by_role("link", name=link).click()
         text = Path(download.value.path()).read_text(encoding="utf-8")
