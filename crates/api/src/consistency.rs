@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use projector::{Fenced, Phase};
+use projector::{Fenced, Phase, Status};
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
@@ -116,8 +116,8 @@ struct Seen {
 
 impl Seen {
     fn now(parts: &Parts) -> Self {
-        let staleness = parts.projector.status().staleness;
-        Self { applied: parts.reader.applied(), staleness, stale: stale(parts) }
+        let Status { staleness, phase, .. } = parts.projector.status();
+        Self { applied: parts.reader.applied(), staleness, stale: is_stale(&phase) }
     }
 
     fn mark(&self, headers: &mut HeaderMap) {
@@ -134,7 +134,11 @@ impl Seen {
 
 /// Why the log is not the one that the views were made from, in a word.
 fn fenced(parts: &Parts) -> Option<&'static str> {
-    match parts.projector.status().phase {
+    is_fenced(&parts.projector.status().phase)
+}
+
+fn is_fenced(phase: &Phase) -> Option<&'static str> {
+    match phase {
         Phase::Fenced(Fenced::Recreated) => Some("log-recreated"),
         Phase::Fenced(Fenced::RolledBack { .. }) => Some("log-rolled-back"),
         Phase::Fenced(Fenced::Missing) => Some("log-missing"),
@@ -144,9 +148,13 @@ fn fenced(parts: &Parts) -> Option<&'static str> {
 
 /// Why nothing is applied to the views, in a word.
 fn stale(parts: &Parts) -> Option<&'static str> {
-    match parts.projector.status().phase {
+    is_stale(&parts.projector.status().phase)
+}
+
+fn is_stale(phase: &Phase) -> Option<&'static str> {
+    match phase {
         Phase::Upgrading { .. } => Some("upgrading"),
-        _ => fenced(parts),
+        _ => is_fenced(phase),
     }
 }
 

@@ -152,8 +152,8 @@ struct Pagination {
 }
 
 impl<'a> Detail<'a> {
-    fn new(record: &'a Record, Found { lost, stuck, waiting }: Found, others: &'a [Brief]) -> Self {
-        Self { record, lost, stuck, waiting, recent_executions: others.iter().map(Recent::from).collect() }
+    fn new(record: &'a Record, Found { lost, stuck, waiting }: Found, others: impl Iterator<Item = &'a Brief>) -> Self {
+        Self { record, lost, stuck, waiting, recent_executions: others.map(Recent::from).collect() }
     }
 }
 
@@ -261,7 +261,7 @@ async fn job(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {
         read(&parts.reader, look).await
     };
     let Some((record, others, found)) = found? else { return Err(not_found(parts).await) };
-    encoded(&Detail::new(&record, found, &others))
+    encoded(&Detail::new(&record, found, others.iter()))
 }
 
 /// Which other runs there were by then is not known without reading the whole log, so none are named.
@@ -271,7 +271,7 @@ async fn job_as_of(id: &str, app: &App, parts: &Parts, then: AsOf) -> Result<Vec
         AsOf::Time(_) => consistency::complete(parts).await?,
     }
     let record = evidence::as_of(app, parts, &row(id, parts).await?, then).await?;
-    encoded(&Detail::new(&record, Found::default(), &[]))
+    encoded(&Detail::new(&record, Found::default(), std::iter::empty()))
 }
 
 async fn events(id: &str, app: &App, parts: &Parts) -> Result<Vec<u8>, ApiError> {

@@ -7,7 +7,7 @@ use proto_events::JobState;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
-use views::{Filter, Overview, Page, Query, Range, SortBy, SortOrder, TaskStats, ViewError};
+use views::{Filter, Overview, Page, Query, Range, SortBy, SortOrder, TaskStats};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -131,20 +131,25 @@ async fn everything(app: &App, parts: &Parts, connection: Option<Uuid>, range: R
         let wanted = wanted.as_ref().map(<[Uuid; 1]>::as_slice);
         let now = now();
         let signs = habits.signs(reader);
-        let candidates = |states: &[JobState], sort_by: SortBy, filter: Filter| {
+        let first = |states: &[JobState], sort_by: SortBy, filter: Filter| {
             let states = Some(states.to_vec());
             let filter = Filter { connections: wanted.map(<[Uuid]>::to_vec), states, ..filter };
-            let query = Query { filter, sort_by, sort_order: SortOrder::Ascending, limit: SHOWN, cursor: None };
-            let page = reader.list(&query, &signs)?;
-            let found = page.jobs.iter().map(|record| habits.of(reader, record)).collect();
-            Ok::<_, ViewError>((page, found))
+            Query { filter, sort_by, sort_order: SortOrder::Ascending, limit: SHOWN, cursor: None }
         };
         let (run, wait) = ([JobState::Active], [JobState::Queued, JobState::Scheduled]);
-        let nothing = Filter::default;
+        let lists = [
+            first(&run, SortBy::StartedAt, Filter { stuck: Some(true), ..Filter::default() }),
+            first(&run, SortBy::StartedAt, Filter { lost: Some(true), ..Filter::default() }),
+            first(&wait, SortBy::CreatedAt, Filter { waiting: Some(true), ..Filter::default() }),
+        ];
+        let [stuck, lost, waiting] = reader.lists(&lists, &signs)?.map(|page| {
+            let found = page.jobs.iter().map(|record| habits.of(reader, record)).collect();
+            (page, found)
+        });
         Ok(Shown {
-            stuck: candidates(&run, SortBy::StartedAt, Filter { stuck: Some(true), ..nothing() })?,
-            lost: candidates(&run, SortBy::StartedAt, Filter { lost: Some(true), ..nothing() })?,
-            waiting: candidates(&wait, SortBy::CreatedAt, Filter { waiting: Some(true), ..nothing() })?,
+            stuck,
+            lost,
+            waiting,
             tasks: reader.tasks(wanted, range, now),
             overview: reader.overview(wanted, range, now),
             counts: reader.counts(wanted),

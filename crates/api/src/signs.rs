@@ -20,22 +20,56 @@ const ENOUGH: u64 = 20;
 const DEFAULT: u64 = 3_600_000;
 /// How long what usually takes how long is believed before it is looked at again: it is of a whole week.
 const BELIEVED: Duration = Duration::from_secs(10);
+/// How long a job waits for that, beside which the writer may be busy.
+const SOON: Duration = Duration::from_millis(20);
+/// And how long it is then till the next look.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long jobs usually take, looked at now and then.
 #[derive(Default)]
-pub(crate) struct Habits(Mutex<Option<(Instant, Arc<Patience>)>>);
+pub(crate) struct Habits(Mutex<Option<Known>>);
+
+/// What was seen at the last look.
+struct Known {
+    /// When it is time for the next one.
+    until: Instant,
+    /// `None` where nothing was ever seen.
+    patience: Option<Arc<Patience>>,
+}
 
 impl Habits {
-    /// Blocks while it is looked at.
+    /// Blocks while it is looked at, and while the statistics are made for the first time.
     pub(crate) fn patience(&self, reader: &Reader) -> Arc<Patience> {
-        let mut known = self.0.lock();
-        if let Some((at, patience)) = &*known
-            && at.elapsed() < BELIEVED
-        {
-            return Arc::clone(patience);
+        let (is_recent, known) = self.known();
+        known.filter(|_| is_recent).unwrap_or_else(|| self.keep(reader.patience(now(), ENOUGH, DEFAULT)))
+    }
+
+    /// What was known last where it is not to be had at once; `None` where nothing was.
+    fn patience_soon(&self, reader: &Reader) -> Option<Arc<Patience>> {
+        let (is_recent, known) = self.known();
+        if is_recent {
+            return known;
         }
-        let patience = Arc::new(reader.patience(now(), ENOUGH, DEFAULT));
-        *known = Some((Instant::now(), Arc::clone(&patience)));
+        if let Some(patience) = reader.patience_within(SOON, now(), ENOUGH, DEFAULT) {
+            return Some(self.keep(patience));
+        }
+        // Not every job of a list is to wait in turn.
+        *self.0.lock() = Some(Known { until: Instant::now() + AGAIN, patience: known.clone() });
+        known
+    }
+
+    /// Whether it is not yet time to look again, and what was seen.
+    fn known(&self) -> (bool, Option<Arc<Patience>>) {
+        match &*self.0.lock() {
+            Some(known) => (Instant::now() < known.until, known.patience.clone()),
+            None => (false, None),
+        }
+    }
+
+    fn keep(&self, patience: Patience) -> Arc<Patience> {
+        let patience = Arc::new(patience);
+        let known = Known { until: Instant::now() + BELIEVED, patience: Some(Arc::clone(&patience)) };
+        *self.0.lock() = Some(known);
         patience
     }
 
@@ -44,22 +78,25 @@ impl Habits {
         Signs { now: now(), gone: reader.gone(), patience: self.patience(reader) }
     }
 
-    /// What may be wrong with a job. Blocks.
+    /// What may be wrong with a job. Blocks for moments. While the statistics are made it is not known what takes too long,
+    /// and nothing is said of that: a job is not to be waited for because of it.
     pub(crate) fn of(&self, reader: &Reader, record: &Record) -> Found {
         let mut found = Found::default();
-        if record.runs_since().is_none() && record.waits_since().is_none() {
+        let (runs, waits) = (record.runs_since(), record.waits_since());
+        if runs.is_none() && waits.is_none() {
             return found;
         }
-        let (patience, now) = (self.patience(reader), now());
-        if let Some(began) = record.runs_since() {
-            found.lost = lost(reader, record, began);
+        found.lost = runs.and_then(|began| lost(reader, record, began));
+        let Some(patience) = self.patience_soon(reader) else { return found };
+        let now = now();
+        if let Some(began) = runs {
             found.stuck = over(patience.run(record.connection_id, &record.name), began, now).map(|limit| Stuck {
                 since: limit.since,
                 began_at: Millis(began),
                 limit: limit.limit,
             });
         }
-        if let Some(waits) = record.waits_since() {
+        if let Some(waits) = waits {
             found.waiting = waiting(&patience, record, waits, now);
         }
         found

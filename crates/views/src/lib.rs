@@ -29,6 +29,7 @@ mod frozen;
 mod generation;
 mod generations;
 mod lifetime;
+mod lists;
 mod open;
 mod prepare;
 mod query;
@@ -54,7 +55,7 @@ pub use generations::{Candidate, Generations};
 pub use open::{Opened, Options, Outcome, open};
 pub use prepare::Preparation;
 pub use query::{
-    Brief, Counts, Cursor, Filter, Ids, Limit, NotACursor, Page, Patience, Query, Signs, SortBy, SortOrder,
+    Brief, Counts, Cursor, Filter, Ids, Limit, NotACursor, Page, Patience, Query, Recent, Signs, SortBy, SortOrder,
 };
 pub use reader::Reader;
 pub use scratch::{Gathered, JobFacts, Scatter, Sorter, Told};

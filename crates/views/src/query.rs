@@ -176,6 +176,21 @@ pub struct Brief {
     pub error: Option<String>,
 }
 
+/// The most recent jobs of a task name but one.
+pub struct Recent {
+    /// One more than are shown, for the one that is left out. Shared with others who ask for the same name.
+    pub(crate) jobs: Arc<[Brief]>,
+    pub(crate) limit: usize,
+    pub(crate) except: Uuid,
+}
+
+impl Recent {
+    /// The jobs, the one that was created last first.
+    pub fn iter(&self) -> impl Iterator<Item = &Brief> {
+        self.jobs.iter().filter(|job| job.id != self.except).take(self.limit)
+    }
+}
+
 impl Brief {
     /// What is shown of this job.
     pub fn of(record: &Record) -> Self {

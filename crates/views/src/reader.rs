@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRow};
 use crate::digest::Digest;
 use crate::error::ViewError;
-use crate::query::{Brief, Counts, Filter, Ids, Page, Patience, Query, Signs};
+use crate::query::{Brief, Counts, Filter, Patience, Recent};
 use crate::shared::{Recents, Shared, State, UNKNOWN_NAME};
 use crate::stats::{Ended, FailureGroup, Lifetime, Overview, QueueStats, Range, Stats, TaskStats, WorkerRate};
 use crate::store::{prefix, recent_key, row_key};
@@ -81,9 +81,9 @@ impl Reader {
 
     /// The most recent jobs of a task name but this one, newest `createdAt` first. Recent are the 64 jobs of the name
     /// whose first events came last in the log. There are none for the name `unknown`, which is no name.
-    pub fn recent(&self, connection: Uuid, name: &str, limit: usize, except: Uuid) -> Result<Vec<Brief>, ViewError> {
+    pub fn recent(&self, connection: Uuid, name: &str, limit: usize, except: Uuid) -> Result<Recent, ViewError> {
         if name == UNKNOWN_NAME {
-            return Ok(Vec::new());
+            return Ok(Recent { jobs: Arc::default(), limit, except });
         }
         let shared = self.shared();
         // One more than is asked for, so that it serves whoever of them is left out.
@@ -96,55 +96,7 @@ impl Reader {
             Some(kept) => kept.jobs,
             None => shared.recents_anew(connection, name, most, changes)?,
         };
-        Ok(jobs.iter().filter(|job| job.id != except).take(limit).cloned().collect())
-    }
-
-    /// A part of the list of jobs. What is found is a moment older than the records that are shown, so that under way a
-    /// job may have come to be another than was asked for.
-    pub fn list(&self, query: &Query, signs: &Signs) -> Result<Page, ViewError> {
-        let shared = self.shared();
-        loop {
-            let (snapshot, only, floor) = {
-                let state = shared.state.read();
-                (state.table.snapshot(), state.candidates(&query.filter), state.floor)
-            };
-            let found = snapshot.find(query, signs, only.as_deref())?;
-            drop(snapshot);
-            if let Some(jobs) = shared.records(shared.staged(found.jobs), floor)? {
-                return Ok(Page { jobs, next: found.next, total: found.total });
-            }
-        }
-    }
-
-    /// A part of the list, found in the same way, without reading any record: of many jobs at once.
-    pub fn ids(&self, query: &Query, signs: &Signs) -> Result<Ids, ViewError> {
-        let shared = self.shared();
-        let (snapshot, only) = {
-            let state = shared.state.read();
-            (state.table.snapshot(), state.candidates(&query.filter))
-        };
-        let found = snapshot.find(query, signs, only.as_deref())?;
-        Ok(Ids { jobs: found.jobs, next: found.next })
-    }
-
-    /// The other jobs of the workflow that this job began, those first that stand first in the log, up to so many; and how
-    /// many there are.
-    pub fn workflow(&self, root: Uuid, most: usize) -> Result<(Vec<Record>, usize), ViewError> {
-        let shared = self.shared();
-        loop {
-            let (mut jobs, snapshot, floor) = {
-                let state = shared.state.read();
-                (state.table.workflow(root), state.table.snapshot(), state.floor)
-            };
-            jobs.extend(snapshot.workflow(root)?);
-            drop(snapshot);
-            jobs.sort_unstable();
-            let total = jobs.len();
-            let jobs = jobs.into_iter().take(most).map(|(_, id)| id).collect();
-            if let Some(records) = shared.records(shared.staged(jobs), floor)? {
-                return Ok((records, total));
-            }
-        }
+        Ok(Recent { jobs, limit, except })
     }
 
     /// What waits and what runs, in every connection or in these.
@@ -225,6 +177,14 @@ impl Reader {
     /// most, and at least a minute. Only of those of which at least `enough` are known; `default` milliseconds for others.
     pub fn patience(&self, now: Timestamp, enough: u64, default: u64) -> Patience {
         self.shared().stats.read().patience(now, enough, default)
+    }
+
+    /// The same if it can be had within this time. It cannot while the statistics are made, which of tens of millions of
+    /// jobs takes seconds after a start.
+    pub fn patience_within(&self, time: Duration, now: Timestamp, enough: u64, default: u64) -> Option<Patience> {
+        let shared = self.shared();
+        let stats = shared.stats.try_read_for(time)?;
+        Some(stats.patience(now, enough, default))
     }
 
     /// How much there was of everything for as long as anything is known, also of what the log has forgotten. What was told
@@ -394,7 +354,7 @@ impl Reader {
 
 impl State {
     /// The only jobs that can match, where the filter names them.
-    fn candidates(&self, filter: &Filter) -> Option<Vec<(u32, Uuid)>> {
+    pub(crate) fn candidates(&self, filter: &Filter) -> Option<Vec<(u32, Uuid)>> {
         let external_id = filter.external_id.as_deref()?;
         let connections = self.table.connections();
         Some(self.table.slots(connections.map(|connection| proto_events::job_id(connection, external_id))))
@@ -403,7 +363,7 @@ impl State {
 
 impl Shared {
     /// Of each of these jobs the row that is staged, if one is.
-    fn staged(&self, jobs: Vec<Uuid>) -> Vec<(Uuid, Option<Arc<Row>>)> {
+    pub(crate) fn staged(&self, jobs: Vec<Uuid>) -> Vec<(Uuid, Option<Arc<Row>>)> {
         let state = self.state.read();
         jobs.into_iter().map(|id| (id, state.rows.get(&id).cloned())).collect()
     }
@@ -482,7 +442,11 @@ impl Shared {
 
     /// The records of jobs that were all there a moment ago; `None` where one is not any more, and the question has to
     /// be asked again.
-    fn records(&self, jobs: Vec<(Uuid, Option<Arc<Row>>)>, floor: u64) -> Result<Option<Vec<Record>>, ViewError> {
+    pub(crate) fn records(
+        &self,
+        jobs: Vec<(Uuid, Option<Arc<Row>>)>,
+        floor: u64,
+    ) -> Result<Option<Vec<Record>>, ViewError> {
         self.all(jobs, floor, |id, staged| self.record(id, staged, floor))
     }
 

@@ -91,7 +91,9 @@ fn all_of(reader: &Reader) -> All {
     let names: BTreeMap<String, Vec<Brief>> = rows
         .values()
         .map(|row| row.record.name.clone())
-        .map(|name| (name.clone(), reader.recent(CONNECTION, &name, 64, Uuid::nil()).unwrap()))
+        .map(|name| {
+            (name.clone(), reader.recent(CONNECTION, &name, 64, Uuid::nil()).unwrap().iter().cloned().collect())
+        })
         .collect();
     assert!(rows.values().all(|row| reader.goes_by(row)), "the list goes by the rows");
     assert!(reader.sums_agree(Timestamp(0)).unwrap(), "the sums are those of the jobs");

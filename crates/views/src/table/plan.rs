@@ -53,6 +53,16 @@ impl Selection {
         }
     }
 
+    /// The same of two columns.
+    pub(super) fn keep_both<T: Copy>(&mut self, (one, other): (&[T], &[T]), wanted: impl Fn(T, T) -> bool) {
+        for (word, (one, other)) in self.0.iter_mut().zip(one.chunks(64).zip(other.chunks(64))) {
+            if *word != 0 {
+                let both = one.iter().zip(other).rev();
+                *word &= both.fold(0, |bits, (one, other)| bits << 1 | u64::from(wanted(*one, *other)));
+            }
+        }
+    }
+
     /// The same where it takes more to tell.
     fn keep_places(&mut self, wanted: impl Fn(usize) -> bool) {
         for (index, word) in self.0.iter_mut().enumerate() {
@@ -244,13 +254,14 @@ impl Plan {
         signs.contains(&Some(true)) || self.states.is_some_and(|states| states & !UNFINISHED == 0)
     }
 
-    /// The jobs of a segment among which those are that are wanted.
-    pub(super) fn candidates(&self, segment: &Segment) -> Selection {
+    /// The jobs of a segment among which those are that are wanted; `None` where there are none.
+    pub(super) fn candidates(&self, segment: &Segment) -> Option<Selection> {
         // They are few, and the others need not be looked at.
         if self.wants_only_unfinished() {
-            Selection::of_bits(segment.unfinished_bits())
+            let bits = segment.unfinished_bits();
+            bits.iter().any(|word| *word != 0).then(|| Selection::of_bits(bits))
         } else {
-            Selection::first(segment.len())
+            Some(Selection::first(segment.len()))
         }
     }
 

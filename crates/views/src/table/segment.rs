@@ -322,10 +322,21 @@ impl Segment {
         {
             return u64::try_from(*said).ok();
         }
+        // Both count from the creation.
+        let (started, completed) = (self.started[place], self.completed[place]);
+        if started < WIDE && completed < WIDE {
+            return Some(completed.saturating_sub(started).into());
+        }
         match (self.started_ms(place), self.completed_ms(place)) {
             (Some(started), Some(completed)) => Some((completed - started).max(0).cast_unsigned()),
             _ => None,
         }
+    }
+
+    /// When jobs began and ended, in milliseconds since their creation or [`NONE`], where that says all of how long they
+    /// took.
+    pub(super) fn plain_times(&self) -> Option<(&[u32], &[u32])> {
+        self.wide.is_empty().then_some((&self.started, &self.completed))
     }
 
     pub(super) fn attempt(&self, place: usize) -> u32 {

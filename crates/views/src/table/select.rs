@@ -50,14 +50,22 @@ struct Hit {
 impl Snapshot {
     /// A page of the list. `only`: of the jobs at these slots.
     pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[(u32, Uuid)]>) -> Result<Found, ViewError> {
-        let plan = Plan::of(&query.filter, signs, &self.texts);
-        let order = Order::of(query.sort_by, query.sort_order, &self.texts);
-        let mut search = Search::new(query, &order, &plan);
-        match only {
-            Some(jobs) => self.search_only(&mut search, jobs)?,
-            None => self.search_all(&mut search)?,
-        }
+        let Some(jobs) = only else {
+            let found = self.find_each(std::slice::from_ref(query), signs)?;
+            return Ok(found.into_iter().next().expect("one query finds one page"));
+        };
+        let ready = Ready::of(query, signs, &self.texts);
+        let mut search = ready.search();
+        self.search_only(&mut search, jobs)?;
         Ok(search.found())
+    }
+
+    /// A page of each of these lists, in one pass through all jobs.
+    pub(crate) fn find_each(&self, queries: &[Query], signs: &Signs) -> Result<Vec<Found>, ViewError> {
+        let ready: Vec<Ready<'_>> = queries.iter().map(|query| Ready::of(query, signs, &self.texts)).collect();
+        let mut searches: Vec<Search<'_>> = ready.iter().map(Ready::search).collect();
+        self.search_all(&mut searches)?;
+        Ok(searches.into_iter().map(Search::found).collect())
     }
 
     fn search_only(&self, search: &mut Search<'_>, jobs: &[(u32, Uuid)]) -> Result<(), ViewError> {
@@ -81,31 +89,61 @@ impl Snapshot {
     }
 
     /// Goes through all jobs; through very many on all processors.
-    fn search_all(&self, search: &mut Search<'_>) -> Result<(), ViewError> {
+    fn search_all(&self, searches: &mut [Search<'_>]) -> Result<(), ViewError> {
+        let Some(first) = searches.first() else { return Ok(()) };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.parts.len() / SHARE);
         // Those first that are most likely to have the first jobs: then hardly any job displaces another, and what is on
         // disk need not be read.
         let mut parts: Vec<&Part> = self.parts.iter().collect();
-        search.order.sort(&mut parts);
-        let visit = |search: &mut Search<'_>, first| {
-            parts.iter().skip(first).step_by(threads.max(1)).try_for_each(|part| search.visit_all(part))
+        first.order.sort(&mut parts);
+        let visit = |searches: &mut [Search<'_>], first| {
+            let mut share = parts.iter().skip(first).step_by(threads.max(1));
+            share.try_for_each(|part| searches.iter_mut().try_for_each(|search| search.visit_all(part)))
         };
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads)
                 .map(|first| {
-                    let mut other = search.another();
-                    scope.spawn(move || visit(&mut other, first).map(|()| other))
+                    let mut others: Vec<_> = searches.iter().map(Search::another).collect();
+                    scope.spawn(move || visit(&mut others, first).map(|()| others))
                 })
                 .collect();
-            visit(search, 0)?;
-            for other in others {
-                match other.join() {
-                    Ok(other) => search.absorb(other?),
+            visit(searches, 0)?;
+            for others in others {
+                match others.join() {
+                    Ok(others) => searches.iter_mut().zip(others?).for_each(|(search, other)| search.absorb(other)),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
             Ok(())
         })
+    }
+}
+
+/// A query, ready for the columns of one snapshot.
+struct Ready<'a> {
+    query: &'a Query,
+    plan: Plan,
+    order: Order,
+}
+
+impl<'a> Ready<'a> {
+    fn of(query: &'a Query, signs: &Signs, texts: &Texts) -> Self {
+        let order = Order::of(query.sort_by, query.sort_order, texts);
+        Self { query, plan: Plan::of(&query.filter, signs, texts), order }
+    }
+
+    fn search(&self) -> Search<'_> {
+        let Self { query, plan, order } = self;
+        Search {
+            plan,
+            order,
+            sort_by: query.sort_by,
+            limit: query.limit,
+            after: query.cursor.as_ref().map(|cursor| order.place_of(cursor)),
+            total: 0,
+            kept: BinaryHeap::new(),
+            room: query.limit.saturating_add(1),
+        }
     }
 }
 
@@ -122,20 +160,7 @@ struct Search<'a> {
     room: usize,
 }
 
-impl<'a> Search<'a> {
-    fn new(query: &Query, order: &'a Order, plan: &'a Plan) -> Self {
-        Self {
-            plan,
-            order,
-            sort_by: query.sort_by,
-            limit: query.limit,
-            after: query.cursor.as_ref().map(|cursor| order.place_of(cursor)),
-            total: 0,
-            kept: BinaryHeap::new(),
-            room: query.limit.saturating_add(1),
-        }
-    }
-
+impl Search<'_> {
     /// One for a part of the same jobs.
     fn another(&self) -> Self {
         Self { total: 0, kept: BinaryHeap::new(), ..*self }
@@ -162,7 +187,9 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         let segment = part.open()?;
-        self.visit(&segment, self.plan.candidates(&segment));
+        if let Some(candidates) = self.plan.candidates(&segment) {
+            self.visit(&segment, candidates);
+        }
         Ok(())
     }
 
@@ -190,7 +217,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Leaves out what comes after all that there is room for, by its state or text alone: many jobs at once.
+    /// Leaves out what comes after all that there is room for, by its value alone: many jobs at once.
     fn narrow(&self, segment: &Segment, selection: &mut Selection) {
         let Some(last) = self.bound() else { return };
         let order = self.order;
@@ -205,7 +232,17 @@ impl<'a> Search<'a> {
                 let may_come = |code: u32| !order.comes_after(ranks.get(code as usize).map(|rank| at(*rank)), &last);
                 selection.keep(which.column(segment), may_come);
             }
-            Values::Created | Values::Started | Values::Duration => {}
+            Values::Duration => {
+                if let Some(times) = segment.plain_times() {
+                    let may_come = |ms: Option<u32>| !order.comes_after(ms.map(u64::from), &last);
+                    let ms = |started: u32, completed: u32| completed.saturating_sub(started);
+                    let took =
+                        |started, completed| (started != NONE && completed != NONE).then(|| ms(started, completed));
+                    selection.keep_both(times, |started, completed| may_come(took(started, completed)));
+                }
+            }
+            // Of those a segment has a span, which most often says it of all its jobs.
+            Values::Created | Values::Started => {}
         }
     }
 

@@ -297,6 +297,15 @@ fn assert_list(opened: &Opened, truth: &BTreeMap<Uuid, Record>, mut query: Query
         prop_assert_eq!(&written, &next);
         query.cursor = Some(written);
     }
+    // Several lists at once are the same as one after the other.
+    let by_start = Query { sort_by: SortBy::StartedAt, ..query.clone() };
+    let queries = [Query { cursor: None, ..query.clone() }, Query { cursor: None, ..by_start }, query.clone()];
+    let at_once = opened.reader.lists(&queries, &signs).unwrap();
+    for (query, page) in queries.iter().zip(at_once) {
+        let alone = opened.reader.list(query, &signs).unwrap();
+        prop_assert_eq!(page.jobs, alone.jobs);
+        prop_assert_eq!((page.next, page.total), (alone.next, alone.total));
+    }
     let expected: Vec<Uuid> = expected.iter().map(|record| record.id).collect();
     prop_assert_eq!(&found, &expected);
     let all = opened.reader.ids(&Query { limit: usize::MAX, cursor: None, ..query }, &signs).unwrap();

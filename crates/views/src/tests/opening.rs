@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use proto_events::{JobState, Timestamp};
 
 use super::support::{Log, OPTIONS, Step, applied, assert_shows, open_in};
 use crate::{
-    Checkpoint, Found, Frozen, OpenError, Opened, Options, Outcome, Preparation, Prepared, Range, Reason, open,
-    open_or_freeze,
+    Checkpoint, Found, Frozen, OpenError, Opened, Options, Outcome, Preparation, Prepared, Query, Range, Reason, Signs,
+    open, open_or_freeze,
 };
 
 fn filled(dir: &Path) -> Log {
@@ -188,6 +189,26 @@ fn empty_views_of_another_fold_are_not_kept() {
 }
 
 /// The sums of many jobs are made beside everything else, and whoever asks for them waits.
+#[test]
+fn nothing_but_the_statistics_waits_for_the_statistics() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = filled(dir.path());
+    let opened = open_in(dir.path());
+    let shared = opened.reader.shared();
+    let patience = || opened.reader.patience_within(Duration::from_millis(1), Timestamp(0), 1, 1);
+    // As long as they are made.
+    let making = shared.stats.write();
+    assert!(patience().is_none());
+    let listed = opened.reader.list(&Query::default(), &Signs::default()).unwrap();
+    assert!(listed.total > 0);
+    assert_eq!(listed.total, log.truth(50).len() as u64);
+    for record in &listed.jobs {
+        assert_eq!(opened.reader.job(record.id).unwrap().as_ref(), Some(record));
+    }
+    drop(making);
+    assert!(patience().is_some());
+}
+
 #[test]
 fn the_statistics_of_many_jobs_are_there_when_they_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
