@@ -30,11 +30,13 @@ impl Reader {
     pub fn lists<const N: usize>(&self, queries: &[Query; N], signs: &Signs) -> Result<[Page; N], ViewError> {
         let shared = self.shared();
         loop {
-            let (snapshot, floor) = {
+            let (snapshot, only, floor) = {
                 let state = shared.state.read();
-                (state.table.snapshot(), state.floor)
+                let only = queries.each_ref().map(|query| state.candidates(&query.filter));
+                (state.table.snapshot(), only, state.floor)
             };
-            let found = snapshot.find_each(queries, signs)?;
+            let queries: Vec<_> = queries.iter().zip(only.iter().map(Option::as_deref)).collect();
+            let found = snapshot.find_each(&queries, signs)?;
             drop(snapshot);
             let pages = found.into_iter().map(|found| {
                 let jobs = shared.records(shared.staged(found.jobs), floor)?;

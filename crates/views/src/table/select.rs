@@ -22,6 +22,9 @@ use crate::query::{Cursor, CursorValue, Query, Signs, SortBy, SortOrder};
 /// Segments that are worth a thread.
 const SHARE: usize = if cfg!(test) { 1 } else { 100 };
 
+/// A query, and at which slots the jobs are that it is asked of, where that is not all.
+pub(crate) type Asked<'a> = (&'a Query, Option<&'a [(u32, Uuid)]>);
+
 /// What a query found.
 pub(crate) struct Found {
     /// The page.
@@ -50,21 +53,22 @@ struct Hit {
 impl Snapshot {
     /// A page of the list. `only`: of the jobs at these slots.
     pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[(u32, Uuid)]>) -> Result<Found, ViewError> {
-        let Some(jobs) = only else {
-            let found = self.find_each(std::slice::from_ref(query), signs)?;
-            return Ok(found.into_iter().next().expect("one query finds one page"));
-        };
-        let ready = Ready::of(query, signs, &self.texts);
-        let mut search = ready.search();
-        self.search_only(&mut search, jobs)?;
-        Ok(search.found())
+        let found = self.find_each(&[(query, only)], signs)?;
+        Ok(found.into_iter().next().expect("one query finds one page"))
     }
 
-    /// A page of each of these lists, in one pass through all jobs.
-    pub(crate) fn find_each(&self, queries: &[Query], signs: &Signs) -> Result<Vec<Found>, ViewError> {
-        let ready: Vec<Ready<'_>> = queries.iter().map(|query| Ready::of(query, signs, &self.texts)).collect();
+    /// A page of each of these lists, with one pass through all jobs for those of all jobs.
+    pub(crate) fn find_each(&self, queries: &[Asked<'_>], signs: &Signs) -> Result<Vec<Found>, ViewError> {
+        let ready: Vec<Ready<'_>> = queries.iter().map(|(query, _)| Ready::of(query, signs, &self.texts)).collect();
         let mut searches: Vec<Search<'_>> = ready.iter().map(Ready::search).collect();
-        self.search_all(&mut searches)?;
+        let mut of_all = Vec::new();
+        for (search, (_, only)) in searches.iter_mut().zip(queries) {
+            match only {
+                Some(jobs) => self.search_only(search, jobs)?,
+                None => of_all.push(search),
+            }
+        }
+        self.search_all(&mut of_all)?;
         Ok(searches.into_iter().map(Search::found).collect())
     }
 
@@ -89,22 +93,22 @@ impl Snapshot {
     }
 
     /// Goes through all jobs; through very many on all processors.
-    fn search_all(&self, searches: &mut [Search<'_>]) -> Result<(), ViewError> {
+    fn search_all(&self, searches: &mut [&mut Search<'_>]) -> Result<(), ViewError> {
         let Some(first) = searches.first() else { return Ok(()) };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.parts.len() / SHARE);
         // Those first that are most likely to have the first jobs: then hardly any job displaces another, and what is on
         // disk need not be read.
         let mut parts: Vec<&Part> = self.parts.iter().collect();
         first.order.sort(&mut parts);
-        let visit = |searches: &mut [Search<'_>], first| {
+        let visit = |searches: &mut [&mut Search<'_>], first| {
             let mut share = parts.iter().skip(first).step_by(threads.max(1));
             share.try_for_each(|part| searches.iter_mut().try_for_each(|search| search.visit_all(part)))
         };
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads)
                 .map(|first| {
-                    let mut others: Vec<_> = searches.iter().map(Search::another).collect();
-                    scope.spawn(move || visit(&mut others, first).map(|()| others))
+                    let mut others: Vec<_> = searches.iter().map(|search| search.another()).collect();
+                    scope.spawn(move || visit(&mut others.iter_mut().collect::<Vec<_>>(), first).map(|()| others))
                 })
                 .collect();
             visit(searches, 0)?;
