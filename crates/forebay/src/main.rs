@@ -153,6 +153,7 @@ fn configure(args: ConfigArgs, matches: &ArgMatches) -> anyhow::Result<ExitCode>
     match args.action {
         ConfigAction::Check { serve } => {
             let loaded = config::load(*serve, matches)?;
+            otlp::Telemetry::of(&loaded.config)?;
             print(&format!("good:\n{}", loaded.config.describe()))
         }
         ConfigAction::Show { json, serve } => {

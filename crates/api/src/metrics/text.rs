@@ -41,7 +41,7 @@ impl Format {
 
 /// The text, as it grows.
 pub(super) struct Text {
-    text: String,
+    written: String,
     format: Format,
     /// The metric of which samples come.
     name: &'static str,
@@ -49,18 +49,18 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn new(format: Format) -> Self {
-        Self { text: String::new(), format, name: "" }
+        Self { written: String::new(), format, name: "" }
     }
 
     pub(super) fn finish(mut self) -> String {
         if self.format == Format::Open {
-            self.text.push_str("# EOF\n");
+            self.written.push_str("# EOF\n");
         }
-        self.text
+        self.written
     }
 
     fn line(&mut self, suffix: &str, labels: &Labels, bound: Option<f64>, value: Number) {
-        let (text, labels) = (&mut self.text, labels.written());
+        let (text, labels) = (&mut self.written, labels.written());
         text.push_str(self.name);
         text.push_str(suffix);
         if !labels.is_empty() || bound.is_some() {
@@ -88,7 +88,7 @@ impl Sink for Text {
     fn metric(&mut self, metric: &'static Metric) {
         let Metric { name, kind, unit, help, .. } = *metric;
         self.name = name;
-        let (text, name) = (&mut self.text, if self.format == Format::Open { family(name, kind) } else { name });
+        let (text, name) = (&mut self.written, if self.format == Format::Open { family(name, kind) } else { name });
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",

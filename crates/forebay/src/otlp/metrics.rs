@@ -32,6 +32,7 @@ use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use ureq::http::HeaderValue;
 
 use super::client::{Client, Signal};
 
@@ -117,7 +118,7 @@ impl HttpClient for Instead {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (parts, _) = request.into_parts();
         let message = self.message.lock().clone();
-        let message = match parts.headers.get("content-encoding").map(|encoding| encoding.as_bytes()) {
+        let message = match parts.headers.get("content-encoding").map(HeaderValue::as_bytes) {
             Some(b"gzip") => {
                 let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
                 encoder.write_all(&message)?;
