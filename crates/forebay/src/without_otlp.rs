@@ -16,6 +16,7 @@ pub(crate) enum Running {}
 pub(crate) enum Last {}
 
 impl Telemetry {
+    #[allow(clippy::unnecessary_wraps, reason = "as it is with the feature")]
     pub(crate) fn of(_: &ServeConfig) -> anyhow::Result<Option<Self>> {
         Ok(None)
     }
