@@ -75,8 +75,17 @@ impl Metrics {
             };
             // While the server starts there are none.
             if let Ok(families) = app.metrics().await {
-                let this = Arc::clone(&this);
-                let _ = tokio::task::spawn_blocking(move || this.send_once(families)).await;
+                let (this, runtime) = (Arc::clone(&this), Handle::current());
+                let (sent, is_sent) = oneshot::channel::<()>();
+                // On a thread of its own, since the end of the server waits for those of the runtime.
+                let sending = move || {
+                    this.send_once(families, &runtime);
+                    drop(sent);
+                };
+                if let Err(error) = std::thread::Builder::new().name("otlp-metrics".to_owned()).spawn(sending) {
+                    tracing::warn!(%error, "the metrics are not sent this time");
+                }
+                let _ = is_sent.await;
             }
             if is_last {
                 return;
@@ -85,10 +94,10 @@ impl Metrics {
     }
 
     /// Blocks.
-    fn send_once(&self, families: Vec<Family>) {
+    fn send_once(&self, families: Vec<Family>, runtime: &Handle) {
         *self.message.lock() = self.request(families, nanoseconds(SystemTime::now())).encode_to_vec().into();
         // What becomes of it the client has told.
-        let _ = Handle::current().block_on(self.exporter.export(&Nothing::default()));
+        let _ = runtime.block_on(self.exporter.export(&Nothing::default()));
     }
 
     fn request(&self, families: Vec<Family>, now: u64) -> ExportMetricsServiceRequest {
