@@ -2,6 +2,8 @@
 down as one JSON line for each request, in the file that is named.
 
     otlp.py PORT FILE [CERTIFICATE KEY]
+
+Who asks for it with the header `x-refuse: NUMBER` is told that so many of what came were refused.
 """
 
 import gzip
@@ -16,8 +18,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 
 MESSAGES = {
-    "/v1/traces": (traces.ExportTraceServiceRequest, traces.ExportTraceServiceResponse),
-    "/v1/metrics": (metrics.ExportMetricsServiceRequest, metrics.ExportMetricsServiceResponse),
+    "/v1/traces": (traces.ExportTraceServiceRequest, traces.ExportTraceServiceResponse, "rejected_spans"),
+    "/v1/metrics": (metrics.ExportMetricsServiceRequest, metrics.ExportMetricsServiceResponse, "rejected_data_points"),
 }
 port, path, *tls = sys.argv[1:]
 file, lock = open(path, "a", encoding="utf-8", buffering=1), threading.Lock()
@@ -30,14 +32,18 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        asked, answered = MESSAGES[self.path]
+        asked, answered, refused = MESSAGES[self.path]
         message = asked()
         message.ParseFromString(body)
         headers = {name.lower(): value for name, value in self.headers.items()}
         line = {"path": self.path, "headers": headers, "message": MessageToDict(message)}
         with lock:
             file.write(json.dumps(line) + "\n")
-        answer = answered().SerializeToString()
+        answer = answered()
+        if count := self.headers.get("x-refuse"):
+            setattr(answer.partial_success, refused, int(count))
+            answer.partial_success.error_message = "too many"
+        answer = answer.SerializeToString()
         self.send_response(200)
         self.send_header("content-type", "application/x-protobuf")
         self.send_header("content-length", str(len(answer)))

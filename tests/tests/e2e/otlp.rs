@@ -304,9 +304,12 @@ fn over_tls_and_compressed_the_last_is_sent_before_the_end() {
     assert!(receiver.received().is_empty());
 
     // A minute before the first metrics, and five seconds before the first spans.
-    let mut forebay = started("cert.pem", &[]);
+    let mut forebay = started("cert.pem", &[("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "x-refuse=7")]);
     let position = ingest(&forebay, "a", &[]);
     forebay.stop();
+    let log = forebay.process().log();
+    let refused = log.lines().find(|line| line.contains("the receiver refuses a part of the metrics")).unwrap();
+    assert!(refused.contains("\"count\":7") && refused.contains("too many"), "{refused}");
     let all = receiver.received();
     assert!(all.iter().all(|sent| sent.headers["content-encoding"] == "gzip"), "{all:?}");
     let metrics = all.iter().find(|sent| sent.path == "/v1/metrics").unwrap();

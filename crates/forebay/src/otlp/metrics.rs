@@ -98,6 +98,8 @@ impl Metrics {
         *self.message.lock() = self.request(families, nanoseconds(SystemTime::now())).encode_to_vec().into();
         // What becomes of it the client has told.
         let _ = runtime.block_on(self.exporter.export(&Nothing::default()));
+        // It may be many megabytes.
+        *self.message.lock() = Bytes::new();
     }
 
     fn request(&self, families: Vec<Family>, now: u64) -> ExportMetricsServiceRequest {
