@@ -198,7 +198,9 @@ fn launch(dir: &Path, options: &Options) -> Process {
 fn forebay() -> Command {
     let mut command = Command::new(forebay_binary());
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("FOREBAY_") && name != "FOREBAY_NATS_SERVER") {
+        let is_setting =
+            |name: &str| name.starts_with("FOREBAY_") && name != "FOREBAY_NATS_SERVER" || name.starts_with("OTEL_");
+        if name.to_str().is_some_and(is_setting) {
             command.env_remove(name);
         }
     }

@@ -8,6 +8,7 @@
 //! - [`Nginx`]: a reverse proxy in front of the binary
 //! - [`Flower`]: what Forebay is compared with
 //! - [`Webhook`]: a receiver of notices, which checks their signatures
+//! - [`Receiver`]: a receiver of OpenTelemetry
 //! - [`Process`]: a program that is killed when dropped and whose output is shown when the test fails
 //! - [`wait_for`]: a condition with a deadline; nothing here sleeps for a fixed time
 //!
@@ -20,6 +21,7 @@ mod flood;
 mod flower;
 mod forebay;
 mod nginx;
+mod otlp;
 mod process;
 mod rabbitmq;
 mod redis;
@@ -32,6 +34,7 @@ pub use flood::{Flood, FloodJob};
 pub use flower::Flower;
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use nginx::Nginx;
+pub use otlp::{Receiver, Sent};
 pub use process::{Process, tool};
 pub use rabbitmq::RabbitMq;
 pub use redis::{Publisher, Redis};

@@ -26,6 +26,7 @@ use crate::metrics::{Ingested, Requests};
 use crate::page::Site;
 use crate::signs::Habits;
 use crate::stream::Streams;
+use crate::trace::Adopt;
 use crate::walk;
 
 /// The state of every result backend now.
@@ -92,6 +93,8 @@ pub struct App {
     pub(crate) requests: Requests,
     /// What was sent to ingest since the start.
     pub(crate) ingested: Ingested,
+    /// Set where requests are traced.
+    pub(crate) adopt: OnceLock<Adopt>,
     /// How long jobs usually take.
     pub(crate) habits: Arc<Habits>,
     /// What is missing in what is heard.
@@ -148,6 +151,7 @@ impl App {
             scrape: Arc::default(),
             requests: Requests::default(),
             ingested: Ingested::default(),
+            adopt: OnceLock::new(),
             habits: Arc::default(),
             coverage: Arc::default(),
         })

@@ -23,6 +23,7 @@ use crate::auth::bearer;
 use crate::errors::{ApiError, LOG_AWAY, LOG_FULL, wrong_method};
 use crate::http::{Call, json};
 use crate::operation::{self, Access, Operation};
+use crate::trace;
 
 /// Bytes of a body, as sent and as unpacked.
 const BODY_BYTES: usize = 32 * 1_024 * 1_024;
@@ -267,6 +268,7 @@ async fn store(app: &App, parts: &Parts, connection: Uuid, batch: Prepared) -> R
     let (sequence, duplicates) = append(log, connection, batch.messages).await.map_err(|error| not_stored(&error))?;
     hit(Point::IngestStored);
     app.ingested.note(batch.accepted.saturating_sub(duplicates), duplicates, batch.rejected.len());
+    trace::stored(batch.accepted, sequence);
     let refusal = |it: Rejected| Refusal { index: it.index, code: it.code, message: it.message };
     let rejected = batch.rejected.into_iter().map(refusal).collect();
     Ok(json(StatusCode::ACCEPTED, &Answer { accepted: batch.accepted, duplicates, rejected, sequence }))

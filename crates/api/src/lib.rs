@@ -22,7 +22,8 @@
 //! - `kept`, `hashed`: how these are stored and followed, and what is stored of a key
 //! - [`backup`]: `GET /api/export`, `POST /api/import`, and the format between them
 //! - [`Maintenance`]: rebuilding and verifying the views (`maintenance`); events that cannot be used (`quarantine`)
-//! - `metrics`: `GET /metrics`, for Prometheus
+//! - [`metrics`]: `GET /metrics`, for Prometheus, and the same as numbers
+//! - `trace`: a span for each request, where somebody takes them
 //! - `alerts`: `/api/alerts`, and what alerts are measured by
 //! - `health`: how everything is
 //! - [`ApiError`]: the one error, and the documented envelope (`errors`)
@@ -61,7 +62,7 @@ pub mod keys;
 mod listed;
 mod maintenance;
 mod manage;
-mod metrics;
+pub mod metrics;
 mod oidc;
 mod openapi;
 mod operation;
@@ -78,6 +79,7 @@ mod sources;
 mod stream;
 mod tasks;
 mod times;
+mod trace;
 mod tree;
 mod walk;
 mod workers;
@@ -91,3 +93,4 @@ pub use kept::KeptError;
 pub use keys::{KeyError, ReadKey, ReadKeys};
 pub use maintenance::Maintenance;
 pub use server::serve;
+pub use trace::Adopt;

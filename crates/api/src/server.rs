@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower_service::Service as _;
+use tracing::Instrument as _;
 use warp::Filter;
 use warp::http::{HeaderValue, Method, Request, header};
 use warp::reply::Response;
@@ -28,6 +29,7 @@ use crate::errors::ApiError;
 use crate::http::Hangup;
 use crate::metrics::Requests;
 use crate::routes::endpoint;
+use crate::trace;
 
 /// For an idle connection, until its next request.
 const IDLE_TIME: Duration = Duration::from_secs(75);
@@ -123,11 +125,13 @@ impl Connection {
                 let (mut service, pace, app) = (service.clone(), pace.clone(), Arc::clone(&app));
                 let way = admit(&app, &mut request, peer, tls);
                 request.extensions_mut().insert(hangup.clone());
-                async move {
+                let span = trace::request(&app, &request);
+                let answering = async move {
                     let response = respond(request, way, &app.requests, |request| service.call(request)).await;
                     pace.answered();
                     Ok::<_, Infallible>(response)
-                }
+                };
+                answering.instrument(span)
             }
         });
         let connection = http1::Builder::new()
@@ -183,6 +187,7 @@ where
         Err(_) => ApiError::internal("a handler panicked").response(),
     };
     requests.note(endpoint(&path), response.status(), began.elapsed());
+    trace::answered(response.status());
     tracing::debug!(%method, path, status = response.status().as_u16(), took = ?began.elapsed(), "request");
     let headers = response.headers_mut();
     // The page's files say for themselves how long they are good, and what they may load.

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`cli`], [`config`], [`door`]: what can be said, and what then holds
 //! - [`serve`]: the server; [`stack`]: its parts put together; [`listen`]: its sources; [`reload`]: its file read again
+//! - [`otlp`]: traces and metrics for OpenTelemetry, with the feature of that name
 //! - [`offline`], [`client`], [`commands`]: everything else is a client of the API
 //! - [`data_dir`], [`credentials`]: the small files of the data directory
 
@@ -16,6 +17,11 @@ mod door;
 mod listen;
 mod logging;
 mod offline;
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(not(feature = "otlp"))]
+#[path = "without_otlp.rs"]
+mod otlp;
 mod reload;
 mod serve;
 mod stack;
@@ -147,6 +153,7 @@ fn configure(args: ConfigArgs, matches: &ArgMatches) -> anyhow::Result<ExitCode>
     match args.action {
         ConfigAction::Check { serve } => {
             let loaded = config::load(*serve, matches)?;
+            otlp::Telemetry::of(&loaded.config)?;
             print(&format!("good:\n{}", loaded.config.describe()))
         }
         ConfigAction::Show { json, serve } => {

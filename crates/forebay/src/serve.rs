@@ -29,6 +29,7 @@ use crate::credentials::{self, Credentials};
 use crate::data_dir::{self, Admin, DataDir, LOG_PLACE, LogPlace, OpenError};
 use crate::listen::Listening;
 use crate::logging;
+use crate::otlp::{Running, Telemetry};
 use crate::reload::{Called, Parts};
 use crate::stack::{Care, Stack};
 
@@ -52,11 +53,12 @@ const ALERTS: &str = "alerts.json";
 pub(crate) fn run(args: ServeArgs, matches: ArgMatches) -> anyhow::Result<ExitCode> {
     let loaded = config::load(args.clone(), &matches)?;
     let called = Called { args, matches };
-    logging::for_server(loaded.config.stack.json_logs);
+    let telemetry = Telemetry::of(&loaded.config)?;
+    logging::for_server(loaded.config.stack.json_logs, telemetry.as_ref().and_then(Telemetry::layer));
     let dir = take(&loaded.config.stack.data_dir)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(serve(loaded, &called, dir));
+    let code = runtime.block_on(serve(loaded, &called, dir, telemetry));
     // Whatever still blocks a thread has had its time.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
@@ -81,7 +83,12 @@ fn take(path: &Path) -> anyhow::Result<DataDir> {
     }
 }
 
-async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Result<ExitCode> {
+async fn serve(
+    mut loaded: Loaded,
+    called: &Called,
+    dir: DataDir,
+    telemetry: Option<Telemetry>,
+) -> anyhow::Result<ExitCode> {
     let mut told_to_stop = pin!(stop_signal()?);
     // From now on it ends nobody; what is said before all is open is heard then.
     let mut told_to_reload = signal(SignalKind::hangup())?;
@@ -102,6 +109,7 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
         );
     }
     let app = App::behind(config.door.door.clone(), auth, env!("CARGO_PKG_VERSION"));
+    let telemetry = telemetry.map(|telemetry| telemetry.begin(&app));
     let tls = config.door.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?;
     let mut http = Http::start(&config.listen, tls.clone(), &app).await?;
     // Where the server speaks TLS, its certificate is for another name than that of this machine's own address.
@@ -156,8 +164,15 @@ async fn serve(mut loaded: Loaded, called: &Called, dir: DataDir) -> anyhow::Res
             local.stop().await;
         }
         listening.stop().await;
+        let last = match telemetry.map(Running::stop) {
+            Some(stopping) => Some(stopping.await),
+            None => None,
+        };
         let closed = stack.close().await;
         listening.close().await;
+        if let Some(last) = last {
+            last.send().await;
+        }
         closed
     };
     let stopped = tokio::select! {

@@ -259,6 +259,7 @@ impl Applier {
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), FatalReason> {
+        let _flush = tracing::info_span!("flush", rows = self.writer.dirty() as i64).entered();
         self.note_missed()?;
         self.writer.flush()?;
         hit(Point::FlushAfter);
@@ -280,7 +281,8 @@ impl Applier {
         // Whatever is said of an event says where in the log it was.
         let ends = messages.first().zip(messages.last()).map(|(first, last)| (first.sequence, last.sequence));
         let (first, last) = ends.unwrap_or_default();
-        let _batch = tracing::info_span!("batch", first, last).entered();
+        // OpenTelemetry, which may take the span, knows signed numbers alone.
+        let _batch = tracing::info_span!("batch", first = first as i64, last = last as i64).entered();
         let since = Instant::now();
         #[cfg(test)]
         assert!(messages.iter().all(|message| &*message.payload != b"as if the loop had a bug"), "a bug in the loop");

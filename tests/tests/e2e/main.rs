@@ -18,6 +18,7 @@ mod flower;
 mod lost;
 mod map;
 mod matrix;
+mod otlp;
 mod packages;
 mod prometheus;
 mod rabbitmq;

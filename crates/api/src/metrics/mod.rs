@@ -1,17 +1,21 @@
 //! `GET /metrics`: for Prometheus. What celery-exporter tells, under its names; and how Forebay itself is.
 //!
 //! # Layout
-//! - `names`: every metric; `text`: the formats
+//! - `names`: every metric
+//! - `sink`: where they are told; `text`: as text for Prometheus; [`Family`]: as numbers, for who sends them elsewhere
+//!   (`families`)
 //! - `tasks`: the family of celery-exporter; `server`: Forebay's own; `process`: what the process takes
 //! - [`Requests`], [`Ingested`]: counted as requests are answered (`requests`)
 //!
 //! Nothing here reads through the jobs: the counters are sums that the views keep, beside those of what the log has
 //! forgotten.
 
+mod families;
 mod names;
 mod process;
 mod requests;
 mod server;
+mod sink;
 mod tasks;
 mod text;
 
@@ -27,6 +31,8 @@ use uuid::Uuid;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 
+use self::families::Families;
+use self::sink::Sink;
 use self::tasks::Present;
 use self::text::{Format, Text};
 use crate::app::{App, Parts};
@@ -36,7 +42,9 @@ use crate::operation::{Access, Answer, Operation, READ_ERRORS};
 use crate::params;
 use crate::times::now;
 
+pub use self::families::{Buckets, Family, Pairs, Point, Points};
 pub(crate) use self::requests::{Ingested, Requests};
+pub use self::sink::Number;
 
 /// Where it is: beside the API, where Prometheus looks for it.
 pub(crate) const PATH: &str = "/metrics";
@@ -75,23 +83,17 @@ pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError>
     }
     app.auth.require(&call)?;
     params::none(&call.query)?;
-    let parts = app.parts()?;
-    let asking = tokio::time::timeout(LOG_TIME, parts.log.info());
-    let info = if parts.log.connected() { asking.await.ok().and_then(Result::ok) } else { None };
     let accepted = |name: header::HeaderName| accepted(&call.headers, &name);
     let format = Format::wanted(&accepted(header::ACCEPT));
     let is_gzipped = takes_gzip(&accepted(header::ACCEPT_ENCODING));
-    // They may be large, and one after the other is soon enough.
-    let alone = Arc::clone(&app.scrape).lock_owned().await;
-    let asked = Arc::clone(&app);
-    let written = tokio::task::spawn_blocking(move || {
-        // Also when nobody waits for it any more.
-        let _alone = alone;
-        let text = write(&asked, info, format)?.into_bytes();
+    let written = alone(&app, move |app, info| {
+        let mut text = Text::new(format);
+        tell(&mut text, app, info)?;
+        let text = text.finish().into_bytes();
         let compress = is_gzipped && text.len() >= COMPRESS_FROM;
-        Ok::<_, ApiError>(if compress { (gzipped(&text)?, true) } else { (text, false) })
+        Ok(if compress { (gzipped(&text)?, true) } else { (text, false) })
     });
-    let (body, is_compressed) = written.await.map_err(ApiError::internal)??;
+    let (body, is_compressed) = written.await?;
     let mut response = Response::new(body.into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
@@ -102,21 +104,54 @@ pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError>
     Ok(response)
 }
 
-/// Blocks.
-fn write(app: &App, info: Option<LogInfo>, format: Format) -> Result<String, ApiError> {
+impl App {
+    /// The metrics as numbers, as a scrape would have them now.
+    ///
+    /// # Errors
+    /// While the log and the views are being opened there are none.
+    pub async fn metrics(self: &Arc<Self>) -> Result<Vec<Family>, ApiError> {
+        alone(self, |app, info| {
+            let mut families = Families::default();
+            tell(&mut families, app, info)?;
+            Ok(families.0)
+        })
+        .await
+    }
+}
+
+/// Does so with what the log says now, on a thread that may block. What is told may be large, and one after the other is
+/// soon enough.
+async fn alone<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&App, Option<LogInfo>) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     let parts = app.parts()?;
-    let (mut text, names) = (Text::new(format), Names::new(parts));
+    let asking = tokio::time::timeout(LOG_TIME, parts.log.info());
+    let info = if parts.log.connected() { asking.await.ok().and_then(Result::ok) } else { None };
+    let (alone, app) = (Arc::clone(&app.scrape).lock_owned().await, Arc::clone(app));
+    let worked = tokio::task::spawn_blocking(move || {
+        // Also when nobody waits for it any more.
+        let _alone = alone;
+        work(&app, info)
+    });
+    worked.await.map_err(ApiError::internal)?
+}
+
+/// Tells all of them. Blocks.
+fn tell(to: &mut dyn Sink, app: &App, info: Option<LogInfo>) -> Result<(), ApiError> {
+    let parts = app.parts()?;
+    let names = Names::new(parts);
     if app.is_caught_up(parts) {
         let reader = &parts.reader;
-        tasks::counters(&mut text, &reader.lifetime(), &names);
+        tasks::counters(to, &reader.lifetime(), &names);
         let live = parts.projector.live();
         let (workers, queues) = (live.workers().rows, live.queues().rows);
         let (load, rates) = (reader.load(None), reader.worker_rates(None, now()));
-        Present { workers, queues, load, rates, now: now() }.tell(&mut text, &names);
-        server::tell_jobs(&mut text, reader, &app.habits.signs(reader)).map_err(ApiError::internal)?;
+        Present { workers, queues, load, rates, now: now() }.tell(to, &names);
+        server::tell_jobs(to, reader, &app.habits.signs(reader)).map_err(ApiError::internal)?;
     }
-    server::tell(&mut text, app, parts, info, &names);
-    Ok(text.finish())
+    server::tell(to, app, parts, info, &names);
+    Ok(())
 }
 
 /// What a client accepts, in however many headers.

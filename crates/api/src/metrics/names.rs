@@ -9,6 +9,8 @@ pub(super) struct Metric {
     /// The base unit that its name says, too.
     pub(super) unit: Option<&'static str>,
     pub(super) help: &'static str,
+    /// Whether a counter or histogram goes on where it was when the server starts again.
+    pub(super) is_kept: bool,
 }
 
 /// What kind of metric it is.
@@ -23,15 +25,15 @@ pub(super) enum Kind {
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, unit: None, help }
+    Metric { name, kind: Kind::Counter, unit: None, help, is_kept: false }
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, unit: None, help }
+    Metric { name, kind: Kind::Gauge, unit: None, help, is_kept: false }
 }
 
 const fn histogram(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Histogram, unit: None, help }
+    Metric { name, kind: Kind::Histogram, unit: None, help, is_kept: false }
 }
 
 impl Metric {
@@ -42,25 +44,32 @@ impl Metric {
     const fn bytes(self) -> Self {
         Self { unit: Some("bytes"), ..self }
     }
+
+    const fn kept(self) -> Self {
+        Self { is_kept: true, ..self }
+    }
 }
 
 // As celery-exporter has them.
-pub(super) const TASK_SENT: Metric = counter("celery_task_sent_total", "Tasks that were put into a queue.");
-pub(super) const TASK_RECEIVED: Metric = counter("celery_task_received_total", "Tasks that a worker took.");
-pub(super) const TASK_STARTED: Metric = counter("celery_task_started_total", "Runs of tasks that began.");
-pub(super) const TASK_SUCCEEDED: Metric = counter("celery_task_succeeded_total", "Runs of tasks that ended well.");
-pub(super) const TASK_FAILED: Metric = counter("celery_task_failed_total", "Runs of tasks that failed, by exception.");
+pub(super) const TASK_SENT: Metric = counter("celery_task_sent_total", "Tasks that were put into a queue.").kept();
+pub(super) const TASK_RECEIVED: Metric = counter("celery_task_received_total", "Tasks that a worker took.").kept();
+pub(super) const TASK_STARTED: Metric = counter("celery_task_started_total", "Runs of tasks that began.").kept();
+pub(super) const TASK_SUCCEEDED: Metric =
+    counter("celery_task_succeeded_total", "Runs of tasks that ended well.").kept();
+pub(super) const TASK_FAILED: Metric =
+    counter("celery_task_failed_total", "Runs of tasks that failed, by exception.").kept();
 pub(super) const TASK_REJECTED: Metric =
-    counter("celery_task_rejected_total", "Tasks whose message a worker gave back or refused.");
-pub(super) const TASK_REVOKED: Metric = counter("celery_task_revoked_total", "Tasks that were revoked.");
+    counter("celery_task_rejected_total", "Tasks whose message a worker gave back or refused.").kept();
+pub(super) const TASK_REVOKED: Metric = counter("celery_task_revoked_total", "Tasks that were revoked.").kept();
 pub(super) const TASK_RETRIED: Metric =
-    counter("celery_task_retried_total", "Runs of tasks that failed and are tried again.");
+    counter("celery_task_retried_total", "Runs of tasks that failed and are tried again.").kept();
 pub(super) const TASK_RUNTIME: Metric =
-    histogram("celery_task_runtime", "How long runs of tasks took that ended well, in seconds.");
+    histogram("celery_task_runtime", "How long runs of tasks took that ended well, in seconds.").kept();
 pub(super) const TASK_WAIT: Metric = histogram(
     "celery_task_queue_wait_time",
     "How long tasks waited since they were sent, or since their ETA, until a worker began them, in seconds.",
-);
+)
+.kept();
 pub(super) const WORKER_UP: Metric = gauge("celery_worker_up", "Whether a worker of the host is heard.");
 pub(super) const WORKER_TASKS_ACTIVE: Metric =
     gauge("celery_worker_tasks_active", "Tasks that the workers of the host run now.");
@@ -130,7 +139,8 @@ pub(super) const SPOOL_BYTES: Metric = gauge("forebay_spool_bytes", "What they t
 pub(super) const SPOOL_DROPPED: Metric = counter(
     "forebay_spool_dropped_events_total",
     "Events that were dropped because the spool was full, or that the log never takes.",
-);
+)
+.kept();
 pub(super) const INGEST_REQUESTS: Metric =
     counter("forebay_ingest_requests_total", "Batches of events that were stored.");
 pub(super) const INGEST_EVENTS: Metric =

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use warp::http::StatusCode;
 
 use super::names::{HTTP_DURATION, HTTP_REQUESTS, INGEST_EVENTS, INGEST_REQUESTS};
-use super::text::{Labels, Text};
+use super::sink::{Labels, Sink};
 
 /// The upper bounds of the buckets for how long answers took, in milliseconds: those of Prometheus' own client library.
 const BOUNDS: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000];
@@ -35,15 +35,15 @@ impl Requests {
         known.sum += took;
     }
 
-    pub(super) fn tell(&self, text: &mut Text) {
+    pub(super) fn tell(&self, to: &mut dyn Sink) {
         let endpoints = self.0.lock().clone();
-        let mut counts = text.metric(&HTTP_REQUESTS);
+        let mut counts = to.of(&HTTP_REQUESTS);
         for (endpoint, known) in &endpoints {
             for (status, count) in &known.statuses {
                 counts.add(&Labels::of(&[("endpoint", endpoint), ("status", &status.to_string())]), *count);
             }
         }
-        let mut durations = text.metric(&HTTP_DURATION);
+        let mut durations = to.of(&HTTP_DURATION);
         for (endpoint, known) in &endpoints {
             let labels = Labels::of(&[("endpoint", endpoint)]);
             durations.histogram(&labels, &BOUNDS, &known.buckets, known.sum.as_secs_f64());
@@ -69,9 +69,9 @@ impl Ingested {
         self.refused.fetch_add(refused as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn tell(&self, text: &mut Text) {
-        text.one(&INGEST_REQUESTS, self.requests.load(Ordering::Relaxed));
-        let mut events = text.metric(&INGEST_EVENTS);
+    pub(super) fn tell(&self, to: &mut dyn Sink) {
+        to.one(&INGEST_REQUESTS, self.requests.load(Ordering::Relaxed));
+        let mut events = to.of(&INGEST_EVENTS);
         let all = [("accepted", &self.accepted), ("duplicate", &self.duplicates), ("refused", &self.refused)];
         for (result, count) in all {
             events.add(&Labels::of(&[("result", result)]), count.load(Ordering::Relaxed));

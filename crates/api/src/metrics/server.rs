@@ -13,79 +13,79 @@ use super::names::{
     SOURCE_DROPPED, SOURCE_EVENTS, SOURCE_QUEUE, SOURCE_RECONNECTS, SOURCE_UNHEARD, SOURCE_UP, SOURCE_WORKER_EVENTS,
     SPOOL_BYTES, SPOOL_DROPPED, SPOOL_EVENTS, STREAMS, TASKS_OVERDUE, VIEWS_DISK,
 };
-use super::text::{Labels, Text};
+use super::sink::{Labels, Sink};
 use super::{Names, process};
 use crate::app::{App, Parts};
 use crate::times::now;
 
 /// What needs nothing of the views.
-pub(super) fn tell(text: &mut Text, app: &App, parts: &Parts, info: Option<LogInfo>, names: &Names) {
+pub(super) fn tell(to: &mut dyn Sink, app: &App, parts: &Parts, info: Option<LogInfo>, names: &Names) {
     let version = parts.reader.fold_version().to_string();
-    text.metric(&BUILD_INFO).add(&Labels::of(&[("version", app.version), ("fold_version", &version)]), true);
+    to.of(&BUILD_INFO).add(&Labels::of(&[("version", app.version), ("fold_version", &version)]), true);
     let status = parts.projector.status();
-    projector(text, parts, &status, info);
-    rebuilds(text, parts);
-    log(text, info);
+    projector(to, parts, &status, info);
+    rebuilds(to, parts);
+    log(to, info);
     if let Some(disk) = parts.maintenance.disk() {
         if let Some(bytes) = disk.log_bytes {
-            text.one(&LOG_DISK, bytes);
+            to.one(&LOG_DISK, bytes);
         }
-        text.one(&VIEWS_DISK, disk.views_bytes);
-        text.one(&DISK_FREE, disk.free_bytes);
-        text.one(&DISK_SIZE, disk.total_bytes);
+        to.one(&VIEWS_DISK, disk.views_bytes);
+        to.one(&DISK_FREE, disk.free_bytes);
+        to.one(&DISK_SIZE, disk.total_bytes);
     }
-    sources(text, app, names);
+    sources(to, app, names);
     let backends = (parts.backends)();
-    let mut up = text.metric(&BACKEND_UP);
+    let mut up = to.of(&BACKEND_UP);
     for backend in &backends {
         up.add(&Labels::of(&[("backend", &backend.name)]), backend.state == SourceState::Connected);
     }
-    app.ingested.tell(text);
-    app.requests.tell(text);
-    text.one(&STREAMS, app.streams.open());
+    app.ingested.tell(to);
+    app.requests.tell(to);
+    to.one(&STREAMS, app.streams.open());
     if let Some(alerts) = app.alerts.get() {
-        let mut firing = text.metric(&ALERT_FIRING);
+        let mut firing = to.of(&ALERT_FIRING);
         for rule in alerts.status().rules {
             firing.add(&Labels::of(&[("rule", &rule.name)]), rule.incident.is_some());
         }
     }
-    process::tell(text);
+    process::tell(to);
 }
 
-fn projector(text: &mut Text, parts: &Parts, status: &Status, info: Option<LogInfo>) {
-    text.one(&FOLLOWING, status.phase == Phase::Following);
-    text.one(&APPLIED_POSITION, status.applied);
-    text.one(&EVENTS_APPLIED, parts.projector.events_applied());
+fn projector(to: &mut dyn Sink, parts: &Parts, status: &Status, info: Option<LogInfo>) {
+    to.one(&FOLLOWING, status.phase == Phase::Following);
+    to.one(&APPLIED_POSITION, status.applied);
+    to.one(&EVENTS_APPLIED, parts.projector.events_applied());
     // What the log says now is newer than what the projector has heard of it.
     let last = info.map_or(status.log_last, |info| info.last_sequence.max(status.log_last));
-    text.one(&LAG_EVENTS, last.saturating_sub(status.applied));
-    text.one(&LAG_SECONDS, status.lag_seconds);
-    text.one(&QUARANTINED, status.quarantined.max(parts.reader.quarantine_len() as u64));
+    to.one(&LAG_EVENTS, last.saturating_sub(status.applied));
+    to.one(&LAG_SECONDS, status.lag_seconds);
+    to.one(&QUARANTINED, status.quarantined.max(parts.reader.quarantine_len() as u64));
 }
 
-fn rebuilds(text: &mut Text, parts: &Parts) {
+fn rebuilds(to: &mut dyn Sink, parts: &Parts) {
     let running = parts.maintenance.rebuilds().into_iter().find(|rebuild| rebuild.state == RebuildState::Running);
-    text.one(&REBUILDING, running.is_some());
+    to.one(&REBUILDING, running.is_some());
     if let Some(rebuild) = running {
         let share = rebuild.events_done as f64 / rebuild.events_total.max(1) as f64;
-        text.one(&REBUILD_PROGRESS, share.min(1.0));
+        to.one(&REBUILD_PROGRESS, share.min(1.0));
     }
 }
 
-fn log(text: &mut Text, info: Option<LogInfo>) {
-    text.one(&LOG_UP, info.is_some());
+fn log(to: &mut dyn Sink, info: Option<LogInfo>) {
+    to.one(&LOG_UP, info.is_some());
     if let Some(info) = info {
-        text.one(&LOG_FIRST, info.first_sequence);
-        text.one(&LOG_LAST, info.last_sequence);
-        text.one(&LOG_MESSAGES, info.messages);
-        text.one(&LOG_BYTES, info.bytes);
+        to.one(&LOG_FIRST, info.first_sequence);
+        to.one(&LOG_LAST, info.last_sequence);
+        to.one(&LOG_MESSAGES, info.messages);
+        to.one(&LOG_BYTES, info.bytes);
     }
 }
 
 /// A number of a source.
 type Count = fn(&SourceStatus) -> u64;
 
-fn sources(text: &mut Text, app: &App, names: &Names) {
+fn sources(to: &mut dyn Sink, app: &App, names: &Names) {
     let Some(fleet) = app.fleet() else { return };
     let sources: Vec<_> = fleet
         .list()
@@ -97,7 +97,7 @@ fn sources(text: &mut Text, app: &App, names: &Names) {
         })
         .collect();
     let is_up = |status: &SourceStatus| status.state == SourceState::Connected;
-    text.metric(&SOURCE_UP).all(sources.iter().map(|(labels, status)| (labels, is_up(status))));
+    to.of(&SOURCE_UP).all(sources.iter().map(|(labels, status)| (labels, is_up(status))));
     let counts: [(&'static Metric, Count); 6] = [
         (&SOURCE_EVENTS, |status| status.events),
         (&SOURCE_WORKER_EVENTS, |status| status.worker_events),
@@ -107,22 +107,22 @@ fn sources(text: &mut Text, app: &App, names: &Names) {
         (&SOURCE_QUEUE, |status| status.queue_bytes),
     ];
     for (metric, of) in counts {
-        text.metric(metric).all(sources.iter().map(|(labels, status)| (labels, of(status))));
+        to.of(metric).all(sources.iter().map(|(labels, status)| (labels, of(status))));
     }
-    text.metric(&SOURCE_UNHEARD).all(sources.iter().map(|(labels, status)| (labels, status.missed)));
+    to.of(&SOURCE_UNHEARD).all(sources.iter().map(|(labels, status)| (labels, status.missed)));
     if let Some(spool) = fleet.spool() {
-        text.one(&SPOOL_EVENTS, spool.events);
-        text.one(&SPOOL_BYTES, spool.bytes);
-        let mut dropped = text.metric(&SPOOL_DROPPED);
+        to.one(&SPOOL_EVENTS, spool.events);
+        to.one(&SPOOL_BYTES, spool.bytes);
+        let mut dropped = to.of(&SPOOL_DROPPED);
         dropped.add(&Labels::of(&[("about", "task")]), spool.dropped_task_events);
         dropped.add(&Labels::of(&[("about", "worker")]), spool.dropped_worker_events);
     }
 }
 
 /// What the views say of jobs: looked up in sums, and in the list of those that have not ended.
-pub(super) fn tell_jobs(text: &mut Text, reader: &Reader, signs: &Signs) -> Result<(), ViewError> {
+pub(super) fn tell_jobs(to: &mut dyn Sink, reader: &Reader, signs: &Signs) -> Result<(), ViewError> {
     let counts = reader.counts(None);
-    let mut jobs = text.metric(&JOBS);
+    let mut jobs = to.of(&JOBS);
     for state in JobState::ALL {
         jobs.add(&Labels::of(&[("state", state.as_str())]), counts.of(state));
     }
@@ -132,10 +132,10 @@ pub(super) fn tell_jobs(text: &mut Text, reader: &Reader, signs: &Signs) -> Resu
     };
     let active = || Some(vec![JobState::Active]);
     let waiting = Some(vec![JobState::Queued, JobState::Scheduled]);
-    text.one(&JOBS_LOST, count(Filter { states: active(), lost: Some(true), ..Filter::default() })?);
-    text.one(&JOBS_STUCK, count(Filter { states: active(), stuck: Some(true), ..Filter::default() })?);
-    text.one(&JOBS_WAITING, count(Filter { states: waiting, waiting: Some(true), ..Filter::default() })?);
-    text.one(&TASKS_OVERDUE, reader.overdue(now()));
-    text.one(&LIST_MEMORY, reader.list_bytes());
+    to.one(&JOBS_LOST, count(Filter { states: active(), lost: Some(true), ..Filter::default() })?);
+    to.one(&JOBS_STUCK, count(Filter { states: active(), stuck: Some(true), ..Filter::default() })?);
+    to.one(&JOBS_WAITING, count(Filter { states: waiting, waiting: Some(true), ..Filter::default() })?);
+    to.one(&TASKS_OVERDUE, reader.overdue(now()));
+    to.one(&LIST_MEMORY, reader.list_bytes());
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::names::{
     TASK_REJECTED, TASK_RETRIED, TASK_REVOKED, TASK_RUNTIME, TASK_SENT, TASK_STARTED, TASK_SUCCEEDED, TASK_WAIT,
     WORKER_TASKS_ACTIVE, WORKER_UP,
 };
-use super::text::{Labels, Text};
+use super::sink::{Labels, Sink};
 use crate::figures::OTHERS;
 
 /// A host is told for so many microseconds after the last of its workers went.
@@ -33,10 +33,10 @@ impl Names {
 }
 
 /// Counters and histograms.
-pub(super) fn counters(text: &mut Text, lifetime: &Lifetime, names: &Names) {
+pub(super) fn counters(to: &mut dyn Sink, lifetime: &Lifetime, names: &Names) {
     let totals: Vec<(Labels, &Total)> = lifetime.totals.iter().map(|total| (names.labels(&total.of), total)).collect();
     let mut counter = |metric: &'static Metric, of: fn(&Total) -> u64, is_told: &dyn Fn(&Total) -> bool| {
-        let mut samples = text.metric(metric);
+        let mut samples = to.of(metric);
         totals.iter().filter(|(_, total)| is_told(total)).for_each(|(labels, total)| samples.add(labels, of(total)));
     };
     // Of who only sends there is nothing else to tell.
@@ -48,7 +48,7 @@ pub(super) fn counters(text: &mut Text, lifetime: &Lifetime, names: &Names) {
     counter(&TASK_REJECTED, |total| total.rejected, &from_the_start);
     counter(&TASK_REVOKED, |total| total.revoked, &from_the_start);
     counter(&TASK_RETRIED, |total| total.retried, &from_the_start);
-    let mut failed = text.metric(&TASK_FAILED);
+    let mut failed = to.of(&TASK_FAILED);
     // So that the first failure is an increase, there is a series before it, as in celery-exporter.
     for (labels, _) in totals.iter().filter(|(_, total)| from_the_start(total)) {
         failed.add(&labels.and("exception", ""), 0_u64);
@@ -57,11 +57,11 @@ pub(super) fn counters(text: &mut Text, lifetime: &Lifetime, names: &Names) {
         let exception = if of.names.is_some() { &**exception } else { OTHERS };
         failed.add(&names.labels(of).and("exception", exception), *count);
     }
-    let mut runtime = text.metric(&TASK_RUNTIME);
+    let mut runtime = to.of(&TASK_RUNTIME);
     for (labels, total) in totals.iter().filter(|(_, total)| total.succeeded > 0) {
         runtime.histogram(labels, &RUNTIME_BOUNDS, &total.runtime.buckets, total.runtime.sum_ms as f64 / 1e3);
     }
-    let mut wait = text.metric(&TASK_WAIT);
+    let mut wait = to.of(&TASK_WAIT);
     for (labels, total) in totals.iter().filter(|(_, total)| total.wait.buckets.iter().any(|count| *count > 0)) {
         wait.histogram(labels, &WAIT_BOUNDS, &total.wait.buckets, total.wait.sum_ms as f64 / 1e3);
     }
@@ -94,13 +94,13 @@ struct Queue {
 }
 
 impl Present {
-    pub(super) fn tell(mut self, text: &mut Text, names: &Names) {
+    pub(super) fn tell(mut self, to: &mut dyn Sink, names: &Names) {
         self.workers.retain(|worker| worker.framework == Framework::Celery);
-        self.hosts(text, names);
-        self.queues(text, names);
+        self.hosts(to, names);
+        self.queues(to, names);
     }
 
-    fn hosts(&self, text: &mut Text, names: &Names) {
+    fn hosts(&self, to: &mut dyn Sink, names: &Names) {
         let active: HashMap<(Uuid, &str), u64> =
             self.load.active.iter().map(|((id, worker), active)| ((*id, &**worker), *active)).collect();
         let mut hosts: BTreeMap<(Uuid, &str), Host> = BTreeMap::new();
@@ -123,11 +123,11 @@ impl Present {
             .into_iter()
             .map(|((id, name), host)| (Labels::of(&[("hostname", name), ("connection", &names.of(id))]), host))
             .collect();
-        text.metric(&WORKER_UP).all(hosts.iter().map(|(labels, host)| (labels, host.up)));
-        text.metric(&WORKER_TASKS_ACTIVE).all(hosts.iter().map(|(labels, host)| (labels, host.active)));
+        to.of(&WORKER_UP).all(hosts.iter().map(|(labels, host)| (labels, host.up)));
+        to.of(&WORKER_TASKS_ACTIVE).all(hosts.iter().map(|(labels, host)| (labels, host.active)));
     }
 
-    fn queues(&self, text: &mut Text, names: &Names) {
+    fn queues(&self, to: &mut dyn Sink, names: &Names) {
         let mut queues: BTreeMap<(Uuid, &str), Queue> = BTreeMap::new();
         for ((id, name), _) in self.load.frameworks.iter().filter(|(_, it)| **it == Framework::Celery) {
             let waiting = self.load.waiting.get(&(*id, name.clone())).cloned().unwrap_or_default();
@@ -165,7 +165,7 @@ impl Present {
             .map(|((id, name), queue)| (Labels::of(&[("queue_name", name), ("connection", &names.of(id))]), queue))
             .collect();
         let mut gauge = |metric: &'static Metric, of: fn(&Queue) -> Option<u64>| {
-            let mut samples = text.metric(metric);
+            let mut samples = to.of(metric);
             for (labels, queue) in &queues {
                 if let Some(value) = of(queue) {
                     samples.add(labels, value);

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use super::names::{Kind, Metric};
+use super::sink::{Distribution, Labels, Number, Sink};
 
 /// Which format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,98 +39,56 @@ impl Format {
     }
 }
 
-/// The labels of a sample, as they are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Labels(String);
-
-impl Labels {
-    pub(super) fn of(labels: &[(&str, &str)]) -> Self {
-        let mut text = Self::default();
-        for (name, value) in labels {
-            text.add(name, value);
-        }
-        text
-    }
-
-    /// One more.
-    pub(super) fn and(&self, name: &str, value: &str) -> Self {
-        let mut text = self.clone();
-        text.add(name, value);
-        text
-    }
-
-    fn add(&mut self, name: &str, value: &str) {
-        if !self.0.is_empty() {
-            self.0.push(',');
-        }
-        self.0.push_str(name);
-        self.0.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
-            }
-        }
-        self.0.push('"');
-    }
-}
-
-/// A number as it is written.
-pub(super) trait Number: Copy {
-    fn write(self, text: &mut String);
-}
-
-impl Number for u64 {
-    fn write(self, text: &mut String) {
-        let _ = write!(text, "{self}");
-    }
-}
-
-impl Number for usize {
-    fn write(self, text: &mut String) {
-        let _ = write!(text, "{self}");
-    }
-}
-
-impl Number for bool {
-    fn write(self, text: &mut String) {
-        text.push(if self { '1' } else { '0' });
-    }
-}
-
-impl Number for f64 {
-    fn write(self, text: &mut String) {
-        if self.is_finite() {
-            let _ = write!(text, "{self:?}");
-        } else {
-            text.push_str(if self.is_nan() {
-                "NaN"
-            } else if self > 0.0 {
-                "+Inf"
-            } else {
-                "-Inf"
-            });
-        }
-    }
-}
-
 /// The text, as it grows.
 pub(super) struct Text {
-    text: String,
+    written: String,
     format: Format,
+    /// The metric of which samples come.
+    name: &'static str,
 }
 
 impl Text {
     pub(super) fn new(format: Format) -> Self {
-        Self { text: String::new(), format }
+        Self { written: String::new(), format, name: "" }
     }
 
-    /// Declares a metric, of which all samples follow.
-    pub(super) fn metric(&mut self, metric: &'static Metric) -> Samples<'_> {
-        let Metric { name, kind, unit, help } = *metric;
-        let (text, name) = (&mut self.text, if self.format == Format::Open { family(name, kind) } else { name });
+    pub(super) fn finish(mut self) -> String {
+        if self.format == Format::Open {
+            self.written.push_str("# EOF\n");
+        }
+        self.written
+    }
+
+    fn line(&mut self, suffix: &str, labels: &Labels, bound: Option<f64>, value: Number) {
+        let (text, labels) = (&mut self.written, labels.written());
+        text.push_str(self.name);
+        text.push_str(suffix);
+        if !labels.is_empty() || bound.is_some() {
+            text.push('{');
+            text.push_str(labels);
+            if let Some(bound) = bound {
+                text.push_str(if labels.is_empty() { "le=\"" } else { ",le=\"" });
+                write_real(text, bound);
+                text.push('"');
+            }
+            text.push('}');
+        }
+        text.push(' ');
+        match value {
+            Number::Whole(number) => {
+                let _ = write!(text, "{number}");
+            }
+            Number::Real(number) => write_real(text, number),
+        }
+        text.push('\n');
+    }
+}
+
+impl Sink for Text {
+    fn metric(&mut self, metric: &'static Metric) {
+        let Metric { name, kind, unit, help, .. } = *metric;
+        self.name = name;
+        let (text, name) = (&mut self.written, if self.format == Format::Open { family(name, kind) } else { name });
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -139,19 +98,35 @@ impl Text {
         if let Some(unit) = unit.filter(|_| self.format == Format::Open) {
             let _ = writeln!(text, "# UNIT {name} {unit}");
         }
-        Samples { text, metric }
     }
 
-    /// A metric with one sample.
-    pub(super) fn one(&mut self, metric: &'static Metric, value: impl Number) {
-        self.metric(metric).add(&Labels::default(), value);
+    fn sample(&mut self, labels: &Labels, value: Number) {
+        self.line("", labels, None, value);
     }
 
-    pub(super) fn finish(mut self) -> String {
-        if self.format == Format::Open {
-            self.text.push_str("# EOF\n");
+    fn histogram(&mut self, labels: &Labels, values: &Distribution<'_>) {
+        let mut count = 0;
+        for (place, bucket) in values.buckets.iter().enumerate() {
+            count += bucket;
+            let bound = values.bounds.get(place).map_or(f64::INFINITY, |bound| Distribution::seconds(*bound));
+            self.line("_bucket", labels, Some(bound), Number::Whole(count));
         }
-        self.text
+        self.line("_count", labels, None, Number::Whole(count));
+        self.line("_sum", labels, None, Number::Real(values.sum));
+    }
+}
+
+fn write_real(text: &mut String, number: f64) {
+    if number.is_finite() {
+        let _ = write!(text, "{number:?}");
+    } else {
+        text.push_str(if number.is_nan() {
+            "NaN"
+        } else if number > 0.0 {
+            "+Inf"
+        } else {
+            "-Inf"
+        });
     }
 }
 
@@ -163,56 +138,6 @@ fn family(name: &'static str, kind: Kind) -> &'static str {
     }
 }
 
-/// The samples of one metric.
-pub(super) struct Samples<'a> {
-    text: &'a mut String,
-    metric: &'static Metric,
-}
-
-impl Samples<'_> {
-    pub(super) fn add(&mut self, labels: &Labels, value: impl Number) {
-        self.sample("", labels, None, value);
-    }
-
-    pub(super) fn all<'a, N: Number>(&mut self, samples: impl Iterator<Item = (&'a Labels, N)>) {
-        for (labels, value) in samples {
-            self.add(labels, value);
-        }
-    }
-
-    /// A histogram: bounds in milliseconds, how many values lay between one and the one before it and above all of them,
-    /// and the sum of the values in seconds.
-    pub(super) fn histogram(&mut self, labels: &Labels, bounds: &[u64], buckets: &[u64], sum: f64) {
-        let mut count = 0;
-        for (place, bucket) in buckets.iter().enumerate() {
-            count += bucket;
-            let bound = bounds.get(place).map_or(f64::INFINITY, |ms| *ms as f64 / 1e3);
-            self.sample("_bucket", labels, Some(bound), count);
-        }
-        self.sample("_count", labels, None, count);
-        self.sample("_sum", labels, None, sum);
-    }
-
-    fn sample(&mut self, suffix: &str, Labels(labels): &Labels, bound: Option<f64>, value: impl Number) {
-        let text = &mut *self.text;
-        text.push_str(self.metric.name);
-        text.push_str(suffix);
-        if !labels.is_empty() || bound.is_some() {
-            text.push('{');
-            text.push_str(labels);
-            if let Some(bound) = bound {
-                text.push_str(if labels.is_empty() { "le=\"" } else { ",le=\"" });
-                bound.write(text);
-                text.push('"');
-            }
-            text.push('}');
-        }
-        text.push(' ');
-        value.write(text);
-        text.push('\n');
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,10 +145,11 @@ mod tests {
 
     fn written(format: Format) -> String {
         let mut text = Text::new(format);
-        text.one(&LAG_SECONDS, 0.25);
-        text.metric(&HTTP_REQUESTS).add(&Labels::of(&[("endpoint", "a\"b\\c\nd"), ("status", "200")]), 7_u64);
+        let sink: &mut dyn Sink = &mut text;
+        sink.one(&LAG_SECONDS, 0.25);
+        sink.of(&HTTP_REQUESTS).add(&Labels::of(&[("endpoint", "a\"b\\c\nd"), ("status", "200")]), 7_u64);
         let at = Labels::of(&[("endpoint", "x")]);
-        text.metric(&HTTP_DURATION).histogram(&at, &[5, 1_000], &[2, 0, 1], 12.5);
+        sink.of(&HTTP_DURATION).histogram(&at, &[5, 1_000], &[2, 0, 1], 12.5);
         text.finish()
     }
 
@@ -251,7 +177,7 @@ forebay_http_request_duration_seconds_sum{endpoint=\"x\"} 12.5
         assert!(open.ends_with("12.5\n# EOF\n"), "{open}");
         for (number, text) in [(f64::NAN, "NaN"), (f64::INFINITY, "+Inf"), (f64::NEG_INFINITY, "-Inf"), (3.0, "3.0")] {
             let mut written = String::new();
-            number.write(&mut written);
+            write_real(&mut written, number);
             assert_eq!(written, text);
         }
     }

@@ -153,6 +153,20 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "FOREBAY_FORGET_WORKERS", help_heading = "Retention")]
     pub(super) forget_workers: Option<String>,
 
+    /// Receiver of OpenTelemetry to send traces and metrics to, over OTLP as HTTP with protobuf, such as
+    /// `http://localhost:4318`; only where the program was built with `--features otlp`
+    ///
+    /// All else is said by the standard variables: `OTEL_EXPORTER_OTLP_HEADERS` (what the receiver knows us by),
+    /// `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_METRIC_EXPORT_INTERVAL` and their like.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FOREBAY_OTLP_ENDPOINT",
+        hide_env_values = true,
+        help_heading = "OpenTelemetry"
+    )]
+    pub(super) otlp_endpoint: Option<String>,
+
     #[command(flatten)]
     pub(super) door: DoorArgs,
 }

@@ -10,10 +10,14 @@ use crate::units;
 impl ServeConfig {
     /// What is in force, for people, without secrets.
     pub(crate) fn describe(&self) -> String {
-        self.rows().into_iter().chain(self.door.describe()).fold(String::new(), |mut text, (name, value)| {
-            let _ = writeln!(text, "  {name:<14}  {value}");
-            text
-        })
+        let otlp = self.otlp_endpoint.iter().map(|endpoint| ("otlp-endpoint", endpoint.clone()));
+        self.rows().into_iter().chain(self.door.describe()).chain(otlp).fold(
+            String::new(),
+            |mut text, (name, value)| {
+                let _ = writeln!(text, "  {name:<14}  {value}");
+                text
+            },
+        )
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {

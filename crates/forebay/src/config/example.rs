@@ -33,6 +33,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("oidc-issuer", "https://login.example.com"),
     ("oidc-ca", "/etc/ssl/certs/login-ca.pem"),
     ("redact", r"password=\S+"),
+    ("otlp-endpoint", "http://localhost:4318"),
     ("celery-backend", "shop=redis://cache-1:6379/1"),
 ];
 

@@ -47,6 +47,7 @@ pub(crate) struct TomlFile {
     pub(super) retention: Option<String>,
     pub(super) max_log_size: Option<String>,
     pub(super) forget_workers: Option<String>,
+    pub(super) otlp_endpoint: Option<String>,
     pub(super) api_key: Option<String>,
     pub(super) connection_id: Option<Uuid>,
     pub(super) admin_password: Option<String>,

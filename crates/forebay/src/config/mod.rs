@@ -6,10 +6,12 @@
 //! - `resolve`: what then holds; `problems`: every mistake at once
 //! - [`Setting`], [`settings`]: what holds, as it was written, and where it comes from (`settings`)
 //! - [`example`]: a file that explains every key, from the declarations of the flags
+//! - `endpoint`: where OpenTelemetry is sent
 //! - `mask`: secrets in what is shown
 
 mod args;
 mod describe;
+mod endpoint;
 mod example;
 mod file;
 mod mask;
@@ -89,6 +91,8 @@ pub(crate) struct ServeConfig {
     pub(crate) admin_password: Option<String>,
     pub(crate) door: DoorConfig,
     pub(crate) alerts: alerts::Plan,
+    /// Where traces and metrics are sent, without a slash at its end.
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 /// What holds, and how it was written.

@@ -8,6 +8,7 @@ use sources::{BackendSpec, Pattern, Redaction, SourceSpec, parse_source, parse_s
 use uuid::Uuid;
 
 use super::args::{ServeArgs, StackArgs};
+use super::endpoint::endpoint;
 use super::file::{self, TomlFile};
 use super::problems::Problems;
 use super::{Nats, ServeConfig, StackConfig};
@@ -78,6 +79,7 @@ impl ServeArgs {
         let after = given(self.celery_backend_after).or(file.celery_backend_after);
         let (spool, scrub) = (given(self.spool_size).or(file.spool_size), given(self.scrub).or(file.scrub));
         let forget_workers = given(self.forget_workers).or(file.forget_workers);
+        let otlp_endpoint = given(self.otlp_endpoint).or(file.otlp_endpoint);
         let api_key = problems.keep(variable("FOREBAY_API_KEY")).or(file.api_key);
         let alerts = file.alerts.plan().unwrap_or_else(|wrong| {
             for wrong in wrong {
@@ -102,6 +104,7 @@ impl ServeArgs {
             admin_password: problems.keep(variable("FOREBAY_ADMIN_PASSWORD")).or(file.admin_password),
             door,
             alerts,
+            otlp_endpoint: problems.keep(endpoint(otlp_endpoint)),
         };
         problems.settle(config)
     }
