@@ -1,10 +1,14 @@
 //! The list of jobs as a file.
 
 use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
 
+use api::door::Limits;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server, event};
+use crate::harness::{Answer, DEADLINE, Server, TOKEN, event, limits};
 
 /// More than are found at once.
 const MANY: usize = 20_150;
@@ -121,4 +125,38 @@ async fn a_list_longer_than_is_found_at_once_has_each_job_once() {
     let whole = get(&server, &format!("format=csv&atLeast={last}&sortBy=name"));
     let ids: BTreeSet<String> = csv_of(&whole).into_iter().skip(1).map(|mut row| row.swap_remove(1)).collect();
     assert_eq!((csv_of(&whole).len() - 1, ids.len()), (MANY, MANY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_a_list_gives_its_place_back_and_is_cut_off() {
+    let server = Server::within(Limits { list_silence: Duration::from_secs(2), ..limits() }).await;
+    // More than sockets take.
+    for batch in 0..10 {
+        let job = |number: usize| {
+            let mut event = event(&format!("job-{batch}-{number}"), "failed", "2026-02-27T10:00:00Z");
+            event["job"]["error"] = json!("x".repeat(10_000));
+            event
+        };
+        server.given(&json!((0..BATCH).map(job).collect::<Vec<_>>()));
+    }
+    let whole = get(&server, "format=jsonl").bytes.len();
+    let silent: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut socket = TcpStream::connect(server.client.address()).unwrap();
+            write!(socket, "GET /api/jobs?format=jsonl HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\r\n")
+                .unwrap();
+            socket
+        })
+        .collect();
+    let one = "/api/jobs?format=jsonl&limit=1";
+    let refused = server.client.until(one, |answer| answer.status == 503);
+    assert_eq!((refused.error(503, "UNAVAILABLE"), refused.header("retry-after")), (&refused.body["error"], Some("2")));
+    server.client.until(one, |answer| answer.status == 200);
+    for mut socket in silent {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut taken = Vec::new();
+        let end = socket.read_to_end(&mut taken).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "it is cut off: {end:?}");
+        assert!(taken.len() < whole, "{} of {whole}", taken.len());
+    }
 }
