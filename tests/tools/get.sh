@@ -11,6 +11,7 @@
 #   get.sh flower        another with Flower, which Forebay is measured beside and compared with
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 #   get.sh oidc          one with a small provider of OpenID Connect
+#   get.sh helm          one with Helm, which renders the chart, and the schemas of Kubernetes
 #   get.sh nginx         nginx, a proxy for the dashboard to stand behind
 #   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
@@ -163,8 +164,9 @@ for what in "$@"; do
     # Apart, so that neither decides which packages the other gets.
     schemathesis) installed schemathesis venv-schemathesis ;;
     oidc) installed oidc venv-oidc oidc-provider-mock ;;
+    helm) installed helm venv-helm kubernetes-validate ;;
     nginx) get_nginx ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, nginx, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, helm, nginx, browser)" ;;
     esac
 done
