@@ -16,6 +16,11 @@ impl Raw {
         Self { stream: BufReader::new(stream), body: Vec::new() }
     }
 
+    /// The body of the last answer.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// Sends a whole request and reads the whole answer.
     pub(crate) fn call(&mut self, request: &[u8]) -> u16 {
         self.stream.get_mut().write_all(request).unwrap();
@@ -48,4 +53,10 @@ pub(crate) fn request(method: &str, path: &str, token: &str, body: &str) -> Vec<
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
+}
+
+/// The same with more headers and without a body.
+pub(crate) fn request_with(method: &str, path: &str, token: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nhost: forebay\r\nauthorization: Bearer {token}\r\n{more}\r\n").into_bytes()
 }
