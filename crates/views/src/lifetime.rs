@@ -118,7 +118,7 @@ impl Ledger {
         kept.told = kept.owed.clone();
         let next = kept.next.take();
         let is_news = next.is_some();
-        if let Some(next) = next.filter(|next| serving == Some(&next.generation)) {
+        if let Some(next) = next.filter(|next| serving == Some(next.generation.as_str())) {
             kept.go_on_with(next);
         }
         let ledger = Self { directory: directory.to_owned(), kept: Mutex::default() };
