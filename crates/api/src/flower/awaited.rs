@@ -47,10 +47,12 @@ impl Awaited {
     /// Whoever this is is woken by whatever becomes of one of these jobs from now on: so they are to be looked at once
     /// more now. Within a tokio runtime.
     pub(super) fn wait(self: &Arc<Self>, ids: Vec<Uuid>, projector: &Handle) -> Result<Waiter, ApiError> {
-        let projector = projector.clone();
+        let (projector, frames) = (projector.clone(), Arc::clone(projector.frames()));
         // A message of this number never comes: until none does any more.
-        let stopped = async move { drop(projector.wait_applied(u64::MAX, Duration::MAX).await) };
-        self.wait_among(ids, Arc::clone(projector.frames()), stopped)
+        let stopped = async move {
+            let _ = projector.wait_applied(u64::MAX, Duration::MAX).await;
+        };
+        self.wait_among(ids, frames, stopped)
     }
 
     fn wait_among(
@@ -83,17 +85,15 @@ impl Awaited {
             };
             let read = frames.read(next);
             let mut all = self.all.lock();
-            match read {
-                Ok(pieces) => {
-                    for piece in pieces {
-                        piece.happenings().iter().for_each(|happening| all.wake(happening));
-                        next = piece.end();
-                    }
+            if let Ok(pieces) = read {
+                for piece in pieces {
+                    piece.happenings().iter().for_each(|happening| all.wake(happening));
+                    next = piece.end();
                 }
-                Err(_) => {
-                    next = frames.end();
-                    all.wake_everybody();
-                }
+            } else {
+                // It has missed some.
+                next = frames.end();
+                all.wake_everybody();
             }
             if is_stopped {
                 all.wake_everybody();
@@ -110,7 +110,7 @@ impl All {
     fn wake(&self, happening: &Happening) {
         match happening {
             Happening::Job(change) => {
-                self.by_job.get(&change.id).into_iter().flatten().for_each(|one| one.notify_one())
+                self.by_job.get(&change.id).into_iter().flatten().for_each(|one| one.notify_one());
             }
             Happening::Replaced => self.wake_everybody(),
             Happening::WorkerHeartbeat(_) | Happening::WorkerState(_) | Happening::Queue(_) => {}

@@ -193,7 +193,9 @@ fn views_whose_statistics_were_not_made_take_over_once_they_are_or_not_at_all() 
         let mut bulk = generations.begin().unwrap();
         let mut rows: Vec<_> = log.truth(300).into_values().collect();
         rows.sort_by_key(|row| row.record.id);
-        rows.iter().for_each(|row| bulk.put(Prepared::of(row)).unwrap());
+        for row in &rows {
+            bulk.put(Prepared::of(row)).unwrap();
+        }
         let (made, _) = bulk.finish(&applied(300), 0).unwrap();
         generations.open(&made).unwrap()
     };

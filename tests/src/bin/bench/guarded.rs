@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::beside::milliseconds;
 use crate::measures::{Percentiles, batch, event, in_parallel};
-use crate::raw::{Raw, request, request_with};
+use crate::raw::{Raw, get_compressed, request};
 use crate::stream::cpu_seconds;
 
 /// Tasks and queues of which the metrics tell, each pair by itself: as many as they tell of by name.
@@ -32,12 +32,16 @@ pub(crate) struct Guarded {
 #[derive(Serialize)]
 pub(crate) struct Limited {
     pub(crate) what: &'static str,
-    pub(crate) limited_per_second: f64,
-    pub(crate) unlimited_per_second: f64,
+    pub(crate) with: Answered,
+    pub(crate) without: Answered,
     pub(crate) ratio: f64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Answered {
+    pub(crate) per_second: f64,
     /// Processor time of the server for one of them.
-    pub(crate) limited_us: f64,
-    pub(crate) unlimited_us: f64,
+    pub(crate) us: f64,
 }
 
 /// `GET /metrics` as Prometheus asks for it.
@@ -88,15 +92,11 @@ fn limited_beside(limited: &Forebay, unlimited: &Forebay, connections: usize, is
             *sum = (sum.0 + rate, sum.1 + used);
         }
     }
-    Limited {
-        what: if is_new { "each over a connection of its own" } else { "over connections that are kept" },
-        limited_per_second: with.0 / f64::from(turns),
-        unlimited_per_second: without.0 / f64::from(turns),
-        ratio: with.0 / without.0,
-        // Each turn takes a second.
-        limited_us: with.1 * 1e6 / with.0,
-        unlimited_us: without.1 * 1e6 / without.0,
-    }
+    // Each turn takes a second.
+    let answered =
+        |(rates, used): (f64, f64)| Answered { per_second: rates / f64::from(turns), us: used * 1e6 / rates };
+    let what = if is_new { "each over a connection of its own" } else { "over connections that are kept" };
+    Limited { what, with: answered(with), without: answered(without), ratio: with.0 / without.0 }
 }
 
 /// A job of each pair, from its beginning to its end.
@@ -131,7 +131,7 @@ fn scrape(samples: usize) -> Scrape {
     let series = String::from_utf8(client.body().to_vec()).unwrap();
     let named = series.lines().filter(|line| line.starts_with("celery_task_succeeded_total{")).count();
     assert!(named >= pairs, "{named} of {pairs} are told by name");
-    let gzipped = request_with("GET", "/metrics", forebay.api.token(), &[("accept-encoding", "gzip")]);
+    let gzipped = get_compressed("/metrics", forebay.api.token());
     let gzipped_bytes = told(&mut client, &gzipped);
     let used = cpu_seconds(forebay.process().pid());
     let times = (0..samples).map(|_| {

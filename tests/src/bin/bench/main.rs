@@ -176,9 +176,9 @@ fn print_small(figures: &Small) {
 fn print_door(figures: &Guarded) {
     println!("GET one job, with limits at the door / without");
     for it in &figures.limits {
-        row(it.what, &format!("{:.0} / {:.0} per second", it.limited_per_second, it.unlimited_per_second));
+        row(it.what, &format!("{:.0} / {:.0} per second", it.with.per_second, it.without.per_second));
         row("  ratio", &format!("{:.2}", it.ratio));
-        row("  processor time", &format!("{:.1} / {:.1} us", it.limited_us, it.unlimited_us));
+        row("  processor time", &format!("{:.1} / {:.1} us", it.with.us, it.without.us));
     }
     let it = &figures.scrape;
     println!("a scrape of the metrics, {} pairs of task and queue", it.pairs);

@@ -55,8 +55,8 @@ pub(crate) fn request(method: &str, path: &str, token: &str, body: &str) -> Vec<
     .into_bytes()
 }
 
-/// The same with more headers and without a body.
-pub(crate) fn request_with(method: &str, path: &str, token: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {path} HTTP/1.1\r\nhost: forebay\r\nauthorization: Bearer {token}\r\n{more}\r\n").into_bytes()
+/// `GET` by who takes a compressed answer.
+pub(crate) fn get_compressed(path: &str, token: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: forebay\r\nauthorization: Bearer {token}\r\naccept-encoding: gzip\r\n\r\n")
+        .into()
 }
