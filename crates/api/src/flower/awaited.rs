@@ -172,10 +172,15 @@ mod tests {
         };
         let never = || tokio::sync::oneshot::channel::<()>();
         let (_never, still) = never();
-        let one = wait(&[1, 2], stopped);
+        let one = wait(&[1], stopped);
         let other = wait(&[3], still);
-        frames.push(vec![change(7), change(2), change(8)]);
+        frames.push(vec![change(7), change(1), change(8)]);
         assert_eq!((is_woken(&one).await, is_woken(&other).await), (true, false));
+        let (_never, still) = never();
+        let of_either = wait(&[5, 6], still);
+        frames.push(vec![change(6)]);
+        assert!(is_woken(&of_either).await && !is_woken(&one).await);
+        drop(of_either);
         frames.push((0..FRAMES_KEPT as u128 * 2).map(|job| change(job + 10)).collect());
         assert!(is_woken(&one).await && is_woken(&other).await, "it may have been theirs");
         frames.push(vec![Happening::Replaced]);

@@ -211,7 +211,10 @@ fn views_whose_statistics_were_not_made_take_over_once_they_are_or_not_at_all() 
     let ever = log.ever(300);
     assert!(!ever.is_empty());
 
-    let (_writer, candidate) = another();
+    let (mut writer, candidate) = another();
+    // What is more than memory may take goes to the disk when something is written.
+    writer.stage(Vec::new(), applied(301)).unwrap();
+    writer.flush().unwrap();
     let serving = generations.serving().unwrap();
     not_made(&candidate.shared);
     damage_list(&candidate.path);
