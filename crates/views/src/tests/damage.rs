@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::support::{Log, OPTIONS, Step, applied, assert_shows, digest_of, open_in};
 use crate::shared::Shared;
 use crate::stats::Stats;
-use crate::{Opened, Options, Outcome, Prepared, Query, Reason, Signs, ViewError, open};
+use crate::{Opened, Options, Outcome, Prepared, Query, Reason, Signs, ViewError, Writer, open};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -211,17 +211,21 @@ fn views_whose_statistics_were_not_made_take_over_once_they_are_or_not_at_all() 
     let ever = log.ever(300);
     assert!(!ever.is_empty());
 
-    let (mut writer, candidate) = another();
     // What is more than memory may take goes to the disk when something is written.
-    writer.stage(Vec::new(), applied(301)).unwrap();
-    writer.flush().unwrap();
+    let to_disk = |writer: &mut Writer| {
+        writer.stage(Vec::new(), applied(301)).unwrap();
+        writer.flush().unwrap();
+    };
+    let (mut writer, candidate) = another();
+    to_disk(&mut writer);
     let serving = generations.serving().unwrap();
     not_made(&candidate.shared);
     damage_list(&candidate.path);
     assert!(matches!(generations.promote(candidate), Err(ViewError::Io(_))));
     assert_eq!((generations.serving().unwrap(), real()), (serving, ever.clone()));
 
-    let (_writer, candidate) = another();
+    let (mut writer, candidate) = another();
+    to_disk(&mut writer);
     not_made(&candidate.shared);
     generations.promote(candidate).unwrap();
     opened.reader.shared().settle().unwrap();
