@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use proto_events::Timestamp;
 use uuid::Uuid;
 
-use super::support::{Log, OPTIONS, Step, applied, assert_shows, digest_of, open_in};
+use super::support::{Log, OPTIONS, applied, assert_shows, digest_of, open_in};
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::{Opened, Options, Outcome, Prepared, Query, Reason, Signs, ViewError, Writer, open};
@@ -244,14 +244,15 @@ fn views_whose_statistics_were_not_made_take_over_once_they_are_or_not_at_all() 
 #[test]
 fn what_is_forgotten_counts_also_where_the_statistics_were_not_made() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::scripted(300, 100);
+    let log = Log::scripted(300, 100);
     let mut opened = open_in(dir.path());
     log.apply(&mut opened, 300).unwrap();
+    opened.writer.flush().unwrap();
+    let shared = opened.reader.shared();
     let mut sums = Stats::new(OPTIONS.limits(), Timestamp(0));
     sums.unsettle();
-    *opened.reader.shared().stats.write() = sums;
-    log.0.push(Step::trim(200));
-    log.apply(&mut opened, log.end()).unwrap();
-    let shared = opened.reader.shared();
-    assert_eq!(shared.directory.ledger.as_ref().unwrap().real(shared.lifetime()), log.ever(log.end()));
+    *shared.stats.write() = sums;
+    opened.writer.begin_forgetting(250).unwrap();
+    assert!(opened.writer.forget(250).unwrap() > 0, "some are gone");
+    assert_eq!(shared.directory.ledger.as_ref().unwrap().real(shared.lifetime()), log.ever(300));
 }
