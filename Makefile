@@ -70,5 +70,5 @@ soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOA
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
 		dashboard::with_a_million --ignored --nocapture
 
-test-tools: ## what the tests need beside the toolchain: nats-server, Redis, RabbitMQ, Prometheus, Celery, Flower, schemathesis, a provider of OpenID Connect, a receiver of OpenTelemetry, a proxy, a browser
-	@$(GET) nats nats-old redis rabbitmq prometheus flower celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis oidc otlp nginx browser
+test-tools: ## what the tests need beside the toolchain: nats-server, Redis, RabbitMQ, Prometheus, Celery, Flower, schemathesis, a provider of OpenID Connect, a receiver of OpenTelemetry, Helm, a proxy, a browser
+	@$(GET) nats nats-old redis rabbitmq prometheus flower celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis oidc otlp helm nginx browser

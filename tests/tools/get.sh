@@ -11,7 +11,8 @@
 #   get.sh flower        another with Flower, which Forebay is measured beside and compared with
 #   get.sh schemathesis  one with schemathesis, which tries the API against its own description
 #   get.sh oidc          one with a small provider of OpenID Connect
-#   get.sh otlp         one with OpenTelemetry's messages, for a receiver of them
+#   get.sh otlp          one with OpenTelemetry's messages, for a receiver of them
+#   get.sh helm          one with Helm, which renders the chart, and the schemas of Kubernetes
 #   get.sh nginx         nginx, a proxy for the dashboard to stand behind
 #   get.sh browser       chromium, and a virtual environment with what drives it and looks at its pages
 set -eu
@@ -165,8 +166,9 @@ for what in "$@"; do
     schemathesis) installed schemathesis venv-schemathesis ;;
     oidc) installed oidc venv-oidc oidc-provider-mock ;;
     otlp) installed otlp venv-otlp python ;;
+    helm) installed helm venv-helm kubernetes-validate ;;
     nginx) get_nginx ;;
     browser) get_chromium; installed playwright venv-browser ;;
-    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, otlp, nginx, browser)" ;;
+    *) fail "unknown: $what (known: nats, nats-old, redis, rabbitmq, prometheus, celery, celery-5.4 to celery-5.7, flower, schemathesis, oidc, otlp, helm, nginx, browser)" ;;
     esac
 done

@@ -57,4 +57,5 @@ export async function request(method, url, { params, body, signal, quiet } = {})
 
 export const get = (url, params, signal) => request("GET", url, { params, signal });
 export const post = (url, body = {}, options = {}) => request("POST", url, { body, ...options });
+export const patch = (url, body) => request("PATCH", url, { body });
 export const remove = (url) => request("DELETE", url);

@@ -1,11 +1,14 @@
 // Who sends, and with which key.
 
-import { get, path, post } from "./api.js";
+import { get, patch, path, post, remove } from "./api.js";
 import { h } from "./dom.js";
 import { ago } from "./format.js";
 import { CELERY, celery, sdk, SDK_CODE } from "./firstrun.js";
 import { changing, refreshing } from "./page.js";
-import { code, confirm, copy, empty, notice, panel } from "./ui.js";
+import { code, confirm, copy, empty, notice, panel, prompt } from "./ui.js";
+
+// It belongs to the server's configuration, and is neither renamed nor deleted.
+const DEFAULT = "default";
 
 export default function connections(root, app) {
   // A key that was just made: it is shown until the page is left, and is nowhere else.
@@ -31,6 +34,21 @@ export default function connections(root, app) {
   };
   const rotate = (connection) => confirm(`Give “${connection.name}” another key?`, "Who sends with the key it has now is refused from that moment on.", "Make another key",
     () => change(async () => { made = await post(path("connections", connection.id) + "/rotate"); chosen = connection.id; }));
+  const rename = (connection) => prompt(`Rename “${connection.name}”`, "Its id, its key and its jobs stay what they are.", { label: "Its name", value: connection.name, yes: "Rename" },
+    (name) => change(async () => {
+      await patch(path("connections", connection.id), { name });
+      if (made?.id === connection.id) made = { ...made, name };
+    }));
+  const drop = (connection) => prompt(`Delete “${connection.name}”?`, "Who sends with its key is refused from that moment on. Its jobs stay. It cannot be brought back.", { label: `Type ${connection.name} to delete it`, only: connection.name, yes: "Delete" },
+    () => change(async () => {
+      await remove(path("connections", connection.id));
+      if (made?.id === connection.id) made = null;
+    }));
+  const doing = (connection) => h("div", { class: "buttons" }, [
+    connection.name !== DEFAULT && ["Rename", `Rename ${connection.name}`, rename],
+    ["Rotate key", `Rotate key of ${connection.name}`, rotate],
+    connection.name !== DEFAULT && ["Delete", `Delete ${connection.name}`, drop],
+  ].filter(Boolean).map(([text, name, does]) => h("button", { type: "button", class: "button", key: text, "aria-label": name, on: { click: () => does(connection) } }, text)));
   const view = ({ data, health }) => {
     const one = data.find(({ id }) => id === chosen) ?? data[0];
     return h("div", { class: "page", key: "connections" },
@@ -42,7 +60,7 @@ export default function connections(root, app) {
           h("div", { class: "grow" }, h("button", { type: "button", class: "linklike", "aria-pressed": connection.id === one?.id ? "true" : "false", on: { click: () => { chosen = connection.id; page.draw(); } } }, connection.name),
             h("p", { class: "muted" }, h("span", { class: "mono" }, connection.id), copy(connection.id, "Copy the connection's id")),
             h("p", { class: "muted" }, "made ", ago(connection.createdAt), connection.hasKey ? "" : " · has no key", source(health, connection))),
-          app.isAdmin() ? h("button", { type: "button", class: "button", on: { click: () => rotate(connection) } }, "Rotate key") : null))),
+          app.isAdmin() ? doing(connection) : null))),
           app.isAdmin() ? h("form", { class: "inline", on: { submit: create } }, h("label", { class: "field grow" }, h("span", {}, "Another connection"), h("input", { name: "name", required: true, maxlength: 255, placeholder: "billing", autocomplete: "off", spellcheck: "false" })),
             h("button", { type: "submit", class: "button primary" }, "Create")) : null),
         one ? h("div", { class: "stack", key: "how" },

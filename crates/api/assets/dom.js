@@ -34,8 +34,8 @@ function append(node, children) {
   }
 }
 
-// What turns the direction of a text around, or is not to be seen, is written out: a name must not look like another.
-function plain(text) {
+/** What turns the direction of a text around, or is not to be seen, is written out: a name must not look like another. */
+export function plain(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
     (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
 }

@@ -1,7 +1,7 @@
 // What every page is made of.
 
 import { BASE } from "./api.js";
-import { h, icon, show } from "./dom.js";
+import { h, icon, plain, show } from "./dom.js";
 import { ago, count, duration, NONE } from "./format.js";
 
 export const STATES = ["queued", "scheduled", "active", "retrying", "completed", "failed", "cancelled", "unknown"];
@@ -177,4 +177,21 @@ export function confirm(title, text, yes, then) {
     h("div", { class: "buttons" }, h("button", { class: "button", value: "no" }, "Cancel"), h("button", { class: "button primary", value: "yes", on: { click: then } }, yes))));
   document.body.append(dialog);
   dialog.showModal();
+}
+
+/**
+ * Asks for a text, `value` to begin with. With `only` it has to be that one, as it is shown or as it is: whoever types the
+ * name of something means that and nothing else.
+ */
+export function prompt(title, text, { label, value = "", only, yes }, then) {
+  const dialog = h("dialog", { class: "confirm", "aria-labelledby": "prompt-title", on: { close: () => dialog.remove() } });
+  const fits = (typed) => (only === undefined ? typed.trim() !== "" && typed !== value : typed === only || typed === plain(only));
+  const field = h("input", { value, required: true, maxlength: only === undefined ? 255 : undefined, autocomplete: "off", spellcheck: "false", on: { input: () => { button.disabled = !fits(field.value); } } });
+  const button = h("button", { class: "button primary", disabled: true }, yes);
+  show(dialog, h("form", { method: "dialog", on: { submit: () => then(field.value) } },
+    h("h2", { id: "prompt-title" }, title), h("p", {}, text), h("label", { class: "field" }, h("span", {}, label), field),
+    h("div", { class: "buttons" }, h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, "Cancel"), button)));
+  document.body.append(dialog);
+  dialog.showModal();
+  field.select();
 }

@@ -20,6 +20,7 @@ use crate::connections::Connections;
 use crate::coverage::Looked;
 use crate::door::{Door, Guard};
 use crate::errors::{ApiError, STARTING};
+use crate::flower::Awaited;
 use crate::keys::ReadKeys;
 use crate::maintenance::Maintenance;
 use crate::metrics::{Ingested, Requests};
@@ -87,6 +88,8 @@ pub struct App {
     pub(crate) lists: Arc<Semaphore>,
     /// The open event streams.
     pub(crate) streams: Streams,
+    /// Who waits for the end of a task, as Flower lets them.
+    pub(crate) awaited: Arc<Awaited>,
     /// One scrape at a time.
     pub(crate) scrape: Arc<tokio::sync::Mutex<()>>,
     /// What was asked since the start.
@@ -148,6 +151,7 @@ impl App {
             import: Semaphore::new(1),
             lists: Arc::new(Semaphore::new(walk::AT_ONCE)),
             streams: Streams::default(),
+            awaited: Arc::default(),
             scrape: Arc::default(),
             requests: Requests::default(),
             ingested: Ingested::default(),

@@ -202,7 +202,7 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     let ListParams { query, format, wanted } = list_params(&call.query, listed::accepted(&call.headers))?;
     let limit = query.limit;
     if format != Format::Json {
-        let whole = async { listed::answer(&app, parts, format, query, limit) };
+        let whole = async { listed::answer(&app, parts, call.hangup.clone(), format, query, limit) };
         return Ok(consistency::respond(parts, wanted, whole).await);
     }
     let list = async {

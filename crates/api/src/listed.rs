@@ -11,6 +11,7 @@ use warp::reply::Response;
 
 use crate::app::{App, Parts};
 use crate::errors::ApiError;
+use crate::http::Hangup;
 use crate::jobs::Item;
 use crate::params::jobs::Format;
 use crate::signs::{Found, Habits};
@@ -60,6 +61,7 @@ pub(crate) fn accepted(headers: &HeaderMap) -> Format {
 pub(crate) fn answer(
     app: &App,
     parts: &Parts,
+    hangup: Hangup,
     format: Format,
     query: Query,
     limit: usize,
@@ -67,8 +69,8 @@ pub(crate) fn answer(
     let walk = Walk { queries: [query].into(), skip: 0, limit };
     let habits = Arc::clone(&app.habits);
     let (response, ending) = match format {
-        Format::Csv => (walk::answer(app, parts, walk, Csv(habits), CSV), "csv"),
-        Format::Lines | Format::Json => (walk::answer(app, parts, walk, Lines(habits), NDJSON), "jsonl"),
+        Format::Csv => (walk::answer(app, parts, hangup, walk, Csv(habits), CSV), "csv"),
+        Format::Lines | Format::Json => (walk::answer(app, parts, hangup, walk, Lines(habits), NDJSON), "jsonl"),
     };
     let mut response = response?;
     // Digits and dashes, so that it is a name on every system.

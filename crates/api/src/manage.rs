@@ -269,9 +269,10 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
         (&Method::PATCH, None) => {
             let parts = changeable(&app, &mut call).await?;
             let (name, which) = (named(&mut call).await?, decoded(&path).ok_or(not_found)?);
+            let former = parts.connections.find(&which).map(|connection| connection.name);
             let connection = parts.connections.rename(&which, &name).await?;
-            tracing::info!(id = %connection.id, name = connection.name, former = %which, "connection renamed");
-            let about = json!({ "id": connection.id, "name": connection.name, "former": which });
+            tracing::info!(id = %connection.id, name = connection.name, former, "connection renamed");
+            let about = json!({ "id": connection.id, "name": connection.name, "former": former });
             app.told(&call, "connection.rename", about).await;
             Ok(answer(StatusCode::OK, &Shown::new(&connection, None)))
         }

@@ -9,8 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use uuid::Uuid;
 use views::{Query, Reader, Signs, ViewError};
 use warp::http::{HeaderValue, header};
@@ -18,6 +19,7 @@ use warp::reply::{Reply as _, Response};
 
 use crate::app::{App, Parts};
 use crate::errors::ApiError;
+use crate::http::Hangup;
 use crate::signs::Habits;
 
 /// Jobs that are found at once. Each time all columns are gone through, and 64 bytes are taken for each job.
@@ -26,8 +28,6 @@ const FOUND: usize = 20_000;
 const PIECE: usize = 64 * 1_024;
 /// Pieces that wait for the client.
 const WAITING: usize = 4;
-/// A client that takes nothing for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Such lists under way at once: each keeps a thread busy, or waiting for its client.
 pub(crate) const AT_ONCE: usize = 16;
 
@@ -59,47 +59,75 @@ pub(crate) trait Writer: Send + 'static {
 enum Broken {
     #[error("the client went away")]
     Gone,
+    #[error("the client takes nothing")]
+    Silent,
     #[error(transparent)]
     Views(#[from] ViewError),
 }
 
-/// An answer with the whole list.
+/// An answer with the whole list, over the connection that this ends.
 pub(crate) fn answer(
     app: &App,
     parts: &Parts,
+    hangup: Hangup,
     walk: Walk,
     writer: impl Writer,
     content_type: &'static str,
 ) -> Result<Response, ApiError> {
     let permit = Arc::clone(&app.lists).try_acquire_owned().map_err(|_| TOO_MANY)?;
-    let (pieces, mut waiting) = mpsc::channel::<io::Result<Bytes>>(WAITING);
     let (reader, habits) = (parts.reader.clone(), Arc::clone(&app.habits));
-    let is_whole = Arc::new(AtomicBool::new(false));
-    let whole = Arc::clone(&is_whole);
-    tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        let send = |piece: Vec<u8>| {
-            let sending = tokio::time::timeout(PATIENCE, pieces.send(Ok(piece.into())));
-            Handle::current().block_on(sending).map_err(|_| Broken::Gone)?.map_err(|_| Broken::Gone)
-        };
-        match write(&reader, &habits, walk, writer, send) {
-            Ok(()) => whole.store(true, Ordering::Release),
-            Err(Broken::Gone) => tracing::debug!("the client of a whole list went away, or takes nothing"),
-            Err(error) => tracing::error!(%error, "a whole list breaks off"),
-        }
-    });
-    let mut has_ended = false;
-    let body = futures_util::stream::poll_fn(move |context| match waiting.poll_recv(context) {
-        // Who goes on reading must not take what there is for all of it.
-        Poll::Ready(None) if !has_ended && !is_whole.load(Ordering::Acquire) => {
-            has_ended = true;
-            Poll::Ready(Some(Err(io::Error::other("the list breaks off"))))
-        }
-        other => other,
-    });
+    let client = Client { permit, silence: app.door.limits.list_silence, hangup };
+    let body = client.take(move |send| write(&reader, &habits, walk, writer, send));
     let mut response = warp::reply::stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(response)
+}
+
+/// Who takes a whole list.
+struct Client {
+    permit: OwnedSemaphorePermit,
+    /// Who takes nothing for so long is given up.
+    silence: Duration,
+    hangup: Hangup,
+}
+
+impl Client {
+    /// What is made and handed on piece by piece, on a thread of its own. Ends with an error where that breaks off.
+    fn take(
+        self,
+        make: impl FnOnce(&dyn Fn(Vec<u8>) -> Result<(), Broken>) -> Result<(), Broken> + Send + 'static,
+    ) -> impl Stream<Item = io::Result<Bytes>> {
+        let (pieces, mut waiting) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let whole = Arc::clone(&is_whole);
+        tokio::task::spawn_blocking(move || {
+            let Self { permit, silence, hangup } = self;
+            let send = |piece: Vec<u8>| {
+                let sending = tokio::time::timeout(silence, pieces.send(Ok(piece.into())));
+                Handle::current().block_on(sending).map_err(|_| Broken::Silent)?.map_err(|_| Broken::Gone)
+            };
+            match make(&send) {
+                Ok(()) => whole.store(true, Ordering::Release),
+                Err(error @ Broken::Gone) => tracing::debug!(%error, "a whole list breaks off"),
+                Err(error @ Broken::Silent) => {
+                    tracing::debug!(%error, "a whole list breaks off");
+                    // It does not hear that there is no more, and its connection would stay.
+                    hangup.now();
+                }
+                Err(error) => tracing::error!(%error, "a whole list breaks off"),
+            }
+            drop(permit);
+        });
+        let mut has_ended = false;
+        futures_util::stream::poll_fn(move |context| match waiting.poll_recv(context) {
+            // Who goes on reading must not take what there is for all of it.
+            Poll::Ready(None) if !has_ended && !is_whole.load(Ordering::Acquire) => {
+                has_ended = true;
+                Poll::Ready(Some(Err(io::Error::other("the list breaks off"))))
+            }
+            other => other,
+        })
+    }
 }
 
 fn write(
@@ -107,7 +135,7 @@ fn write(
     habits: &Habits,
     mut walk: Walk,
     mut writer: impl Writer,
-    send: impl Fn(Vec<u8>) -> Result<(), Broken>,
+    send: &dyn Fn(Vec<u8>) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
     let mut out = Vec::new();
     writer.begin(&mut out);
@@ -147,4 +175,75 @@ fn pass_over(reader: &Reader, signs: &Signs, query: &mut Query, skip: &mut usize
         query.cursor = Some(next);
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::StreamExt as _;
+    use tokio::sync::Semaphore;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    /// A list of so many pieces that a client takes or does not.
+    struct Taken {
+        body: std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>,
+        slots: Arc<Semaphore>,
+        hangup: Hangup,
+        /// How many pieces are made.
+        made: Arc<AtomicUsize>,
+    }
+
+    fn list(pieces: usize) -> Taken {
+        let (slots, hangup, made) = (Arc::new(Semaphore::new(1)), Hangup::default(), Arc::new(AtomicUsize::new(0)));
+        let permit = Arc::clone(&slots).try_acquire_owned().unwrap();
+        let (client, counted) = (Client { permit, silence: SILENCE, hangup: hangup.clone() }, Arc::clone(&made));
+        let body = client.take(move |send| {
+            (0..pieces).try_for_each(|number| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                send(vec![number as u8])
+            })
+        });
+        Taken { body: Box::pin(body), slots, hangup, made }
+    }
+
+    /// Waits in earnest for the thread that makes pieces, which the clock of the test does not move.
+    fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_a_list_is_given_up_and_leaves_its_place() {
+        let began = Instant::now();
+        let mut list = list(100);
+        until(|| list.made.load(Ordering::Relaxed) == WAITING + 1);
+        while list.slots.available_permits() == 0 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(began.elapsed() >= SILENCE, "{:?}", began.elapsed());
+        tokio::time::timeout(SILENCE, list.hangup.wanted()).await.expect("its connection is ended");
+        let left: Vec<_> = list.body.by_ref().collect().await;
+        assert_eq!(left.len(), WAITING + 1, "what was made, and that it is not all");
+        assert!(left.last().unwrap().is_err());
+        assert_eq!(list.made.load(Ordering::Relaxed), WAITING + 1, "no more is made");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_little_now_and_then_gets_the_whole_list() {
+        let mut list = list(100);
+        for taken in 0..100 {
+            until(|| list.made.load(Ordering::Relaxed) == (taken + WAITING + 1).min(100));
+            tokio::time::advance(SILENCE * 9 / 10).await;
+            assert_eq!(list.body.next().await.unwrap().unwrap()[0], taken as u8);
+        }
+        assert!(list.body.next().await.is_none());
+        until(|| list.slots.available_permits() == 1);
+        assert!(tokio::time::timeout(SILENCE, list.hangup.wanted()).await.is_err(), "its connection is good for more");
+    }
 }

@@ -30,7 +30,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64gc": "riscv64"}
-MAINTAINER = "The authors of Forebay <forebay@localhost>"
+# Who makes a package for others is named as Debian's own tools have it.
+MAINTAINER = f"{os.environ.get('DEBFULLNAME', 'The authors of Forebay')} <{os.environ.get('DEBEMAIL', 'forebay@localhost')}>"
 
 
 def run(*command, **options):
@@ -238,6 +239,7 @@ def deb(arguments):
         readmes = {"README.md.gz": ROOT / "README.md"}
         for name, readme in readmes.items():
             put(doc / name, gzip.compress(readme.read_bytes(), 9, mtime=0))
+        put("usr/share/man/man1/forebay.1.gz", gzip.compress((HERE / "debian/forebay.1").read_bytes(), 9, mtime=0))
         put("usr/share/lintian/overrides/forebay", HERE / "debian/lintian-overrides")
         when = datetime.fromtimestamp(epoch(), timezone.utc).strftime("%a, %d %b %Y %H:%M:%S +0000")
         changes = f"forebay ({version()}) stable; urgency=medium\n\n  * See README.md.\n\n -- {MAINTAINER}  {when}\n"

@@ -194,6 +194,7 @@ impl DoorArgs {
                 text(self.max_wrong_keys, &file.max_wrong_keys),
                 Limits::default().wrong_keys,
             )?,
+            list_silence: Limits::default().list_silence,
         };
         let oidc = match text(self.oidc_issuer, &file.oidc_issuer) {
             None => None,

@@ -74,7 +74,7 @@ impl Applier {
         let floor = Some(before).filter(|before| *before > self.writer.floor());
         let mut done = Done { at, ..Done::default() };
         if let Some(floor) = floor {
-            self.writer.begin_forgetting(floor);
+            self.writer.begin_forgetting(floor)?;
         }
         let straddling = floor.map(|floor| self.writer.straddling(floor)).transpose()?.unwrap_or_default();
         let Some(read) = self.read_again(runtime, created, floor.unwrap_or(0), &straddling)? else {

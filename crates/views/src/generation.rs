@@ -73,8 +73,11 @@ impl Directory {
     /// Creates the directory where it is missing and takes its lock; `None` when another process holds it.
     pub(crate) fn lock(path: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(path)?;
-        let lock = held(&path.join(LOCK))?;
-        Ok(lock.map(|lock| Self { path: path.to_owned(), ledger: Some(Ledger::open(path)), _lock: lock }))
+        let Some(lock) = held(&path.join(LOCK))? else { return Ok(None) };
+        let mut directory = Self { path: path.to_owned(), ledger: None, _lock: lock };
+        let serving = directory.current()?;
+        directory.ledger = Some(Ledger::open(path, serving.as_deref().and_then(name)));
+        Ok(Some(directory))
     }
 
     /// The right to prepare a generation, beside whoever holds the directory; `None` when another process has it.
@@ -232,7 +235,7 @@ impl Directory {
 
     /// Makes `CURRENT` name this generation, all or nothing.
     pub(crate) fn promote(&self, generation: &Path) -> io::Result<()> {
-        let name = generation.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = name(generation).unwrap_or_default();
         let new = write_new(&self.path, CURRENT, format!("{name}\n").as_bytes())?;
         hit(Point::CurrentBefore);
         fs::rename(&new, self.path.join(CURRENT))?;
@@ -288,6 +291,11 @@ fn write_new(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> 
 /// Makes renames in a directory survive a loss of power.
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// The name of a generation.
+pub(crate) fn name(generation: &Path) -> Option<&str> {
+    generation.file_name().and_then(|name| name.to_str())
 }
 
 /// The number of a generation, from its name.

@@ -8,7 +8,7 @@ use failpoints::{Point, hit};
 
 use crate::bulk::BulkWriter;
 use crate::error::ViewError;
-use crate::generation::{Directory, Reason};
+use crate::generation::{Directory, Reason, name};
 use crate::open::{Options, load};
 use crate::reader::Reader;
 use crate::shared::Shared;
@@ -61,7 +61,7 @@ impl Generations {
     /// The name of the generation that serves.
     pub fn serving(&self) -> Result<Option<String>, ViewError> {
         let current = self.directory.current().map_err(|cause| ViewError::of(&cause))?;
-        Ok(current.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()))
+        Ok(current.as_deref().and_then(name).map(str::to_owned))
     }
 
     /// Keeps a note beside the generations, all or nothing.
@@ -104,11 +104,25 @@ impl Generations {
         if let Err(error) = self.serving.shared().store.flush() {
             tracing::warn!(%error, "the views that are replaced could not be handed to the disk");
         }
+        // What is carried over stays. Where the statistics could not be made yet, they would have it all wrong.
+        candidate.shared.settle()?;
+        let Candidate { path, shared } = candidate;
+        let name = name(&path).unwrap_or_default();
         if let Some(ledger) = &self.directory.ledger {
-            ledger.carry(self.serving.shared().lifetime(), &candidate.shared.lifetime());
+            match self.serving.shared().settle() {
+                Ok(()) => ledger.carry(self.serving.shared().lifetime(), &shared.lifetime(), name),
+                // They may be replaced because of just that.
+                Err(error) => tracing::warn!(
+                    %error,
+                    "what the views that are replaced know of totals cannot be told: what only they know is lost"
+                ),
+            }
         }
-        replace(&self.directory, &candidate.path, || drop(self.serving.switch(candidate.shared)))
-            .map_err(|cause| ViewError::of(&cause))
+        let switch = || match &self.directory.ledger {
+            Some(ledger) => drop(ledger.switch(name, || self.serving.switch(shared))),
+            None => drop(self.serving.switch(shared)),
+        };
+        replace(&self.directory, &path, switch).map_err(|cause| ViewError::of(&cause))
     }
 
     /// The generation that served before, and how long ago it was replaced.

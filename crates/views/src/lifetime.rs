@@ -5,6 +5,9 @@
 //! the log was cut. Both together are all that there ever was, for every generation, whichever of the two places it has
 //! come to: so a rebuild, an upgrade, going back, or a crash in the midst of a trim count nothing twice and lose nothing.
 //!
+//! What other views lack that are about to serve is kept for them, and counts from the moment at which they do: before it
+//! `CURRENT` names the old ones, whatever becomes of the process, and with those it would count twice.
+//!
 //! A count may still move: a name or queue that is told late takes it along. Whoever was told the higher number before is
 //! not told a lower one: the old number stands until there is that much again.
 
@@ -16,6 +19,7 @@ use proto_events::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Stored};
+use crate::error::ViewError;
 use crate::stats::{TotalKey, TotalMap};
 
 /// Beside the generations.
@@ -40,14 +44,44 @@ pub(crate) struct Kept {
     begun: Option<(u64, TotalMap)>,
     /// What was told and is higher than what is known.
     owed: TotalMap,
+    /// What is kept once another generation serves.
+    next: Option<Next>,
     /// Everything as it was last told; only of this process.
     #[serde(skip)]
     told: TotalMap,
 }
 
 impl Stored for Kept {
+    const FORMAT: u8 = 2;
+    const NAME: &'static str = "totals";
+}
+
+/// What is kept in the place of `created` and `cuts` once `CURRENT` names this generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Next {
+    generation: String,
+    created: Timestamp,
+    cuts: Vec<Cut>,
+}
+
+/// The file as it was written before there was a next generation in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptAlone {
+    created: Timestamp,
+    cuts: Vec<Cut>,
+    begun: Option<(u64, TotalMap)>,
+    owed: TotalMap,
+}
+
+impl Stored for KeptAlone {
     const FORMAT: u8 = 1;
     const NAME: &'static str = "totals";
+}
+
+impl From<KeptAlone> for Kept {
+    fn from(KeptAlone { created, cuts, begun, owed }: KeptAlone) -> Self {
+        Self { created, cuts, begun, owed, next: None, told: TotalMap::new() }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +101,11 @@ pub(crate) struct Known {
 }
 
 impl Ledger {
-    /// What is kept in this directory. What cannot be read is begun anew: counters may begin anew, too, and Prometheus
-    /// knows it when one is lower than before.
-    pub(crate) fn open(directory: &Path) -> Self {
+    /// What is kept in this directory, whose `CURRENT` names this generation. What cannot be read is begun anew: counters
+    /// may begin anew, too, and Prometheus knows it when one is lower than before.
+    pub(crate) fn open(directory: &Path, serving: Option<&str>) -> Self {
         let mut kept = match std::fs::read(directory.join(FILE)) {
-            Ok(bytes) => codec::decode(&bytes).unwrap_or_else(|error| {
+            Ok(bytes) => Kept::read(&bytes).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the totals of what the log has forgotten cannot be read, and begin anew");
                 Kept::default()
             }),
@@ -82,12 +116,27 @@ impl Ledger {
             }
         };
         kept.told = kept.owed.clone();
-        Self { directory: directory.to_owned(), kept: Mutex::new(kept) }
+        let next = kept.next.take();
+        let is_news = next.is_some();
+        if let Some(next) = next.filter(|next| serving == Some(next.generation.as_str())) {
+            kept.go_on_with(next);
+        }
+        let ledger = Self { directory: directory.to_owned(), kept: Mutex::default() };
+        if is_news {
+            // Once and for all: another generation may come to have that name.
+            ledger.write(&kept);
+        }
+        *ledger.kept.lock() = kept;
+        ledger
     }
 
-    /// All that there ever was, nothing of it lower than it was ever told.
-    pub(crate) fn tell(&self, known: Known) -> TotalMap {
+    /// All that there ever was, nothing of it lower than it was ever told; `None` where what is known is not of the
+    /// generation that serves any more.
+    pub(crate) fn tell(&self, known: Known, still_serves: impl FnOnce() -> bool) -> Option<TotalMap> {
         let mut kept = self.kept.lock();
+        if !still_serves() {
+            return None;
+        }
         let mut told = kept.all(known);
         let mut owed = TotalMap::new();
         for (key, fields) in &mut told {
@@ -102,7 +151,7 @@ impl Ledger {
             kept.owed = owed;
             self.write(&kept);
         }
-        told
+        Some(told)
     }
 
     /// All that there ever was, lower than it was told or not.
@@ -162,8 +211,8 @@ impl Ledger {
     }
 
     /// Other views are about to serve, at the same message. What they do not know of what these did, since somebody dropped
-    /// it from the log, or it is another one, is kept from now on.
-    pub(crate) fn carry(&self, old: Known, new: &Known) {
+    /// it from the log, or it is another one, is kept for them.
+    pub(crate) fn carry(&self, old: Known, new: &Known, generation: &str) {
         let mut kept = self.kept.lock();
         let is_other_log = kept.created != new.created && !kept.cuts.is_empty() || old.created != new.created;
         let mut lacking = kept.all(old);
@@ -182,20 +231,37 @@ impl Ledger {
             }
         }
         lacking.retain(|_, fields| fields.iter().any(|field| *field != 0));
-        kept.of_log(new.created);
-        if lacking == kept_of_new {
-            return;
+        let mut cuts = if kept.created == new.created { kept.cuts.clone() } else { Vec::new() };
+        if lacking != kept_of_new {
+            tracing::info!(
+                counters = lacking.len(),
+                "the views that take over know of less or of more: what they lack is kept"
+            );
+            cuts.retain(|cut| cut.floor < new.floor);
+            if cuts.len() > 1 {
+                cuts.remove(0);
+            }
+            cuts.push(Cut { floor: new.floor, sums: lacking, lapsed: BTreeMap::new() });
         }
-        tracing::info!(
-            counters = lacking.len(),
-            "the views that take over know of less or of more: what they lack is kept"
-        );
-        kept.cuts.retain(|cut| cut.floor < new.floor);
-        if kept.cuts.len() > 1 {
-            kept.cuts.remove(0);
+        let holds_nothing = cuts.is_empty() && kept.cuts.is_empty() && kept.begun.is_none();
+        let changes = !holds_nothing && (cuts != kept.cuts || kept.created != new.created);
+        let next = changes.then(|| Next { generation: generation.to_owned(), created: new.created, cuts });
+        if kept.next != next {
+            kept.next = next;
+            self.write(&kept);
         }
-        kept.cuts.push(Cut { floor: new.floor, sums: lacking, lapsed: BTreeMap::new() });
-        self.write(&kept);
+    }
+
+    /// Lets readers know of the generation that serves from now on, and what was kept for it counts: nobody is told the one
+    /// without the other.
+    pub(crate) fn switch<T>(&self, generation: &str, switch: impl FnOnce() -> T) -> T {
+        let mut kept = self.kept.lock();
+        let switched = switch();
+        if let Some(next) = kept.next.take_if(|next| next.generation == generation) {
+            kept.go_on_with(next);
+            self.write(&kept);
+        }
+        switched
     }
 
     /// What cannot be written costs counters their past at the next start, and stops nothing: least of all a trim, which
@@ -208,6 +274,16 @@ impl Ledger {
 }
 
 impl Kept {
+    fn read(bytes: &[u8]) -> Result<Self, ViewError> {
+        codec::decode(bytes).or_else(|error| codec::decode::<KeptAlone>(bytes).map(Self::from).map_err(|_| error))
+    }
+
+    /// Another generation serves, for which this was kept.
+    fn go_on_with(&mut self, next: Next) {
+        self.of_log(next.created);
+        self.cuts = next.cuts;
+    }
+
     /// What stood before the first message of a generation: exactly, for each of the last two cuts.
     fn at(&self, created: Timestamp, floor: u64) -> Option<&Cut> {
         if created != self.created {
@@ -252,131 +328,4 @@ pub(crate) fn add(sums: &mut TotalMap, more: &TotalMap, times: i64) {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const LOG: Timestamp = Timestamp(1);
-
-    fn key(name: &str) -> TotalKey {
-        TotalKey { connection: Uuid::from_u128(2), failed: false, text: Arc::from(name) }
-    }
-
-    fn of(counts: &[(&str, i64)]) -> TotalMap {
-        counts.iter().map(|(name, count)| (key(name), vec![*count])).collect()
-    }
-
-    fn known(created: Timestamp, floor: u64, counts: &[(&str, i64)]) -> Known {
-        Known { created, floor, sums: of(counts) }
-    }
-
-    /// For the golden bytes.
-    pub(crate) fn kept() -> Kept {
-        let cut = Cut { floor: 7, sums: of(&[("a", 300), ("b", -2)]), lapsed: BTreeMap::from([(key("a"), 7)]) };
-        Kept {
-            created: Timestamp(1_795_440_115_833_834),
-            cuts: vec![cut],
-            begun: Some((9, of(&[("a", 301)]))),
-            owed: of(&[("b", 1)]),
-            told: TotalMap::new(),
-        }
-    }
-
-    #[test]
-    fn what_is_forgotten_is_kept_for_every_generation_and_counted_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path());
-        let all = |ledger: &Ledger, floor, a| ledger.real(known(LOG, floor, &[("a", a)]));
-        ledger.begin(known(LOG, 0, &[("a", 10)]), 50);
-        // A part of the rows is changed when it dies, and when it comes to it again.
-        let ledger = Ledger::open(dir.path());
-        ledger.begin(known(LOG, 0, &[("a", 8)]), 50);
-        ledger.cut(known(LOG, 0, &[("a", 8)]), 50, &of(&[("a", 6)]));
-        assert_eq!((all(&ledger, 0, 10), all(&ledger, 50, 6)), (of(&[("a", 10)]), of(&[("a", 10)])));
-        // Another generation comes to the same cut.
-        ledger.begin(known(LOG, 0, &[("a", 10)]), 50);
-        ledger.cut(known(LOG, 0, &[("a", 10)]), 50, &of(&[("a", 6)]));
-        assert_eq!(all(&ledger, 50, 7), of(&[("a", 11)]));
-        ledger.begin(known(LOG, 50, &[("a", 7)]), 80);
-        ledger.cut(known(LOG, 50, &[("a", 7)]), 80, &of(&[]));
-        // One is there, one is not, and the file says the same.
-        let ledger = Ledger::open(dir.path());
-        assert_eq!((all(&ledger, 50, 7), all(&ledger, 80, 0)), (of(&[("a", 11)]), of(&[("a", 11)])));
-        std::fs::write(dir.path().join(FILE), "what is this").unwrap();
-        assert_eq!(all(&Ledger::open(dir.path()), 80, 3), of(&[("a", 3)]), "it begins anew");
-    }
-
-    #[test]
-    fn views_that_know_less_take_over_without_a_step_down() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path());
-        ledger.cut(known(LOG, 0, &[("a", 5)]), 50, &of(&[("a", 1)]));
-        let old = || known(LOG, 50, &[("a", 4), ("b", 3)]);
-        let same = known(LOG, 50, &[("a", 4), ("b", 3)]);
-        ledger.carry(old(), &same);
-        assert_eq!(ledger.real(same), of(&[("a", 8), ("b", 3)]));
-        // Somebody dropped what stood before 70, and the new views know more of something else.
-        let less = || known(LOG, 70, &[("a", 1), ("b", 9)]);
-        ledger.carry(old(), &less());
-        assert_eq!(ledger.real(less()), of(&[("a", 8), ("b", 9)]));
-        let other = || known(Timestamp(2), 1, &[("a", 2)]);
-        ledger.carry(less(), &other());
-        assert_eq!(ledger.real(other()), of(&[("a", 8), ("b", 9)]));
-        ledger.cut(other(), 9, &of(&[("a", 1)]));
-        let ledger = Ledger::open(dir.path());
-        assert_eq!(ledger.real(known(Timestamp(2), 9, &[("a", 1)])), of(&[("a", 8), ("b", 9)]));
-    }
-
-    #[test]
-    fn going_back_counts_nothing_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path());
-        let (old, new) = (|| known(LOG, 1, &[("b", 3)]), || known(LOG, 1, &[]));
-        ledger.carry(old(), &new());
-        assert_eq!(ledger.real(new()), of(&[("b", 3)]));
-        ledger.carry(new(), &old());
-        assert_eq!(ledger.real(old()), of(&[("b", 3)]));
-    }
-
-    #[test]
-    fn what_the_log_holds_nothing_of_goes_when_there_is_too_much_of_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path());
-        for cut in 0..3_u64 {
-            let names: Vec<String> = (0..2_000).map(|number| format!("{cut}-{number}")).collect();
-            let there: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-            ledger.cut(known(LOG, cut, &there), cut + 1, &of(&[]));
-        }
-        let left = ledger.real(known(LOG, 3, &[]));
-        assert_eq!(left.len(), LAPSED);
-        assert!(left.contains_key(&key("2-1999")) && left.contains_key(&key("1-0")) && !left.contains_key(&key("0-0")));
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_told_lower_than_before_and_all_of_it_in_the_end(
-            counts in prop::collection::vec((0_i64..20, 0_i64..20, any::<bool>()), 1..40),
-        ) {
-            let dir = tempfile::tempdir().unwrap();
-            let mut ledger = Ledger::open(dir.path());
-            let mut before = TotalMap::new();
-            for (a, b, dies) in &counts {
-                let told = ledger.tell(known(LOG, 0, &[("a", *a), ("b", *b)]));
-                for (key, fields) in &told {
-                    prop_assert!(before.get(key).is_none_or(|before| before <= fields));
-                }
-                before = told;
-                if *dies {
-                    ledger = Ledger::open(dir.path());
-                    prop_assert_eq!(&ledger.tell(known(LOG, 0, &[("a", *a), ("b", *b)])), &before);
-                }
-            }
-            let most = counts.iter().map(|(a, b, _)| *a.max(b)).max().unwrap();
-            prop_assert_eq!(ledger.tell(known(LOG, 0, &[("a", most), ("b", most)])), of(&[("a", most), ("b", most)]));
-        }
-    }
-}
+pub(crate) mod tests;

@@ -190,11 +190,15 @@ impl Reader {
     /// How much there was of everything for as long as anything is known, also of what the log has forgotten. What was told
     /// once is never told lower.
     pub fn lifetime(&self) -> Lifetime {
-        let shared = self.shared();
-        let known = shared.lifetime();
-        match &shared.directory.ledger {
-            Some(ledger) => ledger.tell(known).into(),
-            None => known.sums.into(),
+        loop {
+            let shared = self.shared();
+            let known = shared.lifetime();
+            let Some(ledger) = &shared.directory.ledger else { return known.sums.into() };
+            // Other views may have come to serve meanwhile, and what is kept is theirs.
+            let still_serves = || Arc::ptr_eq(&shared, &self.slot.read());
+            if let Some(told) = ledger.tell(known, still_serves) {
+                return told.into();
+            }
         }
     }
 

@@ -84,6 +84,20 @@ impl Shared {
         Known { created, floor, sums: listed.into_iter().collect() }
     }
 
+    /// Makes the statistics anew where they may not be those of the jobs. While nobody changes any: who reads them goes on.
+    pub(crate) fn settle(&self) -> Result<(), ViewError> {
+        let sums = self.stats.read();
+        if !sums.is_unsettled() {
+            return Ok(());
+        }
+        let limits = sums.limits();
+        drop(sums);
+        let snapshot = self.state.read().table.snapshot();
+        let anew = Stats::of(limits, |visit| snapshot.heads(visit), now())?;
+        *self.stats.write() = anew;
+        Ok(())
+    }
+
     pub(crate) fn row(&self, id: Uuid) -> Result<Option<Arc<Row>>, ViewError> {
         let floor = {
             let state = self.state.read();

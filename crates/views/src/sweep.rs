@@ -60,10 +60,13 @@ impl Writer {
 
     /// What the log said before this message is about to be forgotten. To be called before rows are [replaced](Self::replace)
     /// for that.
-    pub fn begin_forgetting(&self, floor: u64) {
+    pub fn begin_forgetting(&self, floor: u64) -> Result<(), ViewError> {
         if let Some(ledger) = &self.shared.directory.ledger {
+            // What is kept now stays: sums that could not be made yet would be taken for nothing.
+            self.shared.settle()?;
             ledger.begin(self.shared.lifetime(), floor);
         }
+        Ok(())
     }
 
     /// Forgets what the log said before this message: jobs without an event from there on are gone for all readers. Those

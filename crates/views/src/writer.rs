@@ -16,7 +16,6 @@ use crate::codec::{self, Checkpoint, Head, Landmark, Past, Quarantined, StoredRo
 use crate::error::ViewError;
 use crate::recent::RecentPage;
 use crate::shared::{Shared, State, UNKNOWN_NAME, now};
-use crate::stats::Stats;
 use crate::store::{RecentKey, numbered_key, position_key, prefix, recent_key, row_key};
 use crate::sweep::Leaving;
 
@@ -223,11 +222,8 @@ impl Writer {
         }
         self.stats_settled = Instant::now();
         if self.shared.stats.read().is_unsettled() {
-            // Only this thread changes what there is, so all of it can be gone through while readers go on.
-            let limits = self.shared.stats.read().limits();
-            let snapshot = self.shared.state.read().table.snapshot();
-            let anew = Stats::of(limits, |visit| snapshot.heads(visit), now())?;
-            *self.shared.stats.write() = anew;
+            // Only this thread changes what there is, so all of it can be gone through.
+            self.shared.settle()?;
             // Of very many jobs it takes long, and must not be all that is done.
             self.settle_after = SETTLE_AFTER.max(self.stats_settled.elapsed() * 20);
         } else {

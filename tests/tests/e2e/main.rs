@@ -4,6 +4,7 @@
 
 mod alerts;
 mod backup;
+mod chart;
 mod compare;
 mod configuration;
 mod crashes;

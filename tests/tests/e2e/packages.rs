@@ -107,6 +107,8 @@ fn the_debian_package_holds_what_it_says_and_works_where_it_is_unpacked() {
     run(Command::new("dpkg-deb").arg("-R").arg(&package).arg(place.path()));
     run(Command::new("md5sum").args(["--check", "--strict", "--quiet", "DEBIAN/md5sums"]).current_dir(place.path()));
     works(&place.path().join("usr/bin/forebay"), &place.path().join("etc/forebay/forebay.toml"));
+    let manual = run(Command::new("gzip").arg("-dc").arg(place.path().join("usr/share/man/man1/forebay.1.gz")));
+    assert!(manual.contains(".SH EXIT STATUS"), "{manual}");
     for script in ["postinst", "prerm", "postrm"] {
         run(Command::new("sh").arg("-n").arg(place.path().join("DEBIAN").join(script)));
     }

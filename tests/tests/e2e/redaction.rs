@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use forebay_tests::{Forebay, Options, Redis, Shop, wait_for};
+use forebay_tests::{Forebay, Options, RabbitMq, Redis, Shop, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -34,24 +34,27 @@ fn batch(secret: &str, id: &str) -> Value {
 
 #[test]
 fn what_fits_a_pattern_reaches_no_log_from_a_broker_a_sender_or_the_result_backend() {
-    let redis = Redis::start();
+    let (redis, rabbitmq) = (Redis::start(), RabbitMq::start());
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("forebay.toml");
     fs::write(&file, r"redact = ['tok_[a-z0-9]+', 'order \d+']").unwrap();
-    let mut options = Options::celery(&[redis.url(0)]);
+    let mut options = Options::celery(&[redis.url(0), rabbitmq.url()]);
     let more = ["--celery-backend", &redis.url(0), "--celery-backend-after", "2s", "--config", file.to_str().unwrap()];
     options.arguments.extend(more.map(str::to_owned));
     let mut forebay = Forebay::start(options);
     let shop = Shop::new(redis.url(0));
 
-    let mut heard = shop.worker("heard", &["-E", "--concurrency", "1"]);
-    let failed = ended(&forebay, &shop.call("shop.fail", "[4711]", "celery"));
-    assert_eq!(failed["error"], "ValueError('[redacted] has no address')");
-    assert!(failed["stacktrace"].as_str().unwrap().contains("ValueError: [redacted] has no address"), "{failed:#}");
-    let said = ended(&forebay, &shop.call("shop.unicode_result", "[\"tok_fromabroker\"]", "celery"));
-    assert!(said["args"].as_str().unwrap().contains("[redacted]"), "{said:#}");
-    assert!(said["result"].as_str().unwrap().contains("[redacted]"), "{said:#}");
-    heard.stop();
+    // Over either broker.
+    for shop in [&shop, &Shop::new(rabbitmq.url()).with_backend(redis.url(1))] {
+        let mut heard = shop.worker("heard", &["-E", "--concurrency", "1"]);
+        let failed = ended(&forebay, &shop.call("shop.fail", "[4711]", "celery"));
+        assert_eq!(failed["error"], "ValueError('[redacted] has no address')");
+        assert!(failed["stacktrace"].as_str().unwrap().contains("ValueError: [redacted] has no address"), "{failed:#}");
+        let said = ended(&forebay, &shop.call("shop.unicode_result", "[\"tok_fromabroker\"]", "celery"));
+        assert!(said["args"].as_str().unwrap().contains("[redacted]"), "{said:#}");
+        assert!(said["result"].as_str().unwrap().contains("[redacted]"), "{said:#}");
+        heard.stop();
+    }
 
     // Nobody hears of the end of this one but from the result backend.
     let _silent = shop.worker("silent", &["--concurrency", "1"]);

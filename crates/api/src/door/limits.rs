@@ -26,6 +26,8 @@ pub struct Limits {
     pub requests_per_address: Option<NonZeroU32>,
     /// Wrong keys of one address in a minute.
     pub wrong_keys: Option<NonZeroU32>,
+    /// For how long the client of a whole list may take nothing of it.
+    pub list_silence: Duration,
 }
 
 impl Default for Limits {
@@ -37,6 +39,7 @@ impl Default for Limits {
             requests_per_key: NonZeroU32::new(10_000),
             requests_per_address: NonZeroU32::new(20_000),
             wrong_keys: NonZeroU32::new(300),
+            list_silence: Duration::from_secs(60),
         }
     }
 }
@@ -184,6 +187,7 @@ mod tests {
         requests_per_key: None,
         requests_per_address: None,
         wrong_keys: None,
+        list_silence: Duration::from_secs(60),
     };
 
     fn credential(number: u8) -> Credential {

@@ -11,10 +11,11 @@
 //! - Errors are the envelope of this API.
 //!
 //! # Layout
-//! - `tasks`: lists, one task, its result, names of tasks; `info`: the object of one task
+//! - `tasks`: lists, one task, its result, names of tasks; `info`: the object of one task; `awaited`: who waits for its end
 //! - `params`: what the list may be asked; `search`: its query language
 //! - `workers`: workers, and how full queues are
 
+mod awaited;
 mod info;
 mod params;
 mod search;
@@ -33,6 +34,8 @@ use crate::app::App;
 use crate::errors::{ApiError, wrong_method};
 use crate::http::Call;
 use crate::routes::guarded;
+
+pub(crate) use self::awaited::Awaited;
 
 /// What Flower can be told to do. Here nothing can.
 const COMMANDS: [&str; 8] = [

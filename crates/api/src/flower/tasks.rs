@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use projection::{Record, Row};
+use projector::Phase;
 use proto_events::JobState;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 use views::{Reader, ViewError};
 use warp::reply::Response;
@@ -33,7 +35,7 @@ pub(super) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
     let parts = readable(&app, &call)?;
     let walk: Walk = params::asked(&call.query)?;
     let tasks = Tasks { known: HashSet::new(), children: Children::default() };
-    let list = async { walk::answer(&app, parts, walk, tasks, JSON) };
+    let list = async { walk::answer(&app, parts, call.hangup.clone(), walk, tasks, JSON) };
     Ok(consistency::respond(parts, Wanted::default(), list).await)
 }
 
@@ -126,14 +128,20 @@ pub(super) async fn result(id: String, app: Arc<App>, call: Call) -> Result<Resp
     let until = Instant::now() + timeout;
     let answer = async {
         let ids = ids(&id, parts);
+        let mut waiter = None;
         loop {
-            let seen = parts.reader.applied();
-            let ids = ids.clone();
-            let row = read(&parts.reader, move |reader| newest(&ids, reader)).await?;
+            let wanted = ids.clone();
+            let row = read(&parts.reader, move |reader| newest(&wanted, reader)).await?;
             let has_ended = row.as_ref().is_some_and(|row| has_ended(&row.record));
-            let left = until.saturating_duration_since(Instant::now());
-            if has_ended || left.is_zero() || !parts.projector.wait_applied(seen + 1, left).await {
+            // Nothing is applied any more.
+            let stands_still = matches!(parts.projector.status().phase, Phase::Fenced(_) | Phase::Failed(_));
+            if has_ended || stands_still || Instant::now() >= until {
                 return encoded(&ended(&id, row.as_deref()));
+            }
+            match &waiter {
+                // It is looked at once more: it may have ended between the look and now.
+                None => waiter = Some(app.awaited.wait(ids.clone(), &parts.projector)?),
+                Some(waiter) => drop(timeout_at(until, waiter.woken()).await),
             }
         }
     };

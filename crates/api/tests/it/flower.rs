@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use ureq::http::Method;
 
-use crate::harness::{Answer, Server, TOKEN, event};
+use crate::harness::{Answer, DEADLINE, Server, TOKEN, event};
 
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
@@ -149,6 +151,35 @@ async fn a_result_is_that_of_the_record_and_is_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!(get(&server, "task/result/pending?timeout=0.05").body["state"], "PENDING");
     get(&server, "task/result/pending?timeout=soon").error(400, "VALIDATION_ERROR");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_wait_for_a_result_at_once_and_all_of_them_have_it() {
+    let server = Server::start().await;
+    server.given(&tasks());
+    let path = "/flower/api/task/result/started?timeout=60";
+    let waiting: Vec<TcpStream> = (0..256)
+        .map(|_| {
+            let mut socket = TcpStream::connect(server.client.address()).unwrap();
+            write!(
+                socket,
+                "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+            )
+            .unwrap();
+            socket
+        })
+        .collect();
+    let more = server.client.until("/flower/api/task/result/started?timeout=0.001", |answer| answer.status == 503);
+    assert_eq!((more.error(503, "UNAVAILABLE"), more.header("retry-after")), (&more.body["error"], Some("2")));
+    assert_eq!(get(&server, "task/result/success?timeout=9").body["state"], "SUCCESS", "who does not wait is answered");
+    server.given(&json!([event("started", "completed", "2026-02-27T10:03:00Z")]));
+    for mut socket in waiting {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"state\":\"SUCCESS\""), "{answer}");
+    }
+    assert_eq!(get(&server, "task/result/pending?timeout=0.001").body["state"], "PENDING", "and leave their places");
 }
 
 #[tokio::test(flavor = "multi_thread")]

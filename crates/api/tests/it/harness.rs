@@ -40,6 +40,11 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Those of a server whose requests all come from one address, and of which many show nothing, or something wrong.
+pub(crate) fn limits() -> Limits {
+    Limits { wrong_keys: None, ..Limits::default() }
+}
+
 /// An API without its parts, as it is while the log is being opened.
 pub(crate) struct Bare {
     pub(crate) client: Client,
@@ -50,9 +55,7 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) async fn start(password: &str) -> Self {
-        // Every request comes from one address, and many of them show nothing, or something wrong.
-        let limits = Limits { wrong_keys: None, ..Limits::default() };
-        Self::behind(Door { limits, ..Door::default() }, password).await
+        Self::behind(Door { limits: limits(), ..Door::default() }, password).await
     }
 
     pub(crate) async fn behind(door: Door, password: &str) -> Self {
@@ -84,14 +87,20 @@ impl Deref for Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let server = Self::begin(TestServer::start()).await;
+        Self::within(limits()).await
+    }
+
+    /// One with other limits.
+    pub(crate) async fn within(limits: Limits) -> Self {
+        let (nats, bare) = (TestServer::start(), Bare::behind(Door { limits, ..Door::default() }, PASSWORD).await);
+        let server = Self { node: Node::begin(&nats, bare).await, nats };
         server.client.until("/api/health", |answer| answer.status == 200);
         server
     }
 
     /// Does not wait until it has read its log.
     pub(crate) async fn begin(nats: TestServer) -> Self {
-        Self { node: Node::begin(&nats).await, nats }
+        Self { node: Node::begin(&nats, Bare::start(PASSWORD).await).await, nats }
     }
 
     /// Stops the API and waits until it has.
@@ -103,7 +112,7 @@ impl Server {
 
     /// Another node over the same log.
     pub(crate) async fn another(&self) -> Node {
-        let node = Node::begin(&self.nats).await;
+        let node = Node::begin(&self.nats, Bare::start(PASSWORD).await).await;
         node.client.until("/api/health", |answer| answer.status == 200);
         node
     }
@@ -122,9 +131,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    async fn begin(nats: &TestServer) -> Self {
+    async fn begin(nats: &TestServer, bare: Bare) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let bare = Bare::start(PASSWORD).await;
         let log = EventLog::open(nats.config()).await.unwrap();
         let connections = Connections::open(log.kv()).await.unwrap();
         let default = DefaultConnection { id: Some(CONNECTION), key: Some(KEY.to_owned()), first_key: None };

@@ -1,10 +1,15 @@
 //! The list of jobs as a file.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use api::door::Limits;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 
-use crate::harness::{Answer, Server, event};
+use crate::harness::{Answer, DEADLINE, Server, TOKEN, event, limits, until};
 
 /// More than are found at once.
 const MANY: usize = 20_150;
@@ -121,4 +126,41 @@ async fn a_list_longer_than_is_found_at_once_has_each_job_once() {
     let whole = get(&server, &format!("format=csv&atLeast={last}&sortBy=name"));
     let ids: BTreeSet<String> = csv_of(&whole).into_iter().skip(1).map(|mut row| row.swap_remove(1)).collect();
     assert_eq!((csv_of(&whole).len() - 1, ids.len()), (MANY, MANY));
+}
+
+/// Whether the end of a connection that listens on `server` and was opened from `client` is still open there.
+fn is_open(server: u16, client: u16) -> bool {
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    // "N: LOCAL REMOTE STATE …", and 01 is established.
+    let mut rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.any(|row| (port(row[1]), port(row[2]), row[3]) == (server, client, "01"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_of_who_takes_nothing_of_a_list_is_ended() {
+    let server = Server::within(Limits { list_silence: Duration::from_secs(1), ..limits() }).await;
+    // More than sockets take.
+    for batch in 0..10 {
+        let job = |number: usize| {
+            let mut event = event(&format!("job-{batch}-{number}"), "failed", "2026-02-27T10:00:00Z");
+            event["job"]["error"] = json!("x".repeat(10_000));
+            event
+        };
+        server.given(&json!((0..BATCH).map(job).collect::<Vec<_>>()));
+    }
+    let whole = get(&server, "format=jsonl").bytes.len();
+    let address: SocketAddr = server.client.address().parse().unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    // What a system may hold for who takes nothing is several megabytes.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut socket = socket.connect(address).await.unwrap();
+    let get = format!("GET /api/jobs?format=jsonl HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\r\n");
+    socket.write_all(get.as_bytes()).await.unwrap();
+    let from = socket.local_addr().unwrap().port();
+    until("the server to give it up", || !is_open(address.port(), from));
+    // With or without a reset.
+    let mut taken = Vec::new();
+    let _ = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut taken)).await.expect("it is at an end");
+    assert!(taken.len() < whole, "{} of {whole}", taken.len());
 }

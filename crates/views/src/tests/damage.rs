@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proto_events::Timestamp;
 use uuid::Uuid;
 
-use super::support::{Log, OPTIONS, assert_shows, digest_of, open_in};
-use crate::{Opened, Options, Outcome, Query, Reason, Signs, ViewError, open};
+use super::support::{Log, OPTIONS, applied, assert_shows, digest_of, open_in};
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::{Opened, Options, Outcome, Prepared, Query, Reason, Signs, ViewError, Writer, open};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -150,8 +153,21 @@ fn a_damaged_page_of_the_list_is_an_error_and_the_next_start_makes_it_anew() {
     opened.writer.flush().unwrap();
     let truth = log.truth(300);
     assert_shows(&opened.reader, &truth);
+    damage_list(dir.path());
+
+    // What needs a page is refused, and what does not is answered.
+    assert!(matches!(opened.reader.list(&Query::default(), &Signs::default()), Err(ViewError::Io(_))));
+    assert!(opened.reader.row(log.0[0].id()).unwrap().is_some());
+    drop(opened);
+    let opened = open(dir.path(), &options).unwrap();
+    assert_eq!(opened.outcome, Outcome::Existing);
+    assert_shows(&opened.reader, &truth);
+}
+
+/// Damages what the list has on disk.
+fn damage_list(dir: &Path) {
     let mut all = Vec::new();
-    files(dir.path(), &mut all);
+    files(dir, &mut all);
     let pages: Vec<&PathBuf> =
         all.iter().filter(|path| path.parent().is_some_and(|dir| dir.ends_with("list"))).collect();
     assert!(!pages.is_empty(), "something is on disk");
@@ -161,12 +177,82 @@ fn a_damaged_page_of_the_list_is_an_error_and_the_next_start_makes_it_anew() {
         bytes[middle] ^= 1;
         fs::write(page, bytes).unwrap();
     }
+}
 
-    // What needs a page is refused, and what does not is answered.
-    assert!(matches!(opened.reader.list(&Query::default(), &Signs::default()), Err(ViewError::Io(_))));
-    assert!(opened.reader.row(log.0[0].id()).unwrap().is_some());
-    drop(opened);
-    let opened = open(dir.path(), &options).unwrap();
-    assert_eq!(opened.outcome, Outcome::Existing);
-    assert_shows(&opened.reader, &truth);
+/// What is carried over to other views stays, so it must not be that of sums that were never made.
+#[test]
+fn views_whose_statistics_were_not_made_take_over_once_they_are_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::scripted(300, 100);
+    let options = Options { list_bytes: 0, ..OPTIONS };
+    let mut opened = open(dir.path(), &options).unwrap();
+    log.apply(&mut opened, 300).unwrap();
+    opened.writer.flush().unwrap();
+    let generations = &opened.generations;
+    let another = || {
+        let mut bulk = generations.begin().unwrap();
+        let mut rows: Vec<_> = log.truth(300).into_values().collect();
+        rows.sort_by_key(|row| row.record.id);
+        for row in &rows {
+            bulk.put(Prepared::of(row)).unwrap();
+        }
+        let (made, _) = bulk.finish(&applied(300), 0).unwrap();
+        generations.open(&made).unwrap()
+    };
+    let not_made = |shared: &Shared| {
+        let mut sums = Stats::new(options.limits(), Timestamp(0));
+        sums.unsettle();
+        *shared.stats.write() = sums;
+    };
+    let real = || {
+        let shared = opened.reader.shared();
+        shared.directory.ledger.as_ref().unwrap().real(shared.lifetime())
+    };
+    let ever = log.ever(300);
+    assert!(!ever.is_empty());
+
+    // What is more than memory may take goes to the disk when something is written.
+    let to_disk = |writer: &mut Writer| {
+        writer.stage(Vec::new(), applied(301)).unwrap();
+        writer.flush().unwrap();
+    };
+    let (mut writer, candidate) = another();
+    to_disk(&mut writer);
+    let serving = generations.serving().unwrap();
+    not_made(&candidate.shared);
+    damage_list(&candidate.path);
+    assert!(matches!(generations.promote(candidate), Err(ViewError::Io(_))));
+    assert_eq!((generations.serving().unwrap(), real()), (serving, ever.clone()));
+
+    let (mut writer, candidate) = another();
+    to_disk(&mut writer);
+    not_made(&candidate.shared);
+    generations.promote(candidate).unwrap();
+    opened.reader.shared().settle().unwrap();
+    assert_eq!(real(), ever);
+
+    // Those whose own cannot be made are replaced all the same: that may be why.
+    let shared = opened.reader.shared();
+    not_made(&shared);
+    damage_list(&dir.path().join(generations.serving().unwrap().unwrap()));
+    let (_writer, candidate) = another();
+    generations.promote(candidate).unwrap();
+    assert_eq!(real(), ever);
+}
+
+/// The same where the log forgets its beginning.
+#[test]
+fn what_is_forgotten_counts_also_where_the_statistics_were_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::scripted(300, 100);
+    let mut opened = open_in(dir.path());
+    log.apply(&mut opened, 300).unwrap();
+    opened.writer.flush().unwrap();
+    let shared = opened.reader.shared();
+    let mut sums = Stats::new(OPTIONS.limits(), Timestamp(0));
+    sums.unsettle();
+    *shared.stats.write() = sums;
+    opened.writer.begin_forgetting(250).unwrap();
+    assert!(opened.writer.forget(250).unwrap() > 0, "some are gone");
+    assert_eq!(shared.directory.ledger.as_ref().unwrap().real(shared.lifetime()), log.ever(300));
 }

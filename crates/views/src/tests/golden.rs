@@ -73,6 +73,7 @@ fn small_values() {
         external_id: Some("abc123".to_owned()),
         cause: "the fold panicked: ü".to_owned(),
     });
+    check_stored(&crate::lifetime::tests::kept_alone());
     check_stored(&crate::lifetime::tests::kept());
     let of_worker = |what| FleetFact {
         connection: Uuid::from_u128(2),

@@ -130,7 +130,7 @@ impl Log {
     fn apply_trim(&self, opened: &mut Opened, before: u64, at: u64) -> Result<(), ViewError> {
         let writer = &mut opened.writer;
         writer.flush()?;
-        writer.begin_forgetting(before);
+        writer.begin_forgetting(before)?;
         let mut rows = Vec::new();
         for id in writer.straddling(before)? {
             let row = writer.row(id)?.unwrap();

@@ -6,6 +6,7 @@
 mod beside;
 mod dashboard;
 mod drain;
+mod guarded;
 mod huge;
 mod measures;
 mod million;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use dashboard::Dashboard;
 use forebay_tests::{Forebay, Options, RabbitMq, Redis};
+use guarded::Guarded;
 use huge::Huge;
 use measures::{Ingest, Latency, Percentiles, Reads};
 use million::Million;
@@ -28,6 +30,7 @@ Measures the binary that FOREBAY_BIN names (`make bench` builds it first).
   --quick   a tenth of the work, for a first look
   --streams only Celery's stream: the same events to Forebay and to Flower, over Redis at 5,000, 40,000 and 130,000 events/s
             and as fast as it goes, over RabbitMQ at 5,000
+  --door    only what the limits at the door cost, and a scrape of the metrics
   --large   only what is measured with a million jobs in the views
   --huge    only what is measured with twenty million: some twenty minutes, and 40 GB of disk";
 
@@ -41,6 +44,8 @@ struct Figures {
     cores: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     small: Option<Small>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    door: Option<Guarded>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     streams: Vec<Stream>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +63,7 @@ struct Small {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let known = ["--json", "--quick", "--streams", "--large", "--huge"];
+    let known = ["--json", "--quick", "--streams", "--door", "--large", "--huge"];
     if let Some(unknown) = arguments.iter().find(|argument| !known.contains(&argument.as_str())) {
         if unknown != "--help" {
             eprintln!("unknown argument: {unknown}\n");
@@ -70,8 +75,12 @@ fn main() {
     let share = if given("--quick") { 10 } else { 1 };
     let redis = Redis::start();
     let cores = std::thread::available_parallelism().unwrap().get();
-    let all = !["--streams", "--large", "--huge"].iter().any(|part| given(part));
+    let all = !["--streams", "--door", "--large", "--huge"].iter().any(|part| given(part));
     let small = all.then(|| measure(&redis, share));
+    let door = (all || given("--door")).then(|| {
+        eprintln!("measuring: the limits at the door, and a scrape");
+        guarded::measure(4, (10 / share).max(1), 100 / share as usize)
+    });
     let streams = if all || given("--streams") { streams(share as usize) } else { Vec::new() };
     let large = (all || given("--large")).then(|| {
         eprintln!("measuring: {} jobs in the views", JOBS / share as usize);
@@ -81,7 +90,7 @@ fn main() {
         eprintln!("measuring: {} jobs in the views", HUGE / u64::from(share));
         huge::measure(&redis, HUGE / u64::from(share), Duration::from_secs(10))
     });
-    let figures = Figures { cores, small, streams, large, huge };
+    let figures = Figures { cores, small, door, streams, large, huge };
     if given("--json") {
         println!("{}", serde_json::to_string_pretty(&figures).unwrap());
     } else {
@@ -125,6 +134,9 @@ fn print(figures: &Figures) {
     if let Some(small) = &figures.small {
         print_small(small);
     }
+    if let Some(door) = &figures.door {
+        print_door(door);
+    }
     figures.streams.iter().for_each(print_stream);
     if let Some(large) = &figures.large {
         print_large(large);
@@ -159,6 +171,25 @@ fn print_small(figures: &Small) {
     row("GET one job", &format!("{:.0}/s", reads.jobs_per_second));
     row("GET a constant answer (/api/health/live)", &format!("{:.0}/s", reads.constant_answers_per_second));
     row("ratio", &format!("{:.2}", reads.ratio));
+}
+
+fn print_door(figures: &Guarded) {
+    println!("GET one job, with limits at the door / without");
+    for it in &figures.limits {
+        row(it.what, &format!("{:.0} / {:.0} per second", it.with.per_second, it.without.per_second));
+        row("  ratio", &format!("{:.2}", it.ratio));
+        row("  processor time", &format!("{:.1} / {:.1} us", it.with.us, it.without.us));
+    }
+    let it = &figures.scrape;
+    println!("a scrape of the metrics, {} pairs of task and queue", it.pairs);
+    row(
+        "until all of it is there, p50 / p99",
+        &format!("{:.1} / {:.1} ms ({} scrapes)", it.ms.p50, it.ms.p99, it.samples),
+    );
+    let share = format!("{:.1} ms, {:.2} % of a processor at one in 15 s", it.cpu_ms, it.cpu_percent);
+    row("processor time", &share);
+    let kilobytes = |bytes: usize| bytes as f64 / 1e3;
+    row("size, and compressed", &format!("{:.0} and {:.0} KB", kilobytes(it.bytes), kilobytes(it.gzipped_bytes)));
 }
 
 fn print_stream(figures: &Stream) {

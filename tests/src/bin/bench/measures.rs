@@ -133,7 +133,7 @@ pub(crate) fn now() -> f64 {
 }
 
 /// Calls per second of all connections together.
-fn in_parallel<W: FnMut() + Send>(connections: usize, time: Duration, worker: impl Fn(usize) -> W) -> f64 {
+pub(crate) fn in_parallel<W: FnMut() + Send>(connections: usize, time: Duration, worker: impl Fn(usize) -> W) -> f64 {
     let calls = AtomicU64::new(0);
     let begin = Instant::now();
     std::thread::scope(|scope| {

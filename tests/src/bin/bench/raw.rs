@@ -16,6 +16,11 @@ impl Raw {
         Self { stream: BufReader::new(stream), body: Vec::new() }
     }
 
+    /// The body of the last answer.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// Sends a whole request and reads the whole answer.
     pub(crate) fn call(&mut self, request: &[u8]) -> u16 {
         self.stream.get_mut().write_all(request).unwrap();
@@ -48,4 +53,10 @@ pub(crate) fn request(method: &str, path: &str, token: &str, body: &str) -> Vec<
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
+}
+
+/// `GET` by who takes a compressed answer.
+pub(crate) fn get_compressed(path: &str, token: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: forebay\r\nauthorization: Bearer {token}\r\naccept-encoding: gzip\r\n\r\n")
+        .into()
 }

@@ -231,7 +231,7 @@ fn rest(processes: &[Pid]) -> Instant {
 }
 
 /// Processor time of a process so far.
-fn cpu_seconds(pid: Pid) -> f64 {
+pub(crate) fn cpu_seconds(pid: Pid) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();

@@ -127,7 +127,7 @@ fn way(point: Point) -> (Way, u64, u64) {
 }
 
 /// Steps that more than one way leads over.
-const AGAIN: [(Point, Way); 15] = [
+const AGAIN: [(Point, Way); 16] = [
     (Point::BulkRows, Way::Upgrade),
     (Point::Finished, Way::Upgrade),
     (Point::CurrentBefore, Way::Upgrade),
@@ -139,6 +139,7 @@ const AGAIN: [(Point, Way); 15] = [
     (Point::CurrentAfter, Way::Rollback),
     (Point::MarkAfter, Way::Rollback),
     (Point::SwitchBefore, Way::Rollback),
+    (Point::TotalsAfter, Way::Promote),
     (Point::CurrentBefore, Way::Promote),
     (Point::CurrentAfter, Way::Promote),
     (Point::MarkBefore, Way::Promote),
@@ -240,7 +241,11 @@ impl Lane {
                 let current = fs::read_to_string(views.join("CURRENT")).unwrap();
                 fs::write(views.join(current.trim()).join("CONDEMNED"), "by a test").unwrap();
             }
-            Way::Promote => self.make_the_log_anew(),
+            Way::Promote => {
+                // More than the new log will hold, so that whatever is counted twice is told.
+                (0..3).for_each(|_| self.post());
+                self.make_the_log_anew();
+            }
             Way::Upgrade => {
                 self.become_newer();
                 self.forebay.stop();
@@ -253,6 +258,7 @@ impl Lane {
             }
             _ => {}
         }
+        let totals = (way == Way::Promote).then(|| self.totals());
         arm(self);
         let api = self.forebay.api.clone();
         let ask = |answer: Option<Answer>| {
@@ -279,6 +285,9 @@ impl Lane {
         let posts = if matches!(way, Way::Follow | Way::Rebuild | Way::Rollback) { POSTS } else { 0 };
         self.wait_until_dead(point, posts);
         self.go_on();
+        if let Some(totals) = totals {
+            assert_eq!(self.totals(), totals, "nothing is counted twice");
+        }
         if way == Way::Rebuild && REPLACED.contains(&point) {
             let back = self.forebay.command(&["rebuild", "--rollback"]);
             assert!(back.status.success(), "the views of before can be gone back to: {back:?}");
@@ -363,6 +372,15 @@ impl Lane {
         let rebuilt = self.forebay.command(&["rebuild", "--json"]);
         let status: Value = serde_json::from_slice(&rebuilt.stdout).unwrap_or_else(|_| panic!("{rebuilt:?}"));
         assert_eq!((&status["state"], &status["sameAsBefore"]), (&json!("completed"), &json!(true)), "{status:#}");
+    }
+
+    /// How often each task was told to have ended well, as Prometheus reads it.
+    fn totals(&self) -> Vec<String> {
+        let told = self.forebay.metrics();
+        let totals: Vec<String> =
+            told.lines().filter(|line| line.starts_with("celery_task_succeeded_total")).map(str::to_owned).collect();
+        assert!(!totals.is_empty(), "{told}");
+        totals
     }
 
     /// The program that runs next folds by the next version.
