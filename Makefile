@@ -65,7 +65,7 @@ FUZZ = PROPTEST_CASES=$(or $(PROPTEST_CASES),20000) cargo test --release
 SOAK = FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
 	--include-ignored --nocapture --test-threads 1
 
-soak: build test-tools ## the long proofs, some four hours: more cases of every property, faults by the hundred, floods with outages, a large spool, downtime, half an hour with readers, every version of Celery with every pool
+soak: build test-tools ## the long proofs, some three hours: more cases of every property, faults by the hundred, floods with outages, a large spool, downtime, half an hour with readers, every version of Celery with every pool
 	$(FUZZ) --package proto-events --package projection
 	$(FUZZ) --package sources --lib --test hostile --test corpus --test spec
 	$(FUZZ) --package event-log --package views --package api --package forebay --lib --bins --test it -- whatever_
