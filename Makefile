@@ -60,15 +60,23 @@ bench: build ## the speed figures, beside Flower's, as a table; BENCH='--json' f
 	@$(GET) redis rabbitmq flower
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
-soak: build test-tools ## the long proofs: SOAK_ROUNDS=200 rounds of faults, SOAK_SEED=1, every version of Celery with every pool (MATRIX_JOBS=2000), and more cases of every property
-	PROPTEST_CASES=20000 cargo test --release --package proto-events --package projection
-	FOREBAY_BIN="$(TARGET)/release/forebay" MATRIX_JOBS=$(or $(MATRIX_JOBS),2000) \
-		cargo test --release --package forebay-tests --test e2e -- --ignored --exact --nocapture \
-		matrix::every_version_of_celery_with_every_pool_is_recorded_as_it_reports_itself
-	FOREBAY_BIN="$(TARGET)/release/forebay" SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) \
-		cargo test --release --package forebay-tests --test e2e -- crashes::faults --nocapture
-	FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
-		dashboard::with_a_million --ignored --nocapture
+# How long each of them takes, and by which variables it is made shorter, is in crates/README.md.
+FUZZ = PROPTEST_CASES=$(or $(PROPTEST_CASES),20000) cargo test --release
+SOAK = FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
+	--include-ignored --nocapture --test-threads 1
+
+soak: build test-tools ## the long proofs, some three hours: more cases of every property, faults by the hundred, floods with outages, a large spool, downtime, half an hour with readers, every version of Celery with every pool
+	$(FUZZ) --package proto-events --package projection
+	$(FUZZ) --package sources --lib --test hostile --test corpus --test spec
+	$(FUZZ) --package event-log --package views --package api --package forebay --lib --bins --test it -- whatever_
+	OUTAGE_RATE=$(or $(OUTAGE_RATE),20000) OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),30) \
+		$(SOAK) crashes::outages rabbitmq::nothing_that
+	SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) $(SOAK) crashes::faults
+	$(SOAK) crashes::spool::a_large crashes::spool::a_full
+	$(SOAK) lost::after_five
+	$(SOAK) soak::
+	$(SOAK) dashboard::with_a_million
+	$(SOAK) matrix::every_version
 
 test-tools: ## what the tests need beside the toolchain: nats-server, Redis, RabbitMQ, Prometheus, Celery, Flower, schemathesis, a provider of OpenID Connect, a receiver of OpenTelemetry, Helm, a proxy, a browser
 	@$(GET) nats nats-old redis rabbitmq prometheus flower celery celery-5.4 celery-5.5 celery-5.6 celery-5.7 schemathesis oidc otlp helm nginx browser

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -15,13 +15,20 @@ const SIDE_BY_SIDE: usize = 256;
 /// Of a hundred jobs, how many fail, and how many are retried.
 const FAILING: f64 = 0.05;
 const RETRIED: f64 = 0.05;
+/// Workers that run them.
+const WORKERS: usize = 8;
 
 /// A generator of jobs: what it makes depends on its seed and its start alone.
 #[derive(Debug)]
 pub struct Flood {
     random: StdRng,
     start: f64,
+    /// Seconds between two jobs.
+    apart: f64,
+    /// Characters of the arguments of each call, which nothing can make smaller; none for arguments of few words.
+    noise: usize,
     jobs: usize,
+    attempts: u64,
     clock: u64,
 }
 
@@ -44,12 +51,31 @@ struct Told {
 impl Flood {
     /// A generator whose first event happens at this time (epoch seconds).
     pub fn new(seed: u64, start: f64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), start, jobs: 0, clock: 0 }
+        Self { random: StdRng::seed_from_u64(seed), start, apart: 0.001, noise: 0, jobs: 0, attempts: 0, clock: 0 }
+    }
+
+    /// With so many seconds between two jobs, and not a thousandth.
+    #[must_use]
+    pub fn apart(mut self, seconds: f64) -> Self {
+        self.apart = seconds;
+        self
+    }
+
+    /// With so many random letters for the arguments of each call.
+    #[must_use]
+    pub fn noisy(mut self, letters: usize) -> Self {
+        self.noise = letters;
+        self
     }
 
     /// How many jobs it has made.
     pub fn jobs(&self) -> usize {
         self.jobs
+    }
+
+    /// How many times these were sent, taken and begun, over all their attempts.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
     }
 
     /// How many events it has made.
@@ -79,21 +105,37 @@ impl Flood {
         (events.chunks(events_each).map(array).collect(), made)
     }
 
+    /// The heartbeats of all its workers at this time, a message for each.
+    pub fn heartbeats(&self, at: f64) -> Vec<Vec<u8>> {
+        let beat = |number| {
+            let (clock, worker) = (self.clock, worker(number));
+            message(&format!(
+                r#"{{"type":"worker-heartbeat","timestamp":{at},"clock":{clock},{worker},"freq":2.0,"active":4,"processed":{},"loadavg":[1.0,1.0,1.0],"sw_ident":"py-celery","sw_ver":"5.6.0","sw_sys":"Linux"}}"#,
+                self.jobs / WORKERS,
+            ))
+        };
+        (0..WORKERS).map(beat).collect()
+    }
+
     fn job(&mut self, events: &mut Vec<Told>) -> FloodJob {
         let number = self.jobs;
         self.jobs += 1;
         let id = Uuid::from_u128(self.random.random()).to_string();
         let name = format!("app.tasks.task_{}", number % 20);
         let queue = format!("q{}", number % 5);
-        let worker = format!(r#""hostname":"celery@worker-{}","utcoffset":0,"pid":{}"#, number % 8, 100 + number % 8);
+        let worker = worker(number % WORKERS);
         let client = format!(r#""hostname":"gen{0}@web","utcoffset":0,"pid":{0}"#, 4_000 + number % 4);
-        let mut now = self.start + number as f64 * 0.001;
+        let mut now = self.start + number as f64 * self.apart;
         let attempts = if self.random.random_bool(RETRIED) { self.random.random_range(2..=4) } else { 1 };
         let fails = self.random.random_bool(FAILING);
+        self.attempts += attempts;
+        let mut noise = vec![0; self.noise * 3 / 4];
+        self.random.fill_bytes(&mut noise);
+        let args = if noise.is_empty() { "(1, 2)".to_owned() } else { format!("('{}',)", STANDARD.encode(noise)) };
         for attempt in 0..attempts {
             let parent = if attempt == 0 { "null".to_owned() } else { format!("\"{id}\"") };
             let called = format!(
-                r#""uuid":"{id}","name":"{name}","args":"(1, 2)","kwargs":"{{}}","retries":{attempt},"eta":null,"expires":null,"root_id":"{id}","parent_id":{parent}"#
+                r#""uuid":"{id}","name":"{name}","args":"{args}","kwargs":"{{}}","retries":{attempt},"eta":null,"expires":null,"root_id":"{id}","parent_id":{parent}"#
             );
             let mut tell = |at, kind, rest| events.push(Told { at, kind, rest });
             let sent = format!(r#"{client},{called},"queue":"{queue}","exchange":"","routing_key":"{queue}""#);
@@ -137,6 +179,11 @@ impl Flood {
     }
 }
 
+/// Who says it.
+fn worker(number: usize) -> String {
+    format!(r#""hostname":"celery@worker-{number}","utcoffset":0,"pid":{}"#, 100 + number)
+}
+
 fn array(events: &[String]) -> String {
     let mut array = String::from("[");
     for event in events {
@@ -147,7 +194,7 @@ fn array(events: &[String]) -> String {
     array
 }
 
-/// The envelope that kombu puts around an array of events.
+/// The envelope that kombu puts around an event or an array of them.
 fn message(array: &str) -> Vec<u8> {
     let envelope = json!({
         "body": STANDARD.encode(array), "content-encoding": "utf-8", "content-type": "application/json",

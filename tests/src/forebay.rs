@@ -133,6 +133,16 @@ impl Forebay {
         self.api.send_text(Method::GET, "/metrics", &[("authorization", &token)])
     }
 
+    /// The sum of all series of a metric.
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = self.metrics();
+        let values = metrics.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+            Some(rest.rsplit(' ').next()?.parse::<f64>().unwrap())
+        });
+        values.sum()
+    }
+
     /// Runs another command of the binary on the same data directory.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = forebay();

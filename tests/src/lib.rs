@@ -35,12 +35,14 @@ pub use flower::Flower;
 pub use forebay::{Forebay, Options, forebay_binary};
 pub use nginx::Nginx;
 pub use otlp::{Receiver, Sent};
-pub use process::{Process, tool};
+pub use process::{Process, descriptors, memory, tool};
 pub use rabbitmq::RabbitMq;
 pub use redis::{Publisher, Redis};
 pub use shop::{Run, Shop, Truth, python};
 pub use wait::{wait_for, wait_or_show};
 pub use webhook::{Received, WEBHOOK_SECRET, Webhook};
+
+use std::str::FromStr;
 
 use uuid::Uuid;
 
@@ -50,6 +52,12 @@ pub const CONNECTION: Uuid = Uuid::from_u128(0x550e_8400_e29b_41d4_a716_4466_554
 pub const API_KEY: &str = "sk_test_0123456789abcdef";
 /// The dashboard's password.
 pub const PASSWORD: &str = "correct horse battery staple";
+
+/// The number in a variable such as `SOAK_MINUTES`, which makes a test longer or shorter than it usually is.
+pub fn setting<T: FromStr>(name: &str, usual: T) -> T {
+    let read = |text: String| text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text}"));
+    std::env::var(name).map_or(usual, read)
+}
 
 /// Forebay's id of a job of the default connection, computed here so that the tests do not believe the binary.
 pub fn job_id(external_id: &str) -> String {

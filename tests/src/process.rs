@@ -82,6 +82,18 @@ impl Process {
     }
 }
 
+/// A figure of a process as the system tells it, such as `VmRSS:`, in MB.
+pub fn memory(pid: Pid, figure: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1_024.0 / 1e6
+}
+
+/// How many files and sockets a process has open.
+pub fn descriptors(pid: Pid) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count()
+}
+
 /// A program that `make test-tools` or `make bench` put into the target directory.
 pub fn tool(path: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();

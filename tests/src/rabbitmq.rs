@@ -90,6 +90,9 @@ impl RabbitMq {
     pub fn kill(&mut self) {
         self.process = None;
         self.mapper = None;
+        // What the shell around it had started dies by itself, a moment later.
+        let is_gone = || TcpStream::connect(("127.0.0.1", self.ports[0])).is_err().then_some(());
+        wait_for("RabbitMQ to be gone", 30, is_gone);
     }
 
     /// Asks it to end, and waits until it has.

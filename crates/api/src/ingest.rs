@@ -313,3 +313,43 @@ fn not_stored(error: &AppendError) -> ApiError {
         _ => LOG_AWAY,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+    use std::io::Write as _;
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_to_be_gzip_is_unpacked_within_bounds_or_refused(
+            plain in prop::collection::vec(any::<u8>(), 0..400),
+            zeros in prop_oneof![15 => 0..10_000_usize, 1 => Just(BODY_BYTES + 1)],
+            harms in prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)],
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+            noise in prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u8>(), 1..40)],
+        ) {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&plain).unwrap();
+            encoder.write_all(&vec![0; zeros]).unwrap();
+            let whole = encoder.finish().unwrap();
+            let mut packed = whole.clone();
+            for (place, change) in harms {
+                let place = place.index(packed.len());
+                packed[place] ^= change;
+            }
+            packed.truncate(cut.map_or(packed.len(), |cut| cut.index(packed.len())));
+            packed.extend(noise);
+            match unpacked(&packed) {
+                Ok(body) => prop_assert!(body.len() <= BODY_BYTES),
+                Err(error) => {
+                    let is_refusal = matches!(error, ApiError::Validation { .. } | ApiError::PayloadTooLarge { .. });
+                    prop_assert!(is_refusal, "{error:?}");
+                    prop_assert!(packed != whole || zeros > BODY_BYTES, "{error:?}");
+                }
+            }
+        }
+    }
+}

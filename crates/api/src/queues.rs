@@ -183,10 +183,12 @@ pub(crate) async fn list(app: Arc<App>, call: Call) -> Result<Response, ApiError
 /// How full each of Celery's queues is, by name: those of one name in several connections together.
 pub(crate) async fn depths(parts: &Parts) -> Result<BTreeMap<String, u64>, ApiError> {
     let known = read(&parts.reader, |reader| Ok(known(reader, Range::Hour, &HashSet::new()))).await?;
-    let mut depths = BTreeMap::new();
+    let mut depths = BTreeMap::<_, u64>::new();
     for row in rows(parts.projector.live().queues(), known, Range::Hour) {
         if row.framework == Framework::Celery {
-            *depths.entry(row.name.clone()).or_default() += row.depth();
+            let depth = depths.entry(row.name.clone()).or_default();
+            // Senders may say anything.
+            *depth = depth.saturating_add(row.depth());
         }
     }
     Ok(depths)

@@ -88,6 +88,7 @@ impl Seal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_our_own_header_on_its_own_message_is_believed() {
@@ -109,5 +110,15 @@ mod tests {
             assert_eq!(seal.published(&headers(&forged), "subject", b"payload"), None, "{forged}");
         }
         assert_eq!(seal.published(&HeaderMap::new(), "subject", b"payload"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_somebody_writes_into_the_header_it_is_not_believed(text in "2026-02-27T10:30:[0-5][0-9]Z [0-9a-f]{64}|[0-9T:.Zz +-]{0,30} [0-9a-f]{0,70}|\\PC{0,80}", subject in "[ -~]{0,40}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(PUBLISHED, text.as_str());
+            prop_assert_eq!(Seal::of(b"ours").published(&headers, &subject, b"payload"), None);
+            let _ = message::connection_of(&subject);
+        }
     }
 }

@@ -130,3 +130,23 @@ pub(crate) fn in_words(time: Duration) -> String {
     let (unit, name) = unit.unwrap_or((1, "s"));
     format!("{}{name}", seconds / unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_given_as_a_time_or_size_it_is_read_or_refused(text in "[0-9]{0,25}(%|[MGT]i?B|[smhd])?|\\PC{0,20}") {
+            if let Some(time) = time(&text) {
+                prop_assert_eq!(super::time(&in_words(time)), Some(time));
+            }
+            prop_assert!(size(&text).is_none_or(|size| size != Most::Bytes(0)));
+            for read in [scrub, retention] {
+                let _ = read(Some(&text));
+            }
+            let _ = (backend_after(Some(&text)), forget_workers(Some(&text)), list_memory(Some(&text)), spool(Some(&text)));
+        }
+    }
+}

@@ -123,12 +123,12 @@ pub enum FleetError {
     )]
     Configured(String),
     /// The file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said, or what is wrong with it.
+        cause: io::Error,
     },
     /// The system gives no thread.
     #[error("a source cannot be started: {0}")]
@@ -158,11 +158,14 @@ impl Fleet {
     /// An empty fleet that writes to this outlet. What was added while a server ran before is in the file.
     pub fn open(file: PathBuf, outlet: Outlet, habits: Habits) -> Result<Self, FleetError> {
         let kept = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                let damaged = format!("it is damaged ({error}): restore it, or remove it and add its brokers again");
+                io::Error::new(io::ErrorKind::InvalidData, damaged)
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),
             Err(error) => Err(error),
         };
-        let kept = kept.map_err(|source| FleetError::File { path: file.clone(), source })?;
+        let kept = kept.map_err(|cause| FleetError::File { path: file.clone(), cause })?;
         Ok(Self { outlet, habits, file, kept: Mutex::new(kept), queues: OnceLock::new(), members: RwLock::default() })
     }
 
@@ -353,7 +356,7 @@ impl Fleet {
     fn keep(&self, kept: &mut Kept, change: impl FnOnce(&mut Kept)) -> Result<(), FleetError> {
         let mut changed = kept.clone();
         change(&mut changed);
-        write(&self.file, &changed).map_err(|source| FleetError::File { path: self.file.clone(), source })?;
+        write(&self.file, &changed).map_err(|cause| FleetError::File { path: self.file.clone(), cause })?;
         *kept = changed;
         Ok(())
     }

@@ -384,6 +384,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_cursor_survives_its_text_and_nothing_else_is_one() {
@@ -430,5 +431,24 @@ mod tests {
         let value = CursorValue::text(&long);
         assert!(value.is_of(&long) && !value.is_of(&long[1..]) && !value.is_of(&"x".repeat(96)));
         assert!(value.comes_after("w") && value.comes_after(&"x".repeat(300)) && !value.comes_after("y"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_given_as_a_cursor_it_is_read_or_refused(
+            text in "\\PC{0,60}|[A-Za-z0-9_-]{0,80}",
+            by in "createdAt|name|state|durationMs|queue|startedAt|worker|x",
+            value in "null|-?[0-9]{1,20}|\\{\"beginning\":\"[a-z]{0,9}\"\\}|\\{\"beginning\":\"\\PC{0,9}\",\"hash\":[0-9]{0,40}\\}",
+            more in ",\"x\":1|\\PC{0,3}",
+        ) {
+            let id = Uuid::from_u128(7);
+            let written = URL_SAFE_NO_PAD.encode(format!("{{\"id\":\"{id}\",\"by\":\"{by}\",\"value\":{value}{more}}}"));
+            for text in [text, written] {
+                if let Ok(cursor) = text.parse::<Cursor>() {
+                    // It may be passed on as often as one likes.
+                    prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+                }
+            }
+        }
     }
 }

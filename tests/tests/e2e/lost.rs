@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_tests::{Forebay, Options, Redis, Shop, wait_for};
+use chrono::{DateTime, Utc};
+use forebay_tests::{Api, Forebay, Options, RabbitMq, Redis, Shop, setting, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -115,5 +116,83 @@ fn a_job_whose_worker_is_gone_is_lost_and_no_other() {
     let both = lost_ids(&forebay);
     assert!(both.len() == 2 && both.contains(&dead) && both.contains(&mute), "{both:?}");
     assert_eq!((&job(&forebay, &long)["state"], &job(&forebay, &long)["lost"]), (&json!("active"), &Value::Null));
+    forebay.stop();
+}
+
+/// What a server that only just starts may not know yet: a job as it is, once that is answered.
+fn known(api: &Api, id: &str) -> Option<Value> {
+    let answer = api.try_get(&format!("/api/jobs/{id}"))?;
+    assert!([200, 503].contains(&answer.status), "{id}: {}", answer.body);
+    (answer.status == 200).then_some(answer.body)
+}
+
+/// Nobody listens for `DOWNTIME_SECONDS`, to either broker, and there is one job on each that takes longer than that, and
+/// one whose worker dies meanwhile.
+#[test]
+#[ignore = "takes nine minutes: `make soak` runs it"]
+fn after_five_minutes_of_our_own_downtime_only_who_is_gone_is_lost() {
+    let downtime: u32 = setting("DOWNTIME_SECONDS", 300);
+    let (redis, rabbitmq) = (Redis::start(), RabbitMq::start());
+    let mut forebay = Forebay::start(Options::celery(&[redis.url(6), format!("other={}", rabbitmq.url())]));
+    let shops = [Shop::new(redis.url(6)), Shop::new(rabbitmq.url()).with_backend(redis.url(0))];
+    let options = |queue| ["-E", "--queues", queue, "--concurrency", "1"];
+    let mut workers = Vec::new();
+    let (mut long, mut dead) = (Vec::new(), Vec::new());
+    for (shop, [lives, dies]) in shops.iter().zip([["lives-1", "dies-1"], ["lives-2", "dies-2"]]) {
+        workers.push(shop.workers([(lives, &options("lives")), (dies, &options("dies"))]));
+        long.push(shop.nap(downtime + 180, "lives"));
+        dead.push(shop.nap(downtime + 900, "dies"));
+    }
+    for id in long.iter().chain(&dead) {
+        until_active(&forebay, id);
+    }
+    wait_for("the workers to beat while they are busy", 30, || {
+        let workers = forebay.api.get("/api/workers?state=busy").body;
+        (workers["data"].as_array().unwrap().len() == 4).then_some(())
+    });
+
+    forebay.kill();
+    let began = Instant::now();
+    for [_, dies] in &mut workers {
+        dies.kill_all();
+    }
+    let downtime = Duration::from_secs(downtime.into());
+    wait_for("the downtime to be over", downtime.as_secs() + 10, || (began.elapsed() > downtime).then_some(()));
+    let back = Utc::now();
+    forebay.launch();
+    // From its first answer on.
+    let mut looks = 0;
+    let mut look = |api: &Api| {
+        let jobs: Option<Vec<Value>> = long.iter().chain(&dead).map(|id| known(api, id)).collect();
+        let jobs = jobs?;
+        looks += 1;
+        let (running, gone) = jobs.split_at(long.len());
+        for job in running {
+            assert_eq!(job["lost"], Value::Null, "it has run all the time: {job:#}");
+        }
+        Some((running.to_vec(), gone.to_vec()))
+    };
+    let lost = wait_for("those that are gone to be lost", 120, || {
+        let (running, gone) = look(&forebay.answering()?)?;
+        assert!(running.iter().all(|job| job["state"] == "active"), "{running:#?}");
+        gone.iter().map(|job| Some(job["lost"].clone()).filter(|lost| !lost.is_null())).collect::<Option<Vec<_>>>()
+    });
+    for lost in &lost {
+        let since = DateTime::parse_from_rfc3339(lost["listeningSince"].as_str().unwrap()).unwrap();
+        assert!(
+            lost["evidence"] == "silent" && since > back,
+            "only what was listened to counts, since {back}: {lost:#}"
+        );
+    }
+    forebay.wait_until_well();
+    wait_for("the long ones to end", 300, || {
+        let (running, gone) = look(&forebay.api)?;
+        assert!(gone.iter().all(|job| !job["lost"].is_null()), "{gone:#?}");
+        running.iter().all(|job| job["state"] == "completed").then_some(())
+    });
+    let mut expected = dead.clone();
+    expected.sort();
+    assert_eq!(lost_ids(&forebay), expected);
+    println!("looked {looks} times after {downtime:?} of downtime");
     forebay.stop();
 }

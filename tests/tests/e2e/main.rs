@@ -29,6 +29,8 @@ mod redelivery;
 mod retention;
 mod sdk;
 mod silence;
+mod soak;
 mod sources;
 mod stream;
+mod torn;
 mod upgrade;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_log::EventLog;
 use event_log::testing::TestServer;
 use forebay_tests::{
-    CONNECTION, Flood, FloodJob, Forebay, Options, RabbitMq, Redis, Shop, Truth, job_id, wait_for, wait_or_show,
+    CONNECTION, Flood, FloodJob, Forebay, Options, RabbitMq, Redis, Shop, Truth, job_id, setting, wait_for,
+    wait_or_show,
 };
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -16,6 +17,10 @@ use sources::amqp::{AmqpConfig, AmqpSource, Bounds};
 use sources::{BrokerUrl, SourceHandle, SourceState, SourceStatus, parse_source};
 
 use crate::compare;
+
+/// Events in one message of a flood, and events of one of its jobs, on average.
+const EVENTS_EACH: usize = 20;
+const EVENTS_OF_JOB: f64 = 4.4;
 
 #[test]
 fn every_job_over_rabbitmq_is_recorded_as_celery_reports_it() {
@@ -82,20 +87,26 @@ fn records(forebay: &Forebay, jobs: &[Truth]) -> BTreeMap<String, Value> {
 }
 
 /// All that RabbitMQ has confirmed is in the record in the end: its publisher waits for the confirmation of each message,
-/// and everything between them and the record is killed in turn.
+/// and everything between them and the record is killed in turn. `OUTAGE_RATE` events a second are published, and the log
+/// is away for `OUTAGE_SECONDS`.
 #[test]
 fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
+    let (rate, outage) = (setting("OUTAGE_RATE", 2_000.0), setting("OUTAGE_SECONDS", 1.0));
+    let outage = Duration::from_secs_f64(outage);
     let mut rabbitmq = RabbitMq::start();
     let url = rabbitmq.url();
     let mut forebay = Forebay::start(Options::celery(std::slice::from_ref(&url)));
     // Before it has bound its queue, RabbitMQ takes messages for nobody.
     forebay.wait_until("hear RabbitMQ", |health| health["sources"][0]["state"] == "connected");
-    let faults: [&Fault; 4] = [
+    let faults: [&Fault<'_>; 4] = [
         &|forebay, _| forebay.crash_and_restart(),
         &|forebay, _| {
             // The log is away for a while, and then it is killed.
+            let began = Instant::now();
             kill_process(forebay.nats(), Signal::STOP).unwrap();
-            forebay.wait_until("miss its log", |health| health["status"] != "ok");
+            forebay.wait_for_seconds("miss its log", outage.as_secs() + 60, |health| {
+                health["status"] != "ok" && began.elapsed() >= outage
+            });
             forebay.kill_nats();
         },
         &|_, rabbitmq| rabbitmq.restart(),
@@ -110,21 +121,32 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     let jobs: Vec<FloodJob> = std::thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let mut flood = Flood::new(5, 1_790_000_000.0);
-            let mut jobs = Vec::new();
+            let (begin, mut jobs) = (Instant::now(), Vec::new());
             while !over.load(Ordering::Relaxed) {
-                let (arrays, made) = flood.arrays(20, 9);
+                let due = (begin.elapsed().as_secs_f64() * rate - flood.events() as f64).min(rate / 2.0);
+                // Twenty parts a second, which it catches up with when it was held up.
+                if due < rate / 20.0 {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+                let (arrays, made) = flood.arrays((due / EVENTS_OF_JOB) as usize, EVENTS_EACH);
                 RabbitMq::publish(&url, "celeryev", "task.multi", &arrays);
                 jobs.extend(made);
             }
+            let seconds = begin.elapsed().as_secs_f64();
+            eprintln!("{} events in {seconds:.1} s, {:.0} a second", flood.events(), flood.events() as f64 / seconds);
             jobs
         });
         // A panic must not leave it going.
         let stop = Stop(&over);
         for fault in faults {
             let before = recorded(&forebay).unwrap();
-            wait_for("the flood to go on", 120, || (recorded(&forebay)? > before + 200).then_some(()));
+            let more = (rate / EVENTS_OF_JOB) as u64;
+            wait_for("the flood to go on", 300, || (recorded(&forebay)? > before + more).then_some(()));
+            let began = Instant::now();
             fault(&mut forebay, &mut rabbitmq);
             forebay.wait_until_well();
+            eprintln!("well after {:.1?}", began.elapsed());
         }
         drop(stop);
         publisher.join().unwrap()
@@ -133,7 +155,7 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
     forebay.wait_until_well();
     for state in ["completed", "failed"] {
         let expected = jobs.iter().filter(|job| job.state == state).count();
-        wait_or_show(&format!("{expected} jobs to be {state}"), 60, || {
+        wait_or_show(&format!("{expected} jobs to be {state}"), 300, || {
             let answer = forebay.api.try_get(&format!("/api/jobs?limit=1&state={state}"));
             let total = answer.map(|answer| answer.body["pagination"]["total"].clone());
             if total == Some(json!(expected)) { Ok(()) } else { Err(total) }
@@ -150,7 +172,7 @@ fn nothing_that_reached_rabbitmq_is_lost_whatever_is_killed() {
 }
 
 /// What happens to them.
-type Fault = dyn Fn(&mut Forebay, &mut RabbitMq);
+type Fault<'a> = dyn Fn(&mut Forebay, &mut RabbitMq) + 'a;
 
 /// Tells the publisher to end.
 struct Stop<'a>(&'a AtomicBool);

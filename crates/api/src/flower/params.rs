@@ -188,6 +188,7 @@ pub(super) fn asked(raw: &str) -> Result<Walk, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn states(raw: &str) -> Vec<(Vec<JobState>, Option<bool>)> {
         let walk = asked(raw).unwrap();
@@ -240,6 +241,27 @@ mod tests {
                     assert!(details[field].is_string(), "{raw}: {details}");
                 }
                 other => panic!("{raw}: {other:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_as_of_flower_it_is_read_or_refused_by_name(
+            pairs in prop::collection::vec((any::<prop::sample::Index>(), "\\PC{0,40}|[0-9A-Za-z:. +-]{0,30}|[0-9]{1,7}|-?(name|state|received|started)|2026-02-27 10:30"), 0..5),
+            raw in prop_oneof![3 => Just(String::new()), 1 => "[ -~]{0,60}"],
+        ) {
+            let query = pairs.iter().fold(raw, |query, (which, value)| {
+                let name = LIST[which.index(LIST.len())].name();
+                let pair = form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
+                format!("{query}&{pair}")
+            });
+            match asked(&query) {
+                Ok(walk) => prop_assert!(walk.limit <= MOST),
+                Err(error) => {
+                    let named = matches!(&error, ApiError::Validation { details: Some(it), .. } if it.as_object().is_some_and(|it| it.len() == 1));
+                    prop_assert!(named, "{error:?}");
+                }
             }
         }
     }

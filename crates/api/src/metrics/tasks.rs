@@ -116,7 +116,8 @@ impl Present {
             host.up |= is_up;
             if is_up {
                 let known = active.get(&(worker.connection, name)).copied().unwrap_or_default();
-                host.active += worker.active_jobs.unwrap_or(known);
+                // Who sends it may say anything.
+                host.active = host.active.saturating_add(worker.active_jobs.unwrap_or(known));
             }
         }
         let hosts: Vec<(Labels, Host)> = hosts
@@ -156,7 +157,7 @@ impl Present {
             for name in served {
                 if let Some(queue) = queues.get_mut(&(rate.connection, name)) {
                     queue.workers += 1;
-                    queue.processes = queue.processes.zip(*concurrency).map(|(sum, more)| sum + more);
+                    queue.processes = queue.processes.zip(*concurrency).map(|(sum, more)| sum.saturating_add(more));
                 }
             }
         }

@@ -174,3 +174,21 @@ impl Texts {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::event_id;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_given_as_an_id_it_is_read_as_it_was_written_or_refused(
+            epoch: u64, number: u64, text in "[0-9a-f]{0,20}-[0-9+ ]{0,24}|\\PC{0,40}",
+        ) {
+            prop_assert_eq!(event_id::parse(&event_id::of(epoch, number)), Some((epoch, number)));
+            if let Some((epoch, number)) = event_id::parse(&text) {
+                prop_assert_eq!(event_id::of(epoch, number), text);
+            }
+        }
+    }
+}

@@ -1,13 +1,20 @@
 //! What nobody should send, and what becomes of it: an answer in the envelope, and a server that goes on.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use crate::harness::{Bare, KEY, PASSWORD, Server, event};
+use crate::harness::{Bare, DEADLINE, KEY, PASSWORD, Server, event};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_batch_is_refused_and_nothing_of_it_is_stored() {
@@ -164,4 +171,260 @@ async fn strange_ids_are_found_if_they_exist_and_not_found_if_not() {
         assert_eq!(answer.body["error"]["docs_url"], "https://docs.sluice.sh/troubleshooting/api-errors");
         assert!(answer.body["error"]["details"]["logSince"].is_string());
     }
+}
+
+/// What a client may send, more or less: a request line, headers and a body, each as it should be or not.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    let paths = vec![
+        "/",
+        "/api/jobs",
+        "/api/jobs/a/events",
+        "/api/jobs/a/tree",
+        "/api/jobs?format=csv",
+        "/api/overview",
+        "/api/tasks/a",
+        "/api/queues",
+        "/api/events/stream",
+        "/api/session",
+        "/api/session/oidc/callback",
+        "/api/export",
+        "/api/ingest",
+        "/api/health",
+        "/metrics",
+        "/flower/api/tasks",
+        "/flower/api/task/info/a",
+        "/assets/x/app.css",
+    ];
+    let headers = vec![
+        "authorization",
+        "cookie",
+        "origin",
+        "sec-fetch-site",
+        "host",
+        "if-none-match",
+        "accept",
+        "accept-encoding",
+        "content-encoding",
+        "content-type",
+        "content-length",
+        "transfer-encoding",
+        "expect",
+        "range",
+        "last-event-id",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "connection",
+        "upgrade",
+    ];
+    let known = vec![
+        "Basic OmE6Yg==",
+        "Bearer ",
+        "Bearer the token in admin.json",
+        "forebay_session=",
+        "http://localhost",
+        "*",
+        "W/\"",
+        "text/csv;q=0.5, application/x-ndjson",
+        "gzip;q=",
+        "gzip",
+        "application/json",
+        "bytes=0-18446744073709551616,-1",
+        "18446744073709551615",
+        "chunked",
+        "0000000000000001-1",
+        "close",
+        "100-continue",
+        "[::1",
+        ",,;=,",
+    ];
+    let value = prop_oneof![
+        3 => select(known).prop_map(|text| text.as_bytes().to_vec()),
+        1 => vec(0x20_u8..=0xff, 0..60),
+        1 => "[ -~]{0,40}".prop_map(String::into_bytes),
+    ];
+    let query = prop_oneof![Just(String::new()), "\\?[ -~]{0,40}", "\\?lastEventId=[0-9a-f-]{0,40}"];
+    let method = prop_oneof![8 => Just("GET".to_owned()), 1 => Just("HEAD".to_owned()), 1 => "[A-Z]{1,8}"];
+    let version = prop_oneof![9 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => Just("HTTP/9")];
+    let head = (method, select(paths), query, version, vec((select(headers), value), 0..6));
+    (head, vec(any::<u8>(), 0..60)).prop_map(|((method, path, query, version, headers), body)| {
+        let mut bytes = format!("{method} {path}{query} {version}\r\nhost: a\r\n").into_bytes();
+        for (name, value) in headers {
+            bytes.extend([name.as_bytes(), b": ", &value, b"\r\n"].concat());
+        }
+        [&bytes, &b"\r\n"[..], &body].concat()
+    })
+}
+
+/// The first line of the answer; nothing where the connection was closed.
+fn status_line(address: &str, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    // It may be refused before it was all heard.
+    let _ = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut line = Vec::new();
+    let read = BufReader::new(stream).read_until(b'\n', &mut line);
+    match read {
+        Ok(_) => String::from_utf8_lossy(&line).trim_end().to_owned(),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => String::new(),
+        Err(error) => panic!("no answer, {error}: {}", String::from_utf8_lossy(request)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_client_sends_it_is_answered_or_hung_up_on_and_no_error_of_ours() {
+    let server = Server::start().await;
+    server.given(&json!([event("a", "queued", "2026-02-27T10:29:55Z")]));
+    let address = server.client.address().to_owned();
+    // Who panics hangs up, too.
+    let (panics, told) = (Arc::new(AtomicUsize::new(0)), std::panic::take_hook());
+    let counted = Arc::clone(&panics);
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        told(panic);
+    }));
+    let tried = move || {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+        TestRunner::new(config).run(&request(), |request| {
+            let line = status_line(&address, &request);
+            let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
+            // That nobody commands here is a 501.
+            let is_answer = status.is_some_and(|status| status < "500" || status == "501");
+            let shown = String::from_utf8_lossy(&request);
+            prop_assert!(is_answer || line.is_empty(), "{line}: {shown}");
+            prop_assert_eq!(panics.load(Ordering::Relaxed), 0, "{}", shown);
+            Ok(())
+        })
+    };
+    tokio::task::spawn_blocking(tried).await.unwrap().unwrap();
+    assert_eq!(server.client.get("/api/jobs/a").admin().send().body["state"], "queued", "and goes on");
+}
+
+/// A number that nobody expects, or a plain one.
+fn number() -> impl Strategy<Value = Value> {
+    let numbers = select(vec![
+        json!(null),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(2),
+        json!(i64::MIN),
+        json!(i64::MAX),
+        json!(u64::MAX),
+        json!(u32::MAX),
+        json!(9_007_199_254_740_992_u64),
+        json!(1e308),
+        json!(-1e308),
+        json!(5e-324),
+        json!(0.5),
+    ]);
+    // Two of them are more than there is room for.
+    prop_oneof![2 => numbers, 1 => Just(json!(u64::MAX))]
+}
+
+/// A time at the edge of some calendar, or of our days.
+fn time() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "2026-02-27T10:30:02Z",
+        "2026-02-27T10:30:02.000001Z",
+        "1970-01-01T00:00:00Z",
+        "1969-12-31T23:59:59.999999Z",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+        "-262143-01-01T00:00:00Z",
+        "+262142-12-31T23:59:59.999999Z",
+    ])
+}
+
+/// An event of few jobs, workers and queues, with any numbers and times.
+fn strange_event() -> impl Strategy<Value = Value> {
+    let state = select(vec!["queued", "scheduled", "active", "retrying", "completed", "failed", "cancelled", "paused"]);
+    let job = (0..6, 0..3, state, [number(), number(), number()], [time(), time(), time(), time()]).prop_map(
+        |(id, name, state, [attempt, retries, progress], [created, scheduled, started, completed])| {
+            json!({ "job": {
+                "externalId": format!("j{id}"), "name": format!("t{name}"), "queue": format!("q{}", id % 2),
+                "workerId": format!("w{name}@h"), "state": state, "attempt": attempt, "maxRetries": retries,
+                "progress": progress, "createdAt": created, "scheduledFor": scheduled, "startedAt": started,
+                "completedAt": completed,
+            } })
+        },
+    );
+    let state = select(vec!["online", "heartbeat", "offline", "busy", "idle"]);
+    let worker = (0..3, state, [number(), number(), number(), number(), number()]).prop_map(
+        |(id, state, [pid, active, concurrency, processed, freq])| {
+            json!({ "worker": {
+                "externalId": format!("w{id}@h"), "state": state, "pid": pid, "activeJobs": active,
+                "concurrency": concurrency, "processedTotal": processed, "heartbeatFreq": freq,
+            } })
+        },
+    );
+    let queue = (0..2, number(), number()).prop_map(|(id, depth, consumers)| {
+        json!({ "queue": { "name": format!("q{id}"), "depth": depth, "consumers": consumers } })
+    });
+    let payload = prop_oneof![4 => job, 2 => worker, 1 => queue];
+    (payload, time(), select(vec!["celery", "celery", "celery", "celery", "bullmq", "sidekiq"])).prop_map(
+        |(mut event, timestamp, framework)| {
+            let kinds = [("job", "job.state_change"), ("worker", "worker.state_change"), ("queue", "queue.snapshot")];
+            let kind = kinds.iter().find(|(payload, _)| event[*payload].is_object()).unwrap().1;
+            event["type"] = json!(kind);
+            event["timestamp"] = json!(timestamp);
+            event["framework"] = json!(framework);
+            event
+        },
+    )
+}
+
+/// Everything that is made of what was told.
+fn pages() -> Vec<String> {
+    let mut pages: Vec<String> = [
+        "/api/workers",
+        "/api/coverage",
+        "/metrics",
+        "/flower/api/tasks",
+        "/flower/api/workers",
+        "/flower/api/queues/length",
+        "/api/jobs?lost=true",
+        "/api/jobs?stuck=true",
+        "/api/jobs?format=csv",
+    ]
+    .map(str::to_owned)
+    .into();
+    for field in ["createdAt", "name", "state", "durationMs", "queue", "startedAt", "worker"] {
+        pages.push(format!("/api/jobs?sortBy={field}"));
+    }
+    for range in ["1h", "6h", "24h", "7d"] {
+        pages.extend(
+            ["tasks", "tasks/t0", "failures", "queues", "overview"].map(|it| format!("/api/{it}?timeRange={range}")),
+        );
+    }
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_numbers_and_times_are_told_every_page_is_answered() {
+    let server = Server::start().await;
+    let tried = move || {
+        // Each case asks for some fifty pages.
+        let usual = ProptestConfig::default();
+        let config = ProptestConfig { cases: usual.cases / 20, failure_persistence: None, ..usual };
+        let get = |path: &str| server.client.get(path).admin().send();
+        let told = |events: Vec<Value>| {
+            let sent = server.ingest(&json!(events));
+            prop_assert_eq!(sent.status, 202, "{}", sent.body);
+            // What is no number or time of the contract is refused or kept as it is; the rest is recorded.
+            let sequence = sent.body["sequence"].as_u64().unwrap_or_default();
+            prop_assert_eq!(get(&format!("/api/jobs?atLeast={sequence}")).status, 200);
+            let jobs = events.iter().filter_map(|event| event["job"]["externalId"].as_str());
+            let jobs = jobs.flat_map(|id| ["", "/events", "/tree"].map(|what| format!("/api/jobs/{id}{what}")));
+            for path in pages().into_iter().chain(jobs) {
+                let answer = get(&path);
+                // A task of which nothing is known in that time, or a job whose event was refused, is not there.
+                let is_fine = answer.status == 200 || answer.status == 404 && path.matches('/').count() > 2;
+                prop_assert!(is_fine, "{path}: {} {}", answer.status, answer.body);
+            }
+            Ok(())
+        };
+        TestRunner::new(config).run(&vec(strange_event(), 1..60), told)
+    };
+    tokio::task::spawn_blocking(tried).await.unwrap().unwrap();
 }

@@ -337,15 +337,48 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
 
 /// The array of a row; `None` where that is damaged.
 fn unpacked(compressed: &[u8]) -> Option<Vec<u8>> {
-    // What says how large it is may be damaged, too.
-    let (size, packed) = lz4_flex::block::uncompressed_size(compressed).ok()?;
-    let is_possible = size <= packed.len().saturating_mul(LARGEST_RATIO);
-    let payload = is_possible.then(|| lz4_flex::decompress(packed, size).ok()).flatten()?;
+    let (size, packed) = claimed(compressed)?;
+    let payload = lz4_flex::decompress(packed, size).ok()?;
     (payload.len() == size).then_some(payload)
+}
+
+/// How large it says to be, and what it is unpacked from. What says so may be damaged, too, and then must not make us
+/// allocate it.
+fn claimed(compressed: &[u8]) -> Option<(usize, &[u8])> {
+    let (size, packed) = lz4_flex::block::uncompressed_size(compressed).ok()?;
+    (size <= packed.len().saturating_mul(LARGEST_RATIO)).then_some((size, packed))
 }
 
 /// What a row takes of the file.
 fn cost(bytes: usize) -> u64 {
     let bytes = bytes as u64 + OVERHEAD;
     if bytes > PAGE { bytes.next_power_of_two() } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_a_row_it_is_unpacked_within_bounds_or_refused(
+            text in "[a-z{}:,]{0,40}", times in 0_usize..200,
+            harms in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            noise in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let whole = text.repeat(times).into_bytes();
+            let mut packed = lz4_flex::compress_prepend_size(&whole);
+            prop_assert_eq!(unpacked(&packed), Some(whole));
+            for (place, change) in harms {
+                let place = place.index(packed.len());
+                packed[place] ^= change;
+            }
+            for bytes in [packed.clone(), [&packed, &noise[..]].concat(), noise] {
+                let bound = bytes.len() * LARGEST_RATIO;
+                prop_assert!(claimed(&bytes).is_none_or(|(size, _)| size <= bound));
+                let _ = unpacked(&bytes);
+            }
+        }
+    }
 }

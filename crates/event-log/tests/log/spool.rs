@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use event_log::testing::TestServer;
+use event_log::testing::{SmallDisk, TestServer};
 use event_log::{Batcher, EventLog, Outlet, Spool};
 use proto_events::{Event, EventType, Framework, Timestamp, Worker};
 use redb::ReadableTable as _;
@@ -93,6 +93,39 @@ async fn what_the_log_does_not_take_waits_on_disk_and_comes_before_anything_newe
     until("the spool to be empty", async || outlet.spool().unwrap().total().arrays == 0).await;
     assert!(jobs(&log, CONNECTION).await.into_iter().eq(0..60), "in order, each once");
     assert_eq!(outlet.spool().unwrap().total(), event_log::SpoolDepth::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_disk_does_not_take_waits_in_memory_and_comes_in_its_place() {
+    let name = "spool::what_a_full_disk_does_not_take_waits_in_memory_and_comes_in_its_place";
+    let Some(disk) = SmallDisk::mount(64, name) else { return };
+    let outlet = Outlet::new(Some(spool(disk.path())));
+    let batcher = outlet.batcher(CONNECTION);
+    push_alone(&batcher, (0..20).map(large)).await;
+    disk.fill(0);
+    let mut pushed = 20;
+    within("the disk to be full", async {
+        while batcher.stats().retries == 0 {
+            batcher.push(large(pushed)).await;
+            pushed += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        }
+    })
+    .await;
+    let waiting = outlet.spool().unwrap().total().tasks;
+    assert!((20..pushed).contains(&waiting) && batcher.stats().pending_bytes > 0, "{waiting} of {pushed}");
+    // Somebody frees some of it, and more comes.
+    disk.relieve();
+    push_alone(&batcher, [large(pushed)]).await;
+    pushed += 1;
+    assert_eq!(outlet.spool().unwrap().total().tasks, pushed);
+
+    let server = TestServer::start();
+    let log = open(&server).await;
+    outlet.attach(&log);
+    until("the spool to be empty", async || outlet.spool().unwrap().total().arrays == 0).await;
+    assert!(jobs(&log, CONNECTION).await.into_iter().eq(0..pushed), "all of them, in order, each once");
+    assert_eq!(outlet.spool().unwrap().total().dropped_tasks, 0);
 }
 
 #[tokio::test]

@@ -261,6 +261,7 @@ impl<R: Read> BufRead for Counted<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn lines() -> Vec<Vec<u8>> {
         // Every third is so long that members end at uneven places.
@@ -325,6 +326,34 @@ mod tests {
                 count += 1;
             }
             assert_eq!((count, input.whole(), input.position()), (60, false, file.len() as u64));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_a_file_its_lines_are_read_or_refused(
+            codec in prop::sample::select(vec![Codec::Plain, Codec::Gzip, Codec::Zstd]),
+            text in "[a-z\n{}]{0,400}",
+            harms in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            noise in prop::collection::vec(any::<u8>(), 0..80),
+            place in any::<prop::sample::Index>(),
+        ) {
+            let mut file = codec.member(text.as_bytes()).unwrap().into_owned();
+            for (place, change) in harms.into_iter().filter(|_| !text.is_empty()) {
+                let place = place.index(file.len());
+                file[place] ^= change;
+            }
+            let place = place.index(file.len() + 1);
+            for file in [&[&file[..place], &noise, &file[place..]].concat(), &noise, &[codec.magic(), &noise].concat()] {
+                let mut input = Input::new(&file[..]);
+                // Each is a line, the end, or an error; after an error there is nothing more.
+                let mut lines = 0;
+                while let Ok(Some(line)) = input.line() {
+                    prop_assert!(!line.contains(&b'\n'));
+                    lines += 1;
+                    prop_assert!(lines < 1_000_000);
+                }
+            }
         }
     }
 }

@@ -171,7 +171,9 @@ fn whatever_stands_in_the_file_it_is_read_or_refused() {
         Just("é"),
     ];
     let text = proptest::collection::vec(word, 0..40).prop_map(|words| words.concat());
-    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) }, |(text in prop_oneof![text, any::<String>()])| {
+    let usual = ProptestConfig::default();
+    let config = ProptestConfig { cases: usual.cases.max(2_000), failure_persistence: None, ..usual };
+    proptest!(config, |(text in prop_oneof![text, any::<String>()])| {
         let read = parse(&text, "a");
         // A file is whole or refused: what is taken is what any reader of TOML takes.
         prop_assert!(read.is_err() || toml::from_str::<TomlFile>(&text).is_ok());

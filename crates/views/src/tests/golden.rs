@@ -2,10 +2,13 @@
 //! the fold), since views that are on disk would be misread; then `UPDATE_GOLDEN=1` writes the new file.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use projection::fleet::{FleetFact, What, Word};
 use projection::{Evidence, Execution, JsonText, Note, Outcome, OutcomeFrom, Record, Row, Transition};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
@@ -32,7 +35,11 @@ fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &text).unwrap();
     }
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    read_golden(&path)
+}
+
+fn read_golden(path: &Path) -> Vec<u8> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.chunks(2).map(byte).collect()
@@ -195,5 +202,61 @@ fn long_rows_are_compressed() {
             damaged[place] ^= 0x40;
             let _ = StoredRow::parse(&damaged).and_then(|row| row.row(Uuid::from_u128(1)));
         }
+    }
+}
+
+/// Every value that was ever written down here, as it is stored.
+fn all_golden() -> Vec<Vec<u8>> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/tests/golden");
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    names.sort();
+    names.iter().map(|path| read_golden(path)).collect()
+}
+
+/// Everything that reads what is stored, on these bytes.
+fn read_all(bytes: &[u8]) {
+    let _ = codec::decode::<Meta>(bytes);
+    let _ = codec::decode::<Checkpoint>(bytes);
+    let _ = codec::decode::<Tally>(bytes);
+    let _ = codec::decode::<Past>(bytes);
+    let _ = codec::decode::<Landmark>(bytes);
+    let _ = codec::decode::<Quarantined>(bytes);
+    let _ = codec::decode::<FleetFact>(bytes);
+    let _ = codec::decode::<RecentPage>(bytes);
+    let _ = codec::decode::<crate::lifetime::Kept>(bytes);
+    if let Ok(stored) = StoredRow::parse(bytes) {
+        let _ = stored.row(stored.id);
+        let _ = stored.brief(stored.id);
+    }
+}
+
+#[test]
+fn whichever_bit_of_what_is_stored_is_another_it_is_read_or_refused() {
+    for bytes in all_golden() {
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            read_all(&bytes);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_stored_is_read_or_refused(
+        file in any::<Index>(), harms in vec((any::<Index>(), 0_usize..20, vec(any::<u8>(), 0..12)), 1..6),
+        noise in vec(any::<u8>(), 0..200),
+    ) {
+        let all = all_golden();
+        let mut bytes = file.get(&all).clone();
+        // Its first byte says what it is.
+        let format = bytes[0];
+        for (place, length, other) in harms {
+            let place = place.index(bytes.len() + 1);
+            let end = (place + length).min(bytes.len());
+            bytes.splice(place..end, other);
+        }
+        read_all(&bytes);
+        read_all(&[&[format], &noise[..]].concat());
     }
 }

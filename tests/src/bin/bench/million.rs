@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub(crate) use forebay_tests::memory;
 use forebay_tests::{Flood, Forebay, Options, Redis, job_id, wait_for};
-use rustix::process::Pid;
 use serde::Serialize;
 
 use crate::beside::{self, Following, Rebuild};
@@ -168,11 +168,4 @@ fn bytes(path: &Path) -> f64 {
 
 fn resident(forebay: &Forebay) -> f64 {
     memory(forebay.process().pid(), "VmRSS:")
-}
-
-/// Of a process, in MB.
-pub(crate) fn memory(pid: Pid, what: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1_024.0 / 1e6
 }

@@ -17,3 +17,5 @@ mod people;
 mod spool;
 mod trims;
 mod world;
+
+pub(crate) use world::{copy, verify, wait_until_whole};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 use event_log::testing::TestServer;
-use forebay_tests::{Flood, FloodJob, Forebay, Options, Publisher, Redis, job_id, wait_or_show};
+use forebay_tests::{Flood, FloodJob, Forebay, Options, Publisher, Redis, job_id, setting, wait_or_show};
 use serde_json::Value;
 
 use super::world::{verify, wait_until_whole};
@@ -67,6 +67,8 @@ fn flood(publisher: Publisher, rate: f64, over: &AtomicBool) -> Vec<Part> {
         };
         parts.push(Part { from, to: epoch(), jobs, heard });
     }
+    let seconds = begin.elapsed().as_secs_f64();
+    eprintln!("{} events in {seconds:.1} s, {:.0} a second", flood.events(), flood.events() as f64 / seconds);
     parts
 }
 
@@ -87,10 +89,6 @@ fn gaps(forebay: &Forebay) -> Vec<(f64, f64)> {
     let answer = forebay.api.get("/api/coverage").body;
     let missing = answer["data"].as_array().unwrap().iter().filter(|it| it["what"] == "listening");
     missing.map(|it| (time(&it["from"]).unwrap(), time(&it["to"]).unwrap_or(f64::INFINITY))).collect()
-}
-
-fn setting(name: &str, usual: f64) -> f64 {
-    std::env::var(name).map_or(usual, |value| value.parse().unwrap())
 }
 
 /// `OUTAGE_RATE` events a second, and the log is away for `OUTAGE_SECONDS`.

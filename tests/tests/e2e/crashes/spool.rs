@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use event_log::EventLog;
-use event_log::testing::TestServer;
+use event_log::testing::{SmallDisk, TestServer};
 use failpoints::Point;
-use forebay_tests::{Flood, FloodJob, Forebay, Options, Redis, job_id, wait_for};
+use forebay_tests::{Flood, FloodJob, Forebay, Options, Redis, job_id, memory, setting, wait_for};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::failpoints::{arm, assert_died, options};
 use super::world::{reason, verify, wait_until_whole};
@@ -23,17 +24,22 @@ struct World {
     redis: Redis,
     flood: Flood,
     jobs: Vec<FloodJob>,
+    /// Messages that were published.
+    messages: u64,
 }
 
 impl World {
-    fn new(mut options: Options, more: &[&str]) -> Self {
+    fn new(options: Options, more: &[&str]) -> Self {
+        Self::new_in(tempfile::tempdir().unwrap(), options, more)
+    }
+
+    fn new_in(dir: TempDir, mut options: Options, more: &[&str]) -> Self {
         let (redis, nats) = (Redis::start(), TestServer::start());
         options.arguments.extend(["--celery".to_owned(), redis.url(0)]);
         options.arguments.extend(["--nats-url".to_owned(), format!("nats://{}", nats.address())]);
         options.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        let forebay = Forebay::start(options);
-        Self { forebay, nats, redis, flood: Flood::new(1, start), jobs: Vec::new() }
+        let forebay = Forebay::start_in(dir, options);
+        Self { forebay, nats, redis, flood: Flood::new(1, epoch()), jobs: Vec::new(), messages: 0 }
     }
 
     /// Publishes the events of so many more jobs; tells how many events they are.
@@ -42,7 +48,13 @@ impl World {
         let (messages, jobs) = self.flood.messages(jobs, EVENTS_EACH);
         self.redis.publish("/0.celeryev/task.multi", &messages);
         self.jobs.extend(jobs);
+        self.messages += messages.len() as u64;
         self.flood.events() - before
+    }
+
+    /// What it says of its only source.
+    fn source(&self) -> Value {
+        self.forebay.health()["sources"][0].clone()
     }
 
     /// Waits until so many events more are written to the spool, beside those about the source itself.
@@ -74,6 +86,10 @@ impl World {
         let answer = self.forebay.api.get("/api/jobs?limit=1");
         number(&answer.body["pagination"]["total"]) as usize
     }
+}
+
+fn epoch() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 fn number(value: &Value) -> u64 {
@@ -164,6 +180,102 @@ fn events_of_jobs(nats: &TestServer) -> u64 {
         }
         events.len() as u64
     })
+}
+
+/// What a full disk does not take waits in memory within bounds, and what is beyond those is counted. Nothing that was
+/// written before is lost, and it goes on when there is room.
+#[test]
+#[ignore = "half a minute: `make soak` runs it"]
+fn a_full_disk_under_the_spool_costs_what_is_counted_and_nothing_that_was_written() {
+    let name = "crashes::spool::a_full_disk_under_the_spool_costs_what_is_counted_and_nothing_that_was_written";
+    let Some(disk) = SmallDisk::mount(256, name) else { return };
+    let mut world = World::new_in(tempfile::tempdir_in(disk.path()).unwrap(), Options::default(), &[]);
+    world.nats.kill();
+    world.forebay.wait_until("miss its log", |health| health["log"]["connected"] == false);
+    let written = world.publish(500);
+    world.wait_until_spooled(written);
+    let safe = world.jobs.len();
+
+    let began = Instant::now();
+    world.flood = Flood::new(2, epoch()).noisy(8_000);
+    while number(&world.source()["dropped"]) == 0 {
+        // What is given back is taken at once.
+        disk.fill(0);
+        world.publish(300);
+    }
+    eprintln!("full after {} messages, {:.1} s", world.messages, began.elapsed().as_secs_f64());
+    let full = world.forebay.health();
+    assert!(number(&full["spool"]["events"]) >= written, "{full:#}");
+    assert!(world.forebay.metric("forebay_source_dropped_messages_total") > 0.0);
+    disk.relieve();
+    world.forebay.wait_until("write what waited in memory", |health| health["sources"][0]["queueBytes"] == 0);
+    world.nats.restart();
+    world.check(0..safe);
+
+    eprintln!("well after {:.1} s", began.elapsed().as_secs_f64());
+    // Each message was heard, or dropped and counted; and all that was heard is in the log.
+    let source = world.source();
+    let (heard, dropped) = (number(&source["batches"]), number(&source["dropped"]));
+    assert_eq!(heard + dropped, world.messages, "{source:#}");
+    assert_eq!(events_of_jobs(&world.nats), number(&source["events"]), "{source:#}");
+    assert_eq!(number(&world.forebay.health()["spool"]["droppedTaskEvents"]), 0);
+    let new = world.jobs.len();
+    world.publish(50);
+    wait_for("the last of the new jobs", 60, || world.forebay.api.job(&job_id(&world.jobs.last()?.id)));
+    world.check(new..world.jobs.len());
+}
+
+/// A spool of `SPOOL_BYTES`.
+#[test]
+#[ignore = "fills a gigabyte: `make soak` runs it"]
+fn a_large_spool_outlives_a_kill_and_is_drained_in_bounded_memory() {
+    /// Of the process, with a fold of all that comes out of it; in MB.
+    const MEMORY: f64 = 700.0;
+    let size: u64 = setting("SPOOL_BYTES", 1_000_000_000);
+    let mut world = World::new(Options::default(), &["--spool-size", &format!("{}MB", size / 500_000 + 1)]);
+    world.flood = Flood::new(3, epoch()).noisy(1_000);
+    world.nats.kill();
+    world.forebay.wait_until("miss its log", |health| health["log"]["connected"] == false);
+    let most = |world: &World| memory(world.forebay.process().pid(), "VmHWM:");
+
+    let began = Instant::now();
+    let mut events = 0;
+    while number(&world.source()["spool"]["bytes"]) < size {
+        events += world.publish(2_000);
+        world.wait_until_spooled(events);
+    }
+    eprintln!("{events} events in {:.1} s, at most {:.0} MB", began.elapsed().as_secs_f64(), most(&world));
+    assert!(most(&world) < MEMORY);
+
+    world.forebay.kill();
+    let began = Instant::now();
+    world.forebay.launch();
+    world.wait_until_listening();
+    eprintln!("listening {:.1} s after kill -9, at most {:.0} MB", began.elapsed().as_secs_f64(), most(&world));
+    world.wait_until_spooled(events);
+    let began = Instant::now();
+    world.nats.restart();
+    world.forebay.wait_for_seconds("drain", 1_800, |health| {
+        health["log"]["connected"] == true && number(&health["spool"]["events"]) == 0
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    eprintln!("drained in {seconds:.1} s, {:.0} events/s, at most {:.0} MB", events as f64 / seconds, most(&world));
+    assert!(most(&world) < MEMORY);
+    // Each of the first by itself, all of them by what is counted.
+    world.check(0..world.jobs.len().min(10_000));
+    assert_eq!(world.total(), world.jobs.len());
+    let (all, attempts) = (world.jobs.len() as u64, world.flood.attempts());
+    let failed = world.jobs.iter().filter(|job| job.state == "failed").count() as u64;
+    for (name, expected) in [
+        ("celery_task_sent_total", attempts),
+        ("celery_task_received_total", attempts),
+        ("celery_task_started_total", attempts),
+        ("celery_task_succeeded_total", all - failed),
+        ("celery_task_failed_total", failed),
+    ] {
+        assert_eq!(world.forebay.metric(name) as u64, expected, "{name}");
+    }
+    assert_eq!(number(&world.forebay.health()["spool"]["droppedTaskEvents"]), 0);
 }
 
 /// The process dies at a step of the spool. What it had reported written before is in the record.

@@ -209,7 +209,7 @@ impl<'a> World<'a> {
 }
 
 /// Waits until the log holds all that was spooled, and the views all of the log.
-pub(super) fn wait_until_whole(forebay: &Forebay) {
+pub(crate) fn wait_until_whole(forebay: &Forebay) {
     let deadline = Instant::now() + Duration::from_secs(60);
     // One after the other: an answer may tell of the views as they were before the spool's last event.
     let mut drained = false;
@@ -225,7 +225,7 @@ pub(super) fn wait_until_whole(forebay: &Forebay) {
 }
 
 /// `forebay verify` finds the views equal to a fresh replay of the log.
-pub(super) fn verify(forebay: &mut Forebay) {
+pub(crate) fn verify(forebay: &mut Forebay) {
     let verified = forebay.command(&["verify"]);
     let ended = forebay.ended();
     assert!(verified.status.success(), "the views are not those of the log: {verified:?}, server {ended:?}");
@@ -237,7 +237,7 @@ pub(super) fn reason(health: &Value) -> &str {
 }
 
 /// A copy of a directory, which is replaced where it is there.
-pub(super) fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     if to.exists() {
         fs::remove_dir_all(to).unwrap();
     }

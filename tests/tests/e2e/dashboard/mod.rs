@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use forebay_tests::{API_KEY, Flood, Forebay, Options, PASSWORD, Process, Redis, Shop, tool, wait_for};
+use forebay_tests::{API_KEY, Flood, Forebay, Options, PASSWORD, Process, Redis, Shop, setting, tool, wait_for};
 use serde_json::Value;
 
 /// Seconds for a scenario as a whole.
@@ -98,11 +98,6 @@ fn every_page_can_be_read_by_those_who_do_not_see_in_the_dark_and_on_a_phone() {
 
 /// Events that Redis and the source may hold.
 const UNDER_WAY: u64 = 100_000;
-
-/// The value of a variable that makes the soak shorter.
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
 
 #[test]
 #[ignore = "a million jobs and ten minutes: `make soak` runs it"]
