@@ -257,7 +257,7 @@ mod tests {
                 format!("{query}&{pair}")
             });
             match asked(&query) {
-                Ok(walk) => prop_assert!(walk.limit <= MOST),
+                Ok(walk) => prop_assert!(walk.limit as u64 <= FARTHEST && walk.skip as u64 <= FARTHEST),
                 Err(error) => {
                     let named = matches!(&error, ApiError::Validation { details: Some(it), .. } if it.as_object().is_some_and(|it| it.len() == 1));
                     prop_assert!(named, "{error:?}");
