@@ -60,19 +60,21 @@ bench: build ## the speed figures, beside Flower's, as a table; BENCH='--json' f
 	@$(GET) redis rabbitmq flower
 	FOREBAY_BIN="$(TARGET)/release/forebay" cargo run --release --package forebay-tests --bin bench -- $(BENCH)
 
+# With the checks of a debug build: a number that overflows is what hostile bytes are after.
+FUZZ = PROPTEST_CASES=$(or $(PROPTEST_CASES),20000) cargo test --profile fuzz
 # How long each of them takes, and by which variables it is made shorter, is in crates/README.md.
-FUZZ = PROPTEST_CASES=$(or $(PROPTEST_CASES),20000) cargo test --release
 SOAK = FOREBAY_BIN="$(TARGET)/release/forebay" cargo test --release --package forebay-tests --test e2e -- \
 	--include-ignored --nocapture --test-threads 1
 
 soak: build test-tools ## the long proofs, some three hours: more cases of every property, faults by the hundred, floods with outages, a large spool, downtime, half an hour with readers, every version of Celery with every pool
 	$(FUZZ) --package proto-events --package projection
-	$(FUZZ) --package sources --lib --test hostile --test corpus --test spec
-	$(FUZZ) --package event-log --package views --package api --package forebay --lib --bins --test it -- whatever_
+	$(FUZZ) --package sources --lib --test hostile --test corpus --test spec --test bounded
+	$(FUZZ) --package event-log --package views --package api --package forebay --lib --bins --test it --test log -- whatever_ whichever_ damaged_
 	OUTAGE_RATE=$(or $(OUTAGE_RATE),20000) OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),30) \
 		$(SOAK) crashes::outages rabbitmq::nothing_that
 	SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) SOAK_SEED=$(or $(SOAK_SEED),1) $(SOAK) crashes::faults
 	$(SOAK) crashes::spool::a_large crashes::spool::a_full
+	TORN_WAYS=$(or $(TORN_WAYS),5) $(SOAK) torn::
 	$(SOAK) lost::after_five
 	$(SOAK) soak::
 	$(SOAK) dashboard::with_a_million

@@ -45,17 +45,22 @@ impl Habits {
     }
 
     /// What was known last where it is not to be had at once; `None` where nothing was.
-    fn patience_soon(&self, reader: &Reader) -> Option<Arc<Patience>> {
+    fn patience_soon(&self, look: impl FnOnce() -> Option<Patience>) -> Option<Arc<Patience>> {
         let (is_recent, known) = self.known();
         if is_recent {
             return known;
         }
-        if let Some(patience) = reader.patience_within(SOON, now(), ENOUGH, DEFAULT) {
+        if let Some(patience) = look() {
             return Some(self.keep(patience));
         }
-        // Not every job of a list is to wait in turn.
-        *self.0.lock() = Some(Known { until: Instant::now() + AGAIN, patience: known.clone() });
-        known
+        // Somebody else may have seen it meanwhile. If not, not every job of a list is to wait in turn.
+        let mut known = self.0.lock();
+        let now = Instant::now();
+        let patience = known.as_ref().and_then(|known| known.patience.clone());
+        if known.as_ref().is_none_or(|known| known.until <= now) {
+            *known = Some(Known { until: now + AGAIN, patience: patience.clone() });
+        }
+        patience
     }
 
     /// Whether it is not yet time to look again, and what was seen.
@@ -87,7 +92,8 @@ impl Habits {
             return found;
         }
         found.lost = runs.and_then(|began| lost(reader, record, began));
-        let Some(patience) = self.patience_soon(reader) else { return found };
+        let look = || reader.patience_within(SOON, now(), ENOUGH, DEFAULT);
+        let Some(patience) = self.patience_soon(look) else { return found };
         let now = now();
         if let Some(began) = runs {
             found.stuck = over(patience.run(record.connection_id, &record.name), began, now).map(|limit| Stuck {
@@ -258,4 +264,31 @@ fn lost(reader: &Reader, record: &Record, began: Timestamp) -> Option<Lost> {
         }
     }
     Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_the_statistics_are_made_one_job_waits_a_moment_and_the_next_ones_not_at_all() {
+        let habits = Habits::default();
+        let began = Instant::now();
+        assert!(habits.patience_soon(|| None).is_none());
+        assert!(habits.0.lock().as_ref().is_some_and(|known| known.until >= began + AGAIN));
+        habits.keep(Patience::default());
+        assert!(habits.patience_soon(|| panic!("it is known")).is_some());
+    }
+
+    #[test]
+    fn what_somebody_else_saw_meanwhile_counts() {
+        let habits = Habits::default();
+        let seen_by_another = || {
+            habits.keep(Patience::default());
+            None
+        };
+        assert!(habits.patience_soon(seen_by_another).is_some());
+        let (is_recent, known) = habits.known();
+        assert!(is_recent && known.is_some());
+    }
 }

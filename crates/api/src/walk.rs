@@ -213,7 +213,9 @@ mod tests {
 
     /// Waits in earnest for the thread that makes pieces, which the clock of the test does not move.
     fn until(holds: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
         while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it never comes to that");
             std::thread::yield_now();
         }
     }

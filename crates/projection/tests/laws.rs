@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
+
 mod story;
 
 use projection::{Evidence, Row};
@@ -97,7 +99,7 @@ fn check_noise(events: &[Event], noise: &[u64], cuts: &[usize]) -> Result<(), Te
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(cases::at_least(1_000))]
 
     #[test]
     fn a_true_story_gives_its_true_record(story in stories(false)) {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
+
 use projection::{Record, Row};
 use proptest::prelude::*;
 use proto_events::{Event, JobState, Position};
@@ -59,7 +61,7 @@ fn what_a_task_says_is_in_its_record_and_moves_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases::at_least(24))]
 
     #[test]
     fn notes_are_those_of_the_set_of_events_and_within_bounds(

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
+
 mod story;
 
 use projection::{Outcome, OutcomeFrom, Record, Row};
@@ -68,7 +70,7 @@ fn each_try_once() -> impl Strategy<Value = Story> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(cases::at_least(1_000))]
 
     #[test]
     fn where_the_end_is_announced_the_backend_adds_nothing(story in job(), late in -3_000_000_i64..3_000_000) {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
+
 use projection::{Outcome, Record, Row};
 use proptest::prelude::*;
 use proto_events::{CeleryFacts, CeleryKind, Event, Framework, Job, JobState, Position, Producer, Timestamp};
@@ -170,7 +172,7 @@ fn what_is_not_said_erases_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(cases::at_least(500))]
 
     /// A message that is delivered again and again while it runs, to any of three workers: every run is one execution of
     /// its own length, and the job ends once.

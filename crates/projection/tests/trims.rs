@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
+
 use projection::{Evidence, Row, Trimmed};
 use proptest::prelude::*;
 use proto_events::{Event, Framework, Job, JobState, Position, Timestamp};
@@ -51,7 +53,7 @@ fn evidence(told: &[Told], from: u64, noise: u64, trim: Option<u64>) -> Evidence
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(cases::at_least(500))]
 
     #[test]
     fn what_is_left_of_the_evidence_is_the_evidence_of_what_is_left(

@@ -387,7 +387,7 @@ impl Inner {
             return Err(PassError::Panicked("the new generation's projector ended".to_owned()));
         };
         hit(Point::Surrendered);
-        self.generations.promote(candidate)?;
+        self.promote(candidate).await?;
         hit(Point::SwitchBefore);
         old.switch(writer).await.map_err(|_| PassError::Panicked("the projector ended".to_owned()))?;
         hit(Point::SwitchAfter);
@@ -419,10 +419,17 @@ impl Inner {
         (new.at == old.at).then_some((new, old))
     }
 
+    /// Lets it serve. It may have to count all jobs first, which of very many takes seconds.
+    pub(crate) async fn promote(&self, candidate: Candidate) -> Result<(), PassError> {
+        let generations = self.generations.clone();
+        let promoted = tokio::task::spawn_blocking(move || generations.promote(candidate)).await;
+        Ok(promoted.map_err(|panic| PassError::Panicked(panic.to_string()))??)
+    }
+
     async fn replace_fenced(&self, shadow: Handle, candidate: Candidate) -> Result<(), PassError> {
         let gone = |_| PassError::Panicked("the new generation's projector ended".to_owned());
         let writer = shadow.hold(0).await.map_err(gone)?.surrender().await.map_err(gone)?;
-        self.generations.promote(candidate)?;
+        self.promote(candidate).await?;
         self.live.start_over(self.log.clone(), writer).await;
         tracing::info!("the views of the log that is there now serve");
         Ok(())

@@ -154,7 +154,7 @@ impl Inner {
             return Err(PassError::Log("the new views did not come up to the message of the old ones".to_owned()));
         };
         let (at, writer) = (held.at, held.surrender().await.map_err(|_| gone())?);
-        self.generations.promote(candidate)?;
+        self.promote(candidate).await?;
         self.live.start_over(self.log.clone(), writer).await;
         tracing::info!(at, "the new views serve");
         rebuild.enter(RebuildState::Completed, rebuild.again());

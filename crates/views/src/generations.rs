@@ -112,10 +112,13 @@ impl Generations {
             match self.serving.shared().settle() {
                 Ok(()) => ledger.carry(self.serving.shared().lifetime(), &shared.lifetime(), name),
                 // They may be replaced because of just that.
-                Err(error) => tracing::warn!(
-                    %error,
-                    "what the views that are replaced know of totals cannot be told: what only they know is lost"
-                ),
+                Err(error) => {
+                    ledger.carry_nothing();
+                    tracing::warn!(
+                        %error,
+                        "what the views that are replaced know of totals cannot be told: what only they know is lost"
+                    );
+                }
             }
         }
         let switch = || match &self.directory.ledger {

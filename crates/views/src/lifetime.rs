@@ -252,6 +252,15 @@ impl Ledger {
         }
     }
 
+    /// Forgets what was kept for views that were about to serve and did not come to it: it may be older than what is known
+    /// by now.
+    pub(crate) fn carry_nothing(&self) {
+        let mut kept = self.kept.lock();
+        if kept.next.take().is_some() {
+            self.write(&kept);
+        }
+    }
+
     /// Lets readers know of the generation that serves from now on, and what was kept for it counts: nobody is told the one
     /// without the other.
     pub(crate) fn switch<T>(&self, generation: &str, switch: impl FnOnce() -> T) -> T {

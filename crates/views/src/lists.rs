@@ -35,16 +35,17 @@ impl Reader {
                 let only = queries.each_ref().map(|query| state.candidates(&query.filter));
                 (state.table.snapshot(), only, state.floor)
             };
-            let queries: Vec<_> = queries.iter().zip(only.iter().map(Option::as_deref)).collect();
-            let found = snapshot.find_each(&queries, signs)?;
+            let asked: [_; N] = std::array::from_fn(|place| (&queries[place], only[place].as_deref()));
+            let found = snapshot.find_each(asked, signs)?;
             drop(snapshot);
-            let pages = found.into_iter().map(|found| {
+            let mut pages = [const { None }; N];
+            for (page, found) in pages.iter_mut().zip(found) {
                 let jobs = shared.records(shared.staged(found.jobs), floor)?;
-                Ok(jobs.map(|jobs| Page { jobs, next: found.next, total: found.total }))
-            });
+                *page = jobs.map(|jobs| Page { jobs, next: found.next, total: found.total });
+            }
             // None where a job was dropped while its record was read.
-            if let Some(pages) = pages.collect::<Result<Option<Vec<Page>>, ViewError>>()? {
-                return Ok(pages.try_into().unwrap_or_else(|_| unreachable!("each query finds one page")));
+            if pages.iter().all(Option::is_some) {
+                return Ok(pages.map(Option::unwrap_or_default));
             }
         }
     }

@@ -136,6 +136,20 @@ fn what_is_kept_for_the_next_views_counts_when_they_serve_and_not_before() {
 }
 
 #[test]
+fn what_was_kept_for_views_that_did_not_come_to_serve_is_not_what_others_of_their_name_get() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir, "gen-0001");
+    let sums = || known(LOG, 50, &[("a", 4)]);
+    ledger.cut(known(LOG, 0, &[("a", 5)]), 50, &of(&[("a", 4)]));
+    ledger.carry(sums(), &known(LOG, 50, &[]), "gen-0002");
+    // It failed, and before the next attempt more is forgotten; of what serves nothing can be told then.
+    ledger.cut(sums(), 90, &of(&[]));
+    ledger.carry_nothing();
+    ledger.switch("gen-0002", || ());
+    assert_eq!(ledger.real(known(LOG, 90, &[])), of(&[("a", 5)]));
+}
+
+#[test]
 fn what_was_kept_before_there_was_a_next_generation_is_read() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(FILE), codec::encode(&kept_alone())).unwrap();

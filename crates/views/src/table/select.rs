@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::codes::Codes;
 use super::cold::{Summary, Tally};
-use super::part::Part;
+use super::part::{Columns, Part};
 use super::plan::{Plan, Selection};
 use super::segment::{NONE, SEGMENT, Segment, Span, Spans, of_state};
 use super::{Snapshot, Texts};
@@ -53,14 +53,18 @@ struct Hit {
 impl Snapshot {
     /// A page of the list. `only`: of the jobs at these slots.
     pub(crate) fn find(&self, query: &Query, signs: &Signs, only: Option<&[(u32, Uuid)]>) -> Result<Found, ViewError> {
-        let found = self.find_each(&[(query, only)], signs)?;
-        Ok(found.into_iter().next().expect("one query finds one page"))
+        let [found] = self.find_each([(query, only)], signs)?;
+        Ok(found)
     }
 
     /// A page of each of these lists, with one pass through all jobs for those of all jobs.
-    pub(crate) fn find_each(&self, queries: &[Asked<'_>], signs: &Signs) -> Result<Vec<Found>, ViewError> {
-        let ready: Vec<Ready<'_>> = queries.iter().map(|(query, _)| Ready::of(query, signs, &self.texts)).collect();
-        let mut searches: Vec<Search<'_>> = ready.iter().map(Ready::search).collect();
+    pub(crate) fn find_each<const N: usize>(
+        &self,
+        queries: [Asked<'_>; N],
+        signs: &Signs,
+    ) -> Result<[Found; N], ViewError> {
+        let ready = queries.map(|(query, _)| Ready::of(query, signs, &self.texts));
+        let mut searches = ready.each_ref().map(Ready::search);
         let mut of_all = Vec::new();
         for (search, (_, only)) in searches.iter_mut().zip(queries) {
             match only {
@@ -69,7 +73,7 @@ impl Snapshot {
             }
         }
         self.search_all(&mut of_all)?;
-        Ok(searches.into_iter().map(Search::found).collect())
+        Ok(searches.map(Search::found))
     }
 
     fn search_only(&self, search: &mut Search<'_>, jobs: &[(u32, Uuid)]) -> Result<(), ViewError> {
@@ -102,7 +106,11 @@ impl Snapshot {
         first.order.sort(&mut parts);
         let visit = |searches: &mut [&mut Search<'_>], first| {
             let mut share = parts.iter().skip(first).step_by(threads.max(1));
-            share.try_for_each(|part| searches.iter_mut().try_for_each(|search| search.visit_all(part)))
+            share.try_for_each(|part| {
+                // What is on disk is read once for all that want it.
+                let mut open = None;
+                searches.iter_mut().try_for_each(|search| search.visit_all(part, &mut open))
+            })
         };
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads)
@@ -179,7 +187,7 @@ impl Search<'_> {
         }
     }
 
-    fn visit_all(&mut self, part: &Part) -> Result<(), ViewError> {
+    fn visit_all<'p>(&mut self, part: &'p Part, open: &mut Option<Columns<'p>>) -> Result<(), ViewError> {
         if self.plan.passes_over(part.spans()) {
             return Ok(());
         }
@@ -190,9 +198,12 @@ impl Search<'_> {
             self.total += count;
             return Ok(());
         }
-        let segment = part.open()?;
-        if let Some(candidates) = self.plan.candidates(&segment) {
-            self.visit(&segment, candidates);
+        let segment = match open {
+            Some(segment) => segment,
+            None => open.insert(part.open()?),
+        };
+        if let Some(candidates) = self.plan.candidates(segment) {
+            self.visit(segment, candidates);
         }
         Ok(())
     }

@@ -188,7 +188,6 @@ fn empty_views_of_another_fold_are_not_kept() {
     assert!(matches!(opened.outcome, Outcome::SetAside { reason: Reason::OtherFold { found: 7 }, .. }));
 }
 
-/// The sums of many jobs are made beside everything else, and whoever asks for them waits.
 #[test]
 fn nothing_but_the_statistics_waits_for_the_statistics() {
     let dir = tempfile::tempdir().unwrap();
@@ -209,6 +208,7 @@ fn nothing_but_the_statistics_waits_for_the_statistics() {
     assert!(patience().is_some());
 }
 
+/// The sums of many jobs are made beside everything else, and whoever asks for them waits.
 #[test]
 fn the_statistics_of_many_jobs_are_there_when_they_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
