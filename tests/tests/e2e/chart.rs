@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use forebay_tests::{forebay_binary, tool};
 use serde_json::{Value, json};
@@ -16,16 +16,20 @@ fn folder() -> PathBuf {
 
 /// What Helm makes of each of these values, under the release of that name: all that Kubernetes would take.
 fn rendered(cases: &[(&str, Value)]) -> Vec<Made> {
+    let output = of_helm(cases);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    made.into_iter().map(Made).collect()
+}
+
+fn of_helm(cases: &[(&str, Value)]) -> Output {
     let cases: Vec<Value> =
         cases.iter().map(|(release, values)| json!({ "release": release, "values": values })).collect();
     let mut command = Command::new(tool("venv-helm/bin/kubernetes-validate").with_file_name("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/chart.py")).arg(folder());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(json!(cases).to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let made: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    made.into_iter().map(Made).collect()
+    child.wait_with_output().unwrap()
 }
 
 /// What was made of the chart.
@@ -141,12 +145,16 @@ fn each_value_of_the_chart_does_what_it_says() {
     assert_eq!(values.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), known, "all are set");
 
     let long = "a-release-whose-name-is-as-long-as-helm-lets-it-be-xx";
-    let fewer = json!({ "ingress": { "enabled": true }, "secrets": { "FOREBAY_API_KEY": 12_345_678 } });
+    let fewer = json!({ "ingress": { "enabled": true }, "secrets": { "FOREBAY_API_KEY": "12345678" } });
     let [made, few] = rendered(&[(long, values.clone()), ("blue", fewer)]).try_into().ok().unwrap();
     made.is_taken();
     let settings = made.of("ConfigMap")["data"]["forebay.toml"].as_str().unwrap();
     assert!(settings.contains("retention = \"3d\"") && settings.contains("nats-replicas = 3"), "{settings}");
     let container = made.container();
+    // A variable would come before a setting; those of address and directory nobody can set.
+    let variables: Vec<_> =
+        container["env"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(variables, ["FOREBAY_DATA_DIR", "FOREBAY_LISTEN"]);
     assert_eq!(container["image"], "registry.example.com/forebay:9.9.9");
     assert_eq!((&container["imagePullPolicy"], &container["resources"]), (&json!("Always"), &values["resources"]));
     for name in ["imagePullSecrets", "nodeSelector", "tolerations", "affinity"] {
@@ -183,5 +191,20 @@ fn each_value_of_the_chart_does_what_it_says() {
     let sums = |made: &Made| made.of("StatefulSet")["spec"]["template"]["metadata"]["annotations"].clone();
     for sum in ["checksum/config", "checksum/secrets"] {
         assert_ne!(sums(&made)[sum], sums(&few)[sum], "{sum}");
+    }
+}
+
+#[test]
+fn a_value_of_the_chart_that_would_do_nothing_or_something_else_is_refused_by_name() {
+    let long_number: Value = serde_json::from_str("12345678901234567890").unwrap();
+    for (values, told) in [
+        (json!({ "config": { "listen": "0.0.0.0:9000" } }), ["config.listen", "leave it out"]),
+        (json!({ "config": { "retention": "3d", "data-dir": "/elsewhere" } }), ["config.data-dir", "leave it out"]),
+        (json!({ "secrets": { "FOREBAY_API_KEY": long_number } }), ["secrets.FOREBAY_API_KEY", "quote it"]),
+        (json!({ "secrets": { "FOREBAY_ADMIN_PASSWORD": true } }), ["secrets.FOREBAY_ADMIN_PASSWORD", "quote it"]),
+    ] {
+        let output = of_helm(&[("blue", values.clone())]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.iter().all(|told| error.contains(told)), "{values}: {error}");
     }
 }

@@ -22,6 +22,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* The settings as the TOML file that the program reads: texts and lists of texts are quoted as JSON quotes them, which
 TOML takes too. */}}
 {{- define "forebay.toml" -}}
+{{- range $key := list "listen" "data-dir" }}
+{{- if hasKey $.Values.config $key }}
+{{- fail (printf "config.%s: the chart says what it is, since its ports and volumes go by it: leave it out" $key) }}
+{{- end }}
+{{- end }}
 {{- range $key, $value := .Values.config }}
 {{ $key }} = {{ toJson $value }}
 {{- end }}
