@@ -19,6 +19,13 @@ const SCRAPE: Duration = Duration::from_secs(15);
 const VISIT: Duration = Duration::from_secs(1);
 /// A job that was published so long ago can be read.
 const SURELY: Duration = Duration::from_secs(5);
+/// Who visits the stream gives up after so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So often the stream may be too fast for who follows it, on a machine of few cores that does all the rest as well.
+const OVERFLOWS: u64 = 3;
+/// What is missed each time at most: the frames that the server keeps. Going on after the last one that was seen would
+/// bring none of them back, since they are too old by then.
+const MISSED: u64 = 100_000;
 
 /// What a dashboard asks, page by page.
 const PAGES: [&str; 16] = [
@@ -68,7 +75,9 @@ impl Read {
     /// Everybody has read, and who follows the stream was told of each job and its states.
     pub(super) fn check(&self, jobs: u64) {
         assert!(self.requests > 100 && self.jobs > 10 && self.scrapes > 0 && self.visits > 10, "{self:?}");
-        assert!(self.overflows > 0 || self.told >= 3 * jobs * 99 / 100, "of {jobs} jobs the stream told {self:?}");
+        assert!(self.overflows <= OVERFLOWS, "the stream was too fast: {self:?}");
+        let told = self.told + self.overflows * MISSED;
+        assert!(told >= 3 * jobs * 99 / 100, "of {jobs} jobs the stream told {self:?}");
     }
 }
 
@@ -151,9 +160,9 @@ fn scrape(forebay: &Forebay, over: &AtomicBool) -> Read {
 }
 
 /// The stream, from where it is now.
-fn open(api: &Api) -> BufReader<TcpStream> {
+fn open(api: &Api, patience: Duration) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(api.address()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
     let (host, token) = (api.address(), api.token());
     write!(stream, "GET /api/events/stream HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n").unwrap();
     BufReader::with_capacity(1 << 18, stream)
@@ -161,11 +170,13 @@ fn open(api: &Api) -> BufReader<TcpStream> {
 
 /// Who follows the stream all the time.
 fn follow(api: &Api, over: &AtomicBool) -> Read {
-    let (mut read, mut stream, mut line) = (Read::default(), open(api), Vec::new());
+    // Looks up once a second whether it is over.
+    let open = || open(api, Duration::from_secs(1));
+    let (mut read, mut stream, mut line) = (Read::default(), open(), Vec::new());
     while !over.load(Ordering::Relaxed) {
         match stream.read_until(b'\n', &mut line) {
             // It was too slow, was told so, and begins anew.
-            Ok(0) => stream = open(api),
+            Ok(0) => stream = open(),
             Ok(_) => {
                 read.told += u64::from(line.starts_with(b"event: job:state_change"));
                 read.overflows += u64::from(line.starts_with(b"event: overflow"));
@@ -183,7 +194,7 @@ fn follow(api: &Api, over: &AtomicBool) -> Read {
 fn visit(api: &Api, over: &AtomicBool) -> Read {
     let mut read = Read::default();
     while !over.load(Ordering::Relaxed) {
-        let mut lines = open(api).lines();
+        let mut lines = open(api, PATIENCE).lines();
         assert!(lines.any(|line| line.unwrap().starts_with("retry:")), "a stream begins with when to come back");
         read.visits += 1;
         std::thread::sleep(VISIT);
