@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, job_id};
+use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, job_id, wait_for};
 use serde::Serialize;
 use serde_json::json;
 
@@ -130,7 +130,7 @@ fn scrape(samples: usize) -> Scrape {
     // One whole round first, so that all of it is applied.
     let last =
         request("GET", &format!("/api/jobs/{}", job_id(&format!("pair-{}", pairs - 1))), forebay.api.token(), "");
-    while client.call(&last) != 200 {}
+    wait_for("the last pair", 60, || (client.call(&last) == 200).then_some(()));
     let plain = request("GET", "/metrics", forebay.api.token(), "");
     let told = |client: &mut Raw, wanted: &[u8]| {
         assert_eq!(client.call(wanted), 200);
