@@ -3,10 +3,12 @@ down as one JSON line for each request, in the file that is named.
 
     otlp.py PORT FILE [CERTIFICATE KEY]
 
-Who asks for it with the header `x-refuse: NUMBER` is told that so many of what came were refused.
+Who asks for it with the header `x-refuse: NUMBER` is told that so many of what came were refused, and what the header
+`authorization` was; with `x-busy` every second request is not taken, and is to come again.
 """
 
 import gzip
+import itertools
 import json
 import ssl
 import sys
@@ -23,6 +25,7 @@ MESSAGES = {
 }
 port, path, *tls = sys.argv[1:]
 file, lock = open(path, "a", encoding="utf-8", buffering=1), threading.Lock()
+busy = itertools.cycle([True, False])
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -30,6 +33,11 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("x-busy") and next(busy):
+            self.send_response(503)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         asked, answered, refused = MESSAGES[self.path]
@@ -42,7 +50,7 @@ class Receiver(BaseHTTPRequestHandler):
         answer = answered()
         if count := self.headers.get("x-refuse"):
             setattr(answer.partial_success, refused, int(count))
-            answer.partial_success.error_message = "too many"
+            answer.partial_success.error_message = f"too many of {self.headers.get('authorization')}"
         answer = answer.SerializeToString()
         self.send_response(200)
         self.send_header("content-type", "application/x-protobuf")

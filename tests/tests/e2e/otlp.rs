@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, Receiver, wait_for, wait_or_show};
+use forebay_tests::{API_KEY, CONNECTION, Forebay, Options, Receiver, forebay_binary, wait_for, wait_or_show};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::{Value, json};
 use ureq::http::Method;
@@ -303,13 +304,15 @@ fn over_tls_and_compressed_the_last_is_sent_before_the_end() {
     drop(other);
     assert!(receiver.received().is_empty());
 
+    let refusing = format!("x-refuse=7,authorization=Bearer%20{SECRET}");
     // A minute before the first metrics, and five seconds before the first spans.
-    let mut forebay = started("cert.pem", &[("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "x-refuse=7")]);
+    let mut forebay = started("cert.pem", &[("OTEL_EXPORTER_OTLP_METRICS_HEADERS", &*refusing)]);
     let position = ingest(&forebay, "a", &[]);
     forebay.stop();
     let log = forebay.process().log();
     let refused = log.lines().find(|line| line.contains("the receiver refuses a part of the metrics")).unwrap();
-    assert!(refused.contains("\"count\":7") && refused.contains("too many"), "{refused}");
+    assert!(refused.contains("\"count\":7") && refused.contains("too many of ***"), "{refused}");
+    assert!(!log.contains(SECRET), "{log}");
     let all = receiver.received();
     assert!(all.iter().all(|sent| sent.headers["content-encoding"] == "gzip"), "{all:?}");
     let metrics = all.iter().find(|sent| sent.path == "/v1/metrics").unwrap();
@@ -317,4 +320,45 @@ fn over_tls_and_compressed_the_last_is_sent_before_the_end() {
     let spans = receiver.spans();
     assert!(named(&spans, "POST /api/ingest").any(|span| number(span, "forebay.position") == Some(position)));
     assert!(named(&spans, "batch").next().is_some());
+
+    // What comes through at the second attempt has come through.
+    let busy = [
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-busy=1"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+    ];
+    let busy = started("cert.pem", &busy);
+    ingest(&busy, "b", &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]);
+    wait_for("the span to be sent again", 30, || {
+        receiver.spans().iter().find(|span| span["traceId"] == *hex(TRACE)).cloned()
+    });
+    assert!(!busy.process().log().contains("the receiver"), "{}", busy.process().log());
+}
+
+#[test]
+fn what_standard_variables_forbid_is_not_sent_and_what_they_ask_for_in_vain_is_refused() {
+    let receiver = Receiver::start();
+    let mut forebay = Forebay::start(options(
+        &receiver.endpoint(),
+        &[("OTEL_SDK_DISABLED", "True"), ("OTEL_METRIC_EXPORT_INTERVAL", "50"), ("OTEL_BSP_SCHEDULE_DELAY", "50")],
+    ));
+    ingest(&forebay, "a", &[]);
+    forebay.stop();
+    assert!(forebay.process().log().contains("OTEL_SDK_DISABLED is true"));
+    // The last would have come with the end.
+    assert!(receiver.received().is_empty());
+
+    for name in ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"] {
+        for (protocol, is_taken) in [("grpc", false), ("http/json", false), ("http/protobuf", true), ("", true)] {
+            let checked = Command::new(forebay_binary())
+                .env_clear()
+                .env(name, protocol)
+                .args(["config", "check", "--otlp-endpoint", "http://127.0.0.1:4317"])
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&checked.stderr);
+            assert_eq!(checked.status.success(), is_taken, "{told}");
+            assert!(is_taken || (told.contains(name) && told.contains("http/protobuf")), "{told}");
+        }
+    }
 }

@@ -56,17 +56,22 @@ pub(crate) struct Telemetry {
     traces: Option<SdkTracerProvider>,
     metrics: Option<Metrics>,
     every: Duration,
+    /// Whether `OTEL_SDK_DISABLED` forbids it all.
+    is_disabled: bool,
 }
 
 impl Telemetry {
     /// What the settings ask for.
     pub(crate) fn of(config: &ServeConfig) -> anyhow::Result<Option<Self>> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+        if variable("OTEL_SDK_DISABLED")?.is_some_and(|value| value.trim().eq_ignore_ascii_case("true")) {
+            return Ok(Some(Self { traces: None, metrics: None, every: METRICS_EVERY, is_disabled: true }));
+        }
         let resource = resource(&config.stack.data_dir)?;
         let traces = if is_wanted("OTEL_TRACES_EXPORTER")? { Some(traces(endpoint, &resource)?) } else { None };
         let metrics = if is_wanted("OTEL_METRICS_EXPORTER")? { Some(Metrics::new(endpoint, &resource)?) } else { None };
         let every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL")?.unwrap_or(METRICS_EVERY);
-        Ok(Some(Self { traces, metrics, every }))
+        Ok(Some(Self { traces, metrics, every, is_disabled: false }))
     }
 
     /// What takes the spans.
@@ -80,6 +85,9 @@ impl Telemetry {
 
     /// Begins to tell of this server. Within a tokio runtime.
     pub(crate) fn begin(self, app: &Arc<App>) -> Running {
+        if self.is_disabled {
+            tracing::info!("OTEL_SDK_DISABLED is true: neither traces nor metrics are sent");
+        }
         if self.traces.is_some() {
             let propagator = TraceContextPropagator::new();
             app.trace_requests(Box::new(move |span, headers| adopt(&propagator, span, headers)));
