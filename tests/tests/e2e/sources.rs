@@ -80,3 +80,26 @@ fn brokers_are_added_and_removed_while_the_server_runs_and_each_stands_for_itsel
     let left = forebay.api.get(&format!("/api/jobs?limit=1&connectionId={mail_id}"));
     assert_eq!(left.body["pagination"]["total"], 45, "its jobs stay, and no more came");
 }
+
+#[test]
+fn whatever_is_bound_in_redis_queues_that_can_be_asked_for_are_told() {
+    let redis = Redis::start();
+    let bind = |key: &str, queue: &str| redis.command(&["SADD", key, &format!("a\u{6}\u{16}\u{6}\u{16}{queue}")]);
+    // A name that no event can tell stands before the good one, and what is no list or no set.
+    bind("_kombu.binding.celery", &"A".repeat(9 << 20));
+    bind("_kombu.binding.celery", "a hash");
+    bind("_kombu.binding.celery", "a\0 >*\r\n.b");
+    redis.command(&["HSET", "a hash", "field", "value"]);
+    redis.command(&["SET", "_kombu.binding.of nothing", "text"]);
+    redis.command(&["SADD", "_kombu.binding.:", "", ":", "::", "\u{6}\u{16}"]);
+    redis.command(&["SET", "unacked", "text"]);
+    bind("_kombu.binding.celery", "mail");
+    redis.command(&["RPUSH", "mail", "1", "2", "3"]);
+    let forebay = Forebay::start(Options::celery(&[redis.url(0)]));
+    let depths = wait_for("the depth of what is a queue", 60, || {
+        let queues = forebay.api.get("/api/queues?timeRange=1h").body["data"].as_array()?.clone();
+        let depth = |name: &str| queues.iter().find(|queue| queue["name"] == name).map(|queue| queue["depth"].clone());
+        Some([depth("mail")?, depth("a\0 >*\r\n.b")?, depth("a hash").unwrap_or_default()])
+    });
+    assert_eq!(depths, [Value::from(3), Value::from(0), Value::Null]);
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::{Connection, FromRedisValue, Pipeline, RedisError, RedisResult, cmd, pipe};
+use proto_events::limits::QUEUE;
 use tokio::time::MissedTickBehavior;
 
 use super::url::{RedisUrl, escape};
@@ -270,20 +271,40 @@ fn is_of_jobs(key: &[u8], prefix: &str) -> bool {
     exchange != b"celeryev" && !exchange.ends_with(b".pidbox")
 }
 
+fn fits(queue: &str) -> bool {
+    queue.chars().nth(QUEUE).is_none()
+}
+
 /// The queue of a binding: routing key, pattern, queue.
 fn queue_of(member: &[u8]) -> Option<Bound> {
     let member = std::str::from_utf8(member).ok()?;
     SEPARATORS.into_iter().find_map(|separator| {
         let mut parts = member.split(separator).skip(2);
         let queue = parts.next().filter(|queue| !queue.is_empty() && parts.next().is_none())?;
-        let is_of_jobs = !queue.ends_with(".pidbox") && !queue.starts_with("celeryev.");
+        // A longer name no event can tell, and one that never gets through would hold up all others.
+        let is_of_jobs = !queue.ends_with(".pidbox") && !queue.starts_with("celeryev.") && fits(queue);
         is_of_jobs.then(|| (queue.to_owned(), separator))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Anything, or what a binding may consist of, in any order.
+    fn member() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            Just("\x06\x16".as_bytes().to_vec()),
+            Just(b":".to_vec()),
+            Just(b".pidbox".to_vec()),
+            Just(b"celeryev.".to_vec()),
+            "\\PC{0,20}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..20),
+        ];
+        prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+    }
 
     #[test]
     fn a_binding_tells_its_queue_and_how_its_lists_are_named() {
@@ -306,5 +327,28 @@ mod tests {
             assert_eq!(queue(none), None, "{none:?}");
         }
         assert_eq!(queue_of(b"a\x06\x16\x06\x16\xff"), None);
+        assert!(queue(&format!("::{}", "ä".repeat(QUEUE))).is_some());
+        assert_eq!(queue(&format!("::{}", "ä".repeat(QUEUE + 1))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_bound_it_names_a_queue_of_jobs_or_nothing(
+            member in member(),
+            key in member(),
+            prefix in "\\PC{0,5}",
+            (route, pattern, queue) in ("[^\x06\x16]{0,20}", "[^\x06\x16]{0,20}", "[^\x06\x16]{1,20}"),
+        ) {
+            if let Some((queue, separator)) = queue_of(&member) {
+                let end = format!("{separator}{queue}");
+                prop_assert!(!queue.is_empty() && fits(&queue) && member.ends_with(end.as_bytes()), "{member:?}: {queue:?}");
+                prop_assert!(!queue.contains(separator) && !queue.ends_with(".pidbox") && !queue.starts_with("celeryev."));
+            }
+            is_of_jobs(&key, &prefix);
+            // Whatever is beside it, a good one is read.
+            let good = [&*route, &pattern, &queue].join(SEPARATORS[0]);
+            let is_of_jobs = !queue.ends_with(".pidbox") && !queue.starts_with("celeryev.");
+            prop_assert_eq!(queue_of(good.as_bytes()), is_of_jobs.then_some((queue, SEPARATORS[0])));
+        }
     }
 }
