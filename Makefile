@@ -4,6 +4,8 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 GET := ./tests/tools/get.sh
 # cargo-nextest where it is installed, cargo's own runner elsewhere.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+# What the program is built with beside what it has anyway: FEATURES=otlp.
+WITH = $(if $(FEATURES),--features $(FEATURES))
 # The binary under test can do things that tests need and no other binary must.
 TESTING := --features forebay/testing,forebay/otlp
 
@@ -13,9 +15,9 @@ TESTING := --features forebay/testing,forebay/otlp
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## target/release/forebay, and a nats-server for it where the machine has none
+build: ## target/release/forebay, and a nats-server for it where the machine has none; FEATURES=otlp for OpenTelemetry
 	@$(GET) nats
-	cargo build --release --package forebay
+	cargo build --release --package forebay $(WITH)
 
 demo: build ## a real Celery app beside Forebay: what became of each job; stays up until Ctrl-C
 	@$(GET) redis celery
@@ -29,6 +31,8 @@ test: test-tools ## every test, with real servers, a real broker and real worker
 lint: ## format, clippy, and licences and sources of dependencies where cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(TESTING) -- -D warnings
+# What is shipped is without OpenTelemetry.
+	cargo clippy --package forebay --all-targets --features testing -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check licenses bans sources; \
 	else echo 'cargo-deny is not installed: licences, bans and sources of dependencies were not checked'; fi
 
@@ -44,11 +48,11 @@ RELEASED := $(TARGET)/release/forebay
 else
 RELEASED := $(TARGET)/$(FOR)/release/forebay
 endif
-MADE_OF = --binary "$(RELEASED)" --nats "$(NATS)" --target $(FOR) --out "$(TARGET)/dist"
+MADE_OF = --binary "$(RELEASED)" --nats "$(NATS)" --target $(FOR) --out "$(TARGET)/dist" $(WITH)
 
 released:
 	@$(GET) nats
-	cargo build --release --locked --package forebay $(if $(filter-out $(HOST),$(FOR)),--target $(FOR))
+	cargo build --release --locked --package forebay $(WITH) $(if $(filter-out $(HOST),$(FOR)),--target $(FOR))
 
 dist: released ## target/dist: the archive of a release, its SBOM and checksums; FOR=x86_64-unknown-linux-musl for another target
 	@crates/forebay/packaging/dist.py archive $(MADE_OF)

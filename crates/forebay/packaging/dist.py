@@ -4,6 +4,7 @@
     dist.py archive --binary FILE --nats FILE --target TRIPLE --out DIR
     dist.py deb     --binary FILE --nats FILE --target TRIPLE --out DIR     needs dpkg-deb
     dist.py sbom    --target TRIPLE [--nats FILE]                           CycloneDX 1.5, on standard output
+                    all three: [--features otlp] where the program was built with it
     dist.py glibc   FILE                                                    the least glibc that a program needs
 
 The same files give the same bytes: entries are sorted and belong to root, and all times are SOURCE_DATE_EPOCH, else that
@@ -88,8 +89,10 @@ def stripped(program, scratch):
     return copy
 
 
-def metadata(target):
-    return json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target, cwd=ROOT))
+def metadata(target, features):
+    wanted = [f"--features=forebay/{feature}" for feature in re.findall(r"[^\s,]+", features)]
+    asked = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target, *wanted]
+    return json.loads(run(*asked, cwd=ROOT))
 
 
 def linked(metadata):
@@ -108,8 +111,8 @@ def linked(metadata):
     return root, {package: packages[package] for package in sorted(uses)}, uses
 
 
-def sbom(target, nats=None):
-    root, packages, uses = linked(metadata(target))
+def sbom(target, nats=None, features=""):
+    root, packages, uses = linked(metadata(target, features))
     with open(ROOT / "Cargo.lock", "rb") as file:
         sums = {(it["name"], it["version"]): it.get("checksum") for it in tomllib.load(file)["package"]}
 
@@ -146,8 +149,8 @@ def sbom(target, nats=None):
     }
 
 
-def third_party(target):
-    root, packages, _ = linked(metadata(target))
+def third_party(target, features):
+    root, packages, _ = linked(metadata(target, features))
     ours = [package for id, package in packages.items() if package["source"]]
     lines = ["The libraries that are linked into forebay, with their licences.", ""]
     for package in sorted(ours, key=lambda it: (it["name"], it["version"])):
@@ -175,14 +178,14 @@ def files(arguments):
 The program is `forebay`, and needs {glibc_line(arguments.binary)}. It starts the `nats-server` beside it, so keep both in
 one directory. `./forebay serve --help` says what can be set, README.md what it does.
 """
-    listed = json.dumps(sbom(arguments.target, arguments.nats), indent=1, sort_keys=True) + "\n"
+    listed = json.dumps(sbom(arguments.target, arguments.nats, arguments.features), indent=1, sort_keys=True) + "\n"
     return [
         ("INSTALL", readme.encode(), 0o644),
         ("LICENSE-APACHE", apache.encode(), 0o644),
         ("LICENSE-MIT", ROOT / "LICENSE-MIT", 0o644),
         ("LICENSE-nats-server", (NATS_LICENCE + apache).encode(), 0o644),
         ("README.md", ROOT / "README.md", 0o644),
-        ("THIRD-PARTY.txt", third_party(arguments.target).encode(), 0o644),
+        ("THIRD-PARTY.txt", third_party(arguments.target, arguments.features).encode(), 0o644),
         ("forebay", arguments.binary, 0o755),
         ("forebay.env", HERE / "forebay.env", 0o600),
         ("forebay.service", HERE / "systemd/forebay.service", 0o644),
@@ -203,7 +206,7 @@ def archive(arguments):
                 entry.size, entry.mode, entry.mtime, entry.uname, entry.gname = len(data), mode, epoch(), "root", "root"
                 tar.addfile(entry, io.BytesIO(data))
     # Beside the archive, too, for who looks before unpacking.
-    listed = json.dumps(sbom(arguments.target, arguments.nats), indent=1, sort_keys=True) + "\n"
+    listed = json.dumps(sbom(arguments.target, arguments.nats, arguments.features), indent=1, sort_keys=True) + "\n"
     (arguments.out / f"{name}.cdx.json").write_text(listed)
     print(f"{path}: needs {glibc_line(arguments.binary)}")
 
@@ -235,7 +238,7 @@ def deb(arguments):
         for name in ["LICENSE-MIT", "LICENSE-APACHE"]:
             put(doc / name, ROOT / name)
         put(doc / "copyright", HERE / "debian/copyright")
-        put(doc / "THIRD-PARTY.txt", third_party(arguments.target).encode())
+        put(doc / "THIRD-PARTY.txt", third_party(arguments.target, arguments.features).encode())
         readmes = {"README.md.gz": ROOT / "README.md"}
         for name, readme in readmes.items():
             put(doc / name, gzip.compress(readme.read_bytes(), 9, mtime=0))
@@ -286,13 +289,14 @@ def main():
     parser.add_argument("--binary", type=Path)
     parser.add_argument("--nats", type=Path)
     parser.add_argument("--target")
+    parser.add_argument("--features", default="", help="of the program: otlp")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compression", default="xz", help="of the Debian package: xz, gzip or none; none is none of the archive, too")
     arguments = parser.parse_args()
     if arguments.what == "glibc":
         print(glibc_line(arguments.file))
     elif arguments.what == "sbom":
-        print(json.dumps(sbom(arguments.target, arguments.nats), indent=1, sort_keys=True))
+        print(json.dumps(sbom(arguments.target, arguments.nats, arguments.features), indent=1, sort_keys=True))
     else:
         for file in [arguments.binary, arguments.nats]:
             if not file or not file.is_file():

@@ -159,7 +159,11 @@ impl Fleet {
     pub fn open(file: PathBuf, outlet: Outlet, habits: Habits) -> Result<Self, FleetError> {
         let kept = match std::fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                let damaged = format!("it is damaged ({error}): restore it, or remove it and add its brokers again");
+                // What is there instead may be a URL with its password.
+                let (line, column) = (error.line(), error.column());
+                let damaged = format!(
+                    "it is damaged in line {line}, column {column}: restore it, or remove it and add its brokers again"
+                );
                 io::Error::new(io::ErrorKind::InvalidData, damaged)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kept::default()),

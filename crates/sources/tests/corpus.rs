@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
+mod cases;
+
 use std::path::Path;
 
 use proptest::collection::vec;
@@ -127,14 +129,8 @@ fn harmed(mut bytes: Vec<u8>, harms: &[Harm]) -> Vec<u8> {
     bytes
 }
 
-/// So many cases, or as many as `PROPTEST_CASES` asks for, if that is more.
-fn at_least(cases: u32) -> ProptestConfig {
-    let usual = ProptestConfig::default();
-    ProptestConfig { cases: usual.cases.max(cases), ..usual }
-}
-
 proptest! {
-    #![proptest_config(at_least(4_000))]
+    #![proptest_config(cases::at_least(4_000))]
 
     #[test]
     fn whatever_harm_comes_to_a_message_it_gives_an_answer(file in any::<Index>(), harms in vec(harm(), 1..10)) {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
+mod cases;
+
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -152,14 +154,8 @@ fn all_parsers(value: &Value) -> Vec<Event> {
     events
 }
 
-/// So many cases, or as many as `PROPTEST_CASES` asks for, if that is more.
-fn at_least(cases: u32) -> ProptestConfig {
-    let usual = ProptestConfig::default();
-    ProptestConfig { cases: usual.cases.max(cases), ..usual }
-}
-
 proptest! {
-    #![proptest_config(at_least(1_500))]
+    #![proptest_config(cases::at_least(1_500))]
 
     #[test]
     fn any_json_gives_events_of_the_contract_or_a_reason(value in prop_oneof![any_json(), mutated()]) {

@@ -154,7 +154,7 @@ pub(crate) struct ServeArgs {
     pub(super) forget_workers: Option<String>,
 
     /// Receiver of OpenTelemetry to send traces and metrics to, over OTLP as HTTP with protobuf, such as
-    /// `http://localhost:4318`; only where the program was built with `--features otlp`
+    /// `http://localhost:4318`; only where the program was built with `make build FEATURES=otlp`
     ///
     /// All else is said by the standard variables: `OTEL_EXPORTER_OTLP_HEADERS` (what the receiver knows us by),
     /// `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_METRIC_EXPORT_INTERVAL` and their like.

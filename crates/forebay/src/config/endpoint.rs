@@ -3,8 +3,8 @@
 use anyhow::bail;
 
 /// The address before `/v1/traces` and `/v1/metrics`, without a slash at its end. Errors do not repeat it: somebody may have
-/// put a secret into it.
-pub(super) fn endpoint(given: Option<String>) -> anyhow::Result<Option<String>> {
+/// put a secret into it. A program that was built without OpenTelemetry takes none.
+pub(super) fn endpoint(given: Option<String>, has_otlp: bool) -> anyhow::Result<Option<String>> {
     let Some(given) = given else { return Ok(None) };
     let Some(host) = given.strip_prefix("http://").or_else(|| given.strip_prefix("https://")) else {
         bail!("otlp-endpoint must be an address such as http://localhost:4318 (OTLP over HTTP, not gRPC)");
@@ -21,10 +21,10 @@ pub(super) fn endpoint(given: Option<String>) -> anyhow::Result<Option<String>> 
     if let Some(path) = ["/v1/traces", "/v1/metrics"].iter().find(|path| end.ends_with(*path)) {
         bail!("otlp-endpoint must end before {path}: traces and metrics go to paths below it");
     }
-    if !cfg!(feature = "otlp") {
+    if !has_otlp {
         bail!(
             "otlp-endpoint: this program was built without OpenTelemetry and can send nothing there: leave the setting out, \
-             or build it with `cargo build --release --package forebay --features otlp`"
+             or build it with `make build FEATURES=otlp`"
         );
     }
     Ok(Some(end.to_owned()))
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_an_address_without_secrets_before_the_paths_of_signals() {
-        assert_eq!(endpoint(None).unwrap(), None);
+        assert_eq!(endpoint(None, false).unwrap(), None);
         let wrong = [
             "localhost:4318",
             "grpc://localhost:4317",
@@ -48,18 +48,15 @@ mod tests {
             "http://host:4318/v1/traces/",
         ];
         for wrong in wrong {
-            let error = endpoint(Some(wrong.to_owned())).unwrap_err().to_string();
+            let error = endpoint(Some(wrong.to_owned()), false).unwrap_err().to_string();
             assert!(
-                error.starts_with("otlp-endpoint") && !error.contains("s3cret") && !error.contains("features"),
+                error.starts_with("otlp-endpoint") && !error.contains("s3cret") && !error.contains("FEATURES"),
                 "{error}"
             );
         }
-        let good = endpoint(Some("https://host:4318/otlp//".to_owned()));
-        if cfg!(feature = "otlp") {
-            assert_eq!(good.unwrap().as_deref(), Some("https://host:4318/otlp"));
-        } else {
-            let error = good.unwrap_err().to_string();
-            assert!(error.contains("--features otlp"), "{error}");
-        }
+        let good = |has_otlp| endpoint(Some("https://host:4318/otlp//".to_owned()), has_otlp);
+        assert_eq!(good(true).unwrap().as_deref(), Some("https://host:4318/otlp"));
+        let error = good(false).unwrap_err().to_string();
+        assert!(error.contains("FEATURES=otlp"), "{error}");
     }
 }

@@ -104,7 +104,7 @@ impl ServeArgs {
             admin_password: problems.keep(variable("FOREBAY_ADMIN_PASSWORD")).or(file.admin_password),
             door,
             alerts,
-            otlp_endpoint: problems.keep(endpoint(otlp_endpoint)),
+            otlp_endpoint: problems.keep(endpoint(otlp_endpoint, cfg!(feature = "otlp"))),
         };
         problems.settle(config)
     }
