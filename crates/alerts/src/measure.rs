@@ -249,9 +249,13 @@ impl Look<'_> {
     fn gaps(&self, rule: &Rule) -> Reading {
         let window = i64::try_from(rule.window.as_micros()).unwrap_or(i64::MAX);
         let begin = Timestamp(self.now.micros().saturating_sub(window));
+        let there = self.sight.fleet.list();
         let subjects = self.sight.reader.fleet(|fleet| {
             let of_source = fleet.gaps().filter_map(|((connection, source), gaps)| {
-                let within = gaps.iter().map(|gap| seconds(gap.from.max(begin), gap.to.unwrap_or(self.now)));
+                // Nobody misses what a source would hear that was taken away.
+                let is_there = there.iter().any(|it| it.connection_id == connection && it.status.name == source);
+                let gaps = gaps.iter().filter(|gap| is_there || gap.to.is_some());
+                let within = gaps.map(|gap| seconds(gap.from.max(begin), gap.to.unwrap_or(self.now)));
                 let value: f64 = within.sum();
                 let is_meant = rule.connection.holds(source) || self.is_of(rule, connection);
                 let subject = || Subject { name: source.to_owned(), connection_id: Some(connection), value };

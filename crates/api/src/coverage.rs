@@ -2,7 +2,7 @@
 //!
 //! Celery's logical clock is no help: it jumps whenever a process hears another one, so that a gap in it proves nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,7 +138,12 @@ pub(crate) struct Looked(Mutex<Option<(Instant, Arc<Vec<Missing>>)>>);
 
 impl Looked {
     /// What is missing in these connections. Blocks while it is looked at.
-    fn missing(&self, reader: &Reader, connections: &[Uuid]) -> Result<Arc<Vec<Missing>>, ViewError> {
+    fn missing(
+        &self,
+        reader: &Reader,
+        connections: &[Uuid],
+        sources: &Sources,
+    ) -> Result<Arc<Vec<Missing>>, ViewError> {
         let mut known = self.0.lock();
         if let Some((at, missing)) = &*known
             && at.elapsed() < BELIEVED
@@ -150,7 +155,7 @@ impl Looked {
         for connection in connections {
             of_jobs(reader, *connection, now, &mut missing)?;
         }
-        gaps(reader, &mut missing);
+        gaps(reader, sources, &mut missing);
         let missing = Arc::new(missing);
         *known = Some((Instant::now(), Arc::clone(&missing)));
         Ok(missing)
@@ -160,8 +165,13 @@ impl Looked {
 /// What is missing, from whoever looked last or by looking.
 async fn look(app: &App, parts: &Parts) -> Result<Arc<Vec<Missing>>, ApiError> {
     let (looked, connections) = (Arc::clone(&app.coverage), parts.connections.ids());
-    read(&parts.reader, move |reader| looked.missing(reader, &connections)).await
+    let sources =
+        app.fleet().map(|fleet| fleet.list().into_iter().map(|it| (it.connection_id, it.status.name)).collect());
+    read(&parts.reader, move |reader| looked.missing(reader, &connections, &sources)).await
 }
+
+/// The sources that there are, where that is known.
+type Sources = Option<HashSet<(Uuid, String)>>;
 
 pub(crate) async fn get(app: Arc<App>, call: Call) -> Result<Response, ApiError> {
     let parts = readable(&app, &call)?;
@@ -236,10 +246,12 @@ fn has_cut_arguments(job: &Record) -> bool {
     job.args.iter().chain(&job.kwargs).any(is_cut)
 }
 
-fn gaps(reader: &Reader, missing: &mut Vec<Missing>) {
+fn gaps(reader: &Reader, sources: &Sources, missing: &mut Vec<Missing>) {
     let mut gaps: Vec<Missing> = reader.fleet(|fleet| {
         let of_source = fleet.gaps().flat_map(|((connection, source), gaps)| {
-            gaps.into_iter().map(move |gap| Missing {
+            // Nobody misses what a source would hear that was taken away.
+            let is_there = sources.as_ref().is_none_or(|there| there.contains(&(connection, source.to_owned())));
+            gaps.into_iter().filter(move |gap| is_there || gap.to.is_some()).map(move |gap| Missing {
                 source: Some(source.to_owned()),
                 jobs: None,
                 of: None,

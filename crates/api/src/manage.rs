@@ -56,9 +56,9 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "PATCH",
-        about: "Its id, its key and its jobs stay what they are.",
         in_path: &[&NAME_OR_ID],
         body: Some(Body::json::<Named>(true)),
+        about: "Its id, its key and its jobs stay. While a source listens for it, it is refused with 409.",
         answers: &[Answer::json::<Shown<'static>>(StatusCode::OK, "The connection.")],
         errors: CHANGE_ERRORS,
         ..Operation::get(
@@ -269,6 +269,14 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
         (&Method::PATCH, None) => {
             let parts = changeable(&app, &mut call).await?;
             let (name, which) = (named(&mut call).await?, decoded(&path).ok_or(not_found)?);
+            if let Some(source) = listening(&app, parts, &which) {
+                let message = format!(
+                    "The source {source} listens for it by its name, and would make another of that name at the next \
+                     start: remove the source first and add it again afterwards. Where the settings declare it, stop the \
+                     server, rename, and change the name there as well."
+                );
+                return Err(ApiError::Conflict(message));
+            }
             let former = parts.connections.find(&which).map(|connection| connection.name);
             let connection = parts.connections.rename(&which, &name).await?;
             tracing::info!(id = %connection.id, name = connection.name, former, "connection renamed");
@@ -280,7 +288,10 @@ pub(crate) async fn connection(path: String, app: Arc<App>, mut call: Call) -> R
             let parts = changeable(&app, &mut call).await?;
             nothing(&mut call).await?;
             let which = decoded(&path).ok_or(not_found)?;
-            refuse_listening(&app, parts, &which)?;
+            if let Some(source) = listening(&app, parts, &which) {
+                let message = format!("The source {source} listens for it: remove the source first.");
+                return Err(ApiError::Conflict(message));
+            }
             let connection = parts.connections.delete(&which).await?;
             tracing::info!(id = %connection.id, name = connection.name, "connection deleted");
             app.told(&call, "connection.delete", about(connection.id, &connection.name)).await;
@@ -304,16 +315,12 @@ fn about(id: Uuid, name: &str) -> Value {
     json!({ "id": id, "name": name })
 }
 
-/// A source would go on to write for a connection that nobody knows. The default one is not deleted anyway, which is told
-/// elsewhere.
-fn refuse_listening(app: &App, parts: &Parts, which: &str) -> Result<(), ApiError> {
-    let connection = parts.connections.find(which).filter(|connection| connection.name != DEFAULT);
-    let (Some(connection), Some(fleet)) = (connection, app.fleet()) else { return Ok(()) };
-    let listening = fleet.list().into_iter().find(|source| source.connection_id == connection.id);
-    listening.map_or(Ok(()), |source| {
-        let message = format!("The source {} listens for it: remove the source first.", source.status.name);
-        Err(ApiError::Conflict(message))
-    })
+/// The name of a source that listens for a connection: it would go on to write for one that nobody knows, or knows by that
+/// name. The default one is neither renamed nor deleted anyway, which is told elsewhere.
+fn listening(app: &App, parts: &Parts, which: &str) -> Option<String> {
+    let connection = parts.connections.find(which).filter(|connection| connection.name != DEFAULT)?;
+    let mut sources = app.fleet()?.list().into_iter();
+    sources.find(|source| source.connection_id == connection.id).map(|source| source.status.name)
 }
 
 /// `GET` and `POST /api/keys`.

@@ -214,8 +214,8 @@ Examples:
   forebay connection rotate invoices           # prints a new API key, once; the old one stops working at once
   forebay connection delete invoices           # its key stops working; its jobs stay
 
-The default connection keeps its name; its key can be rotated unless FOREBAY_API_KEY gives it. After renaming what
---celery NAME=URL has made, change NAME there as well: at the next start it would make another connection.";
+The default connection keeps its name; its key can be rotated unless FOREBAY_API_KEY gives it. To rename what
+--celery NAME=URL has made, stop the server and change NAME there as well: it would make another connection.";
 
 const COVERAGE_HELP: &str = "\
 Jobs are judged by the latest 300 of each connection, of the last 24 hours. Only what can be proven is told.

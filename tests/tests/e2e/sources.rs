@@ -79,6 +79,11 @@ fn brokers_are_added_and_removed_while_the_server_runs_and_each_stands_for_itsel
     work(&forebay, &shop, &mut flood, &shop_id, 5, 20);
     let left = forebay.api.get(&format!("/api/jobs?limit=1&connectionId={mail_id}"));
     assert_eq!(left.body["pagination"]["total"], 45, "its jobs stay, and no more came");
+    let missing = forebay.api.get("/api/coverage").body["data"].clone();
+    let gaps: Vec<&Value> = missing.as_array().unwrap().iter().filter(|it| it["what"] == "listening").collect();
+    assert!(gaps.iter().any(|gap| gap["source"] == "shop"), "{missing:#}");
+    let lasts = |gap: &&&Value| gap["source"] == "mail" && gap["to"].is_null();
+    assert_eq!(gaps.iter().find(lasts), None, "nobody misses what mail would hear");
 }
 
 #[test]

@@ -148,7 +148,7 @@ async fn a_source_that_is_kept_and_does_not_run_can_be_removed_and_is_not_double
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_not_deleted_while_a_source_listens_for_it() {
+async fn a_connection_is_neither_renamed_nor_deleted_while_a_source_listens_for_it() {
     let server = Server::start().await;
     assert_eq!(add(&server, &json!({ "name": "redis-1", "url": URL, "connection": "shop" })).status, 201);
     let id = server.connections.find("shop").unwrap().id;
@@ -157,8 +157,13 @@ async fn a_connection_is_not_deleted_while_a_source_listens_for_it() {
         let error = answer.error(409, "CONFLICT");
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("redis-1") && message.contains("remove the source first"), "{message}");
+        let renamed =
+            server.client.patch(&format!("/api/connections/{which}"), &json!({ "name": "store" })).admin().send();
+        let error = renamed.error(409, "CONFLICT");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("redis-1") && message.contains("stop the server"), "{message}");
     }
-    assert!(server.connections.find("shop").is_some());
+    assert!(server.connections.find("shop").is_some() && server.connections.find("store").is_none());
     assert_eq!(server.client.delete("/api/sources/redis-1").admin().send().status, 200);
     assert_eq!(server.client.delete("/api/connections/shop").admin().send().status, 200);
     assert!(server.connections.find("shop").is_none());
