@@ -177,10 +177,12 @@ fn scripts_read_of_forebay_what_they_read_of_flower() {
     let (theirs, ours) = (&theirs["w1@test"], &ours["w1@test"]);
     assert_eq!(theirs["stats"]["pid"], ours["stats"]["pid"]);
     assert_eq!(theirs["active_queues"][0]["name"], ours["active_queues"][0]["name"]);
-    // Values of the result backend, and here what Celery's events have of them.
-    let (success, failure) =
-        ["SUCCESS", "FAILURE"].map(|state| sent.iter().find(|(_, it)| **it == state).unwrap().0).into();
-    for id in [success, failure] {
+    // Values of the result backend, and here what Celery's events have of them, which of an object is its Python text.
+    let of = |state: &str, is_wanted: &dyn Fn(&Value) -> bool| {
+        let mut ids = sent.iter().filter(|(_, it)| **it == state).map(|(id, _)| id);
+        ids.find(|id| is_wanted(&both(&format!("/api/task/result/{id}")).0["result"])).unwrap()
+    };
+    for id in [of("SUCCESS", &Value::is_number), of("FAILURE", &|_| true)] {
         let (theirs, ours) = both(&format!("/api/task/result/{id}"));
         assert_eq!((&theirs["task-id"], &theirs["state"]), (&ours["task-id"], &ours["state"]));
         let text =
